@@ -1,0 +1,1 @@
+//! A node: pods become containers, services become rules, logs are kept.

@@ -1,0 +1,1 @@
+//! Kubernetes objects and kinds: metadata, selectors, quantities, patches, Status, validation. Pure.

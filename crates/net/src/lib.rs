@@ -1,0 +1,1 @@
+//! Pod network, service proxy and DNS: pure rules, then what applies them.

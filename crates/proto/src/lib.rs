@@ -1,0 +1,1 @@
+//! What proto/ generates, and conversions to the model.

@@ -1,0 +1,18 @@
+//! Ids and random names. Drawn by whoever proposes; they travel in the log from there.
+
+use rand::Rng as _;
+
+/// Letters of generated names: no vowels, so that no word comes out, and nothing that is easily
+/// misread. The alphabet Kubernetes uses for `metadata.generateName`.
+const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
+/// A new random UUID in its usual text form.
+pub fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// `length` random letters for a generated name.
+pub fn random_suffix(length: usize) -> String {
+    let mut random = rand::rng();
+    (0..length).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
+}

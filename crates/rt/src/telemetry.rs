@@ -1,0 +1,44 @@
+//! Logs and metrics: installed once by the binary.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for log shippers.
+    Json,
+}
+
+/// Sends `tracing` to standard error. `filter` is in the usual form (`info`, `balsa_log=debug,info`).
+/// A second call changes nothing, so that tests may all call it.
+pub fn install_logs(filter: &str, format: LogFormat) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+/// Upper bounds, in seconds, of the histograms whose names end in `_seconds`: Kubernetes' own for
+/// request durations, so that existing dashboards' quantiles come out.
+const SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 4.0,
+    5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
+];
+
+/// Installs the process's metrics recorder; the handle renders `/metrics`.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
+        .install_recorder()
+}
+
+pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;

@@ -1,0 +1,1 @@
+//! Containers, images and their logs: traits, Docker, and a simulation.

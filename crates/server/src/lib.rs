@@ -1,0 +1,1 @@
+//! The front doors (REST and gRPC), identity, authorization and admission.

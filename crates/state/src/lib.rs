@@ -1,0 +1,1 @@
+//! Kind actors, views, watches and history.

@@ -1,0 +1,1 @@
+//! Clusters in a process and of real processes, fakes, fixtures and matchers.
