@@ -1,1 +1,34 @@
-//! Kubernetes objects and kinds: metadata, selectors, quantities, patches, Status, validation. Pure.
+//! Kubernetes objects and kinds: metadata, selectors, quantities, patches, `Status`, validation.
+//!
+//! Pure: no I/O, no async, no clock. Times, ids and random names come in as arguments.
+//!
+//! - [`kind`]: what a kind is (descriptor and behaviour) and the object-safe face of it;
+//! - [`kinds`]: one file a kind, and the one list of them;
+//! - [`object`]: a stored object, as the bytes that go on the wire beside its decoded metadata;
+//! - [`mutation`]: what is proposed to the log and what came of it;
+//! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
+//! - [`status`]: how refusals look; [`field`]: errors with paths.
+
+pub mod field;
+pub mod kind;
+pub mod kinds;
+pub mod meta;
+pub mod mutation;
+pub mod object;
+pub mod patch;
+pub mod protobuf;
+pub mod quantity;
+pub mod schema;
+pub mod selector;
+pub mod status;
+pub mod strategy;
+pub mod table;
+
+pub use kind::{AnyObject, Descriptor, Kind, KindRef, Scope, Subresource};
+pub use mutation::{Change, Mutation, Operation, Precondition};
+pub use object::{Key, Object, Revision};
+pub use status::{Failure, Reason};
+
+/// The Kubernetes release whose API is served: `/version` reports it and the schemas are its own.
+/// Moved up once a year together with the feature of `k8s-openapi`.
+pub const KUBERNETES_VERSION: (u16, u16, u16) = (1, 33, 4);

@@ -1,0 +1,54 @@
+//! One file a kind, and the one list of them.
+//!
+//! To add a kind: add its file and its line in [`KINDS`].
+
+mod config_map;
+
+use crate::kind::{KindRef, kind_of};
+
+/// Every kind that is served, in the order of discovery.
+pub fn all() -> &'static [KindRef] {
+    static KINDS: std::sync::LazyLock<Vec<KindRef>> = std::sync::LazyLock::new(|| {
+        vec![
+            kind_of::<k8s_openapi::api::core::v1::ConfigMap>(), //
+        ]
+    });
+    &KINDS
+}
+
+/// The kind of a resource: its group (empty: core) and plural name.
+pub fn by_resource(group: &str, plural: &str) -> Option<KindRef> {
+    all().iter().copied().find(|kind| {
+        let descriptor = kind.descriptor();
+        descriptor.plural == plural && descriptor.group == group
+    })
+}
+
+/// The kind of an `apiVersion` and `kind` as they stand in manifests.
+pub fn by_api_version(api_version: &str, kind: &str) -> Option<KindRef> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    all().iter().copied().find(|candidate| {
+        let descriptor = candidate.descriptor();
+        descriptor.kind == kind && descriptor.group == group && descriptor.version == version
+    })
+}
+
+/// The kinds that a word names on the command line: plural, singular, short name, kind in any case,
+/// with or without `.group`; or a category, which may name several.
+pub fn by_word(word: &str) -> Vec<KindRef> {
+    let word = word.to_lowercase();
+    let (name, group) =
+        word.split_once('.').map_or((word.as_str(), None), |(name, group)| (name, Some(group)));
+    let matches = |kind: &&KindRef| {
+        let d = kind.descriptor();
+        group.is_none_or(|group| d.group == group)
+            && (d.plural == name
+                || d.singular == name
+                || d.short_names.contains(&name)
+                || d.kind.to_lowercase() == name
+                || d.categories.contains(&name))
+    };
+    let found: Vec<KindRef> = all().iter().filter(matches).copied().collect();
+    let category = found.iter().any(|kind| kind.descriptor().categories.contains(&name));
+    if category { found } else { found.into_iter().take(1).collect() }
+}

@@ -1,0 +1,261 @@
+//! A stored object: the canonical JSON that goes on the wire, beside its decoded metadata.
+//!
+//! The bytes are spliced into lists and watch events as they are; nothing re-encodes them. Invariant:
+//! they start with the kind's fixed prefix, so that the revision can be spliced in when the log has
+//! given one ([`Object::seal`]), and `metadata.resourceVersion` is the revision that last changed it.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::kind::{AnyObject, Kind, KindRef};
+
+/// The number of a Mutation in the whole log: an object's `resourceVersion`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::str::FromStr for Revision {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
+/// Where an object is within its kind. The namespace of a cluster-scoped object is empty. Ordered by
+/// namespace, then name, as lists are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Its namespace, or empty.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+impl Key {
+    /// The key of `name` in `namespace` (empty: cluster-scoped).
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// One version of an object. Immutable, cheap to share.
+pub struct Object {
+    kind: KindRef,
+    key: Key,
+    revision: Revision,
+    bytes: Bytes,
+    meta: ObjectMeta,
+    typed: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
+}
+
+/// Why stored bytes are not an object. It is an alarm: what is stored was checked when it came in.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    /// The bytes do not start as the kind's objects do.
+    #[error("not the canonical form of a {0}")]
+    NotCanonical(&'static str),
+    /// The JSON does not decode.
+    #[error("stored object does not decode: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+#[derive(Deserialize)]
+struct MetaOnly {
+    metadata: ObjectMeta,
+}
+
+impl Object {
+    /// The canonical JSON of `value` without a resourceVersion: kind, apiVersion and metadata first,
+    /// then the other fields in their order. This is what a Mutation carries.
+    pub fn canonical(kind: KindRef, value: &Value) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1024);
+        out.extend_from_slice(kind.prefix().as_bytes());
+        if let Some(metadata) = value.get("metadata").and_then(Value::as_object) {
+            let fields =
+                metadata.iter().filter(|(name, field)| *name != "resourceVersion" && !field.is_null());
+            for (i, (name, field)) in fields.enumerate() {
+                write_field(&mut out, i > 0, name, field);
+            }
+        }
+        out.push(b'}');
+        for (name, field) in value.as_object().into_iter().flatten() {
+            if !matches!(name.as_str(), "kind" | "apiVersion" | "metadata") && !field.is_null() {
+                write_field(&mut out, true, name, field);
+            }
+        }
+        out.push(b'}');
+        out
+    }
+
+    /// Gives canonical bytes their revision: the one copy that an apply makes.
+    ///
+    /// # Errors
+    /// When the bytes are not canonical JSON of `kind`.
+    pub fn seal(kind: KindRef, canonical: &[u8], revision: Revision) -> Result<Self, ObjectError> {
+        let rest = canonical
+            .strip_prefix(kind.prefix().as_bytes())
+            .ok_or(ObjectError::NotCanonical(kind.descriptor().kind))?;
+        let comma = if rest.first() == Some(&b'}') { "" } else { "," };
+        let version = format!("\"resourceVersion\":\"{revision}\"{comma}");
+        let mut bytes = Vec::with_capacity(canonical.len() + version.len());
+        bytes.extend_from_slice(kind.prefix().as_bytes());
+        bytes.extend_from_slice(version.as_bytes());
+        bytes.extend_from_slice(rest);
+        Self::stored(kind, bytes.into(), revision)
+    }
+
+    /// An object as it was sealed before: from the tables, or from another server.
+    ///
+    /// # Errors
+    /// When the bytes do not decode.
+    pub fn stored(kind: KindRef, bytes: Bytes, revision: Revision) -> Result<Self, ObjectError> {
+        let MetaOnly { metadata: meta } = serde_json::from_slice(&bytes)?;
+        let key =
+            Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        Ok(Self { kind, key, revision, bytes, meta, typed: OnceLock::new() })
+    }
+
+    /// Reads an object that came over the wire; its revision is its resourceVersion.
+    ///
+    /// # Errors
+    /// When the bytes do not decode.
+    pub fn received(kind: KindRef, bytes: Bytes) -> Result<Self, ObjectError> {
+        let object = Self::stored(kind, bytes, Revision(0))?;
+        let revision =
+            object.meta.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or_default();
+        Ok(Self { revision, ..object })
+    }
+
+    /// What it is.
+    pub fn kind(&self) -> KindRef {
+        self.kind
+    }
+
+    /// Where it is.
+    pub fn key(&self) -> &Key {
+        &self.key
+    }
+
+    /// The revision that last changed it.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Its JSON, as it goes on the wire.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Its metadata.
+    pub fn meta(&self) -> &ObjectMeta {
+        &self.meta
+    }
+
+    /// Its UID, or empty.
+    pub fn uid(&self) -> &str {
+        self.meta.uid.as_deref().unwrap_or_default()
+    }
+
+    /// Whether somebody asked for its deletion.
+    pub fn is_deleting(&self) -> bool {
+        self.meta.deletion_timestamp.is_some()
+    }
+
+    /// Its JSON as a tree, for patches and generic reads.
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
+    /// Its typed form, decoded at most once a version. `None` when it is of another kind, or does not
+    /// decode, which the checks at the front door exclude.
+    pub fn typed<K: Kind>(&self) -> Option<&K> {
+        self.typed
+            .get_or_init(|| {
+                serde_json::from_slice::<K>(&self.bytes)
+                    .ok()
+                    .map(|k| Box::new(k) as Box<dyn Any + Send + Sync>)
+            })
+            .as_ref()
+            .and_then(|any| any.downcast_ref())
+    }
+
+    /// Its typed form behind the object-safe face, for code that is generic over kinds.
+    pub fn decode(&self) -> Option<Box<dyn AnyObject>> {
+        self.kind.decode(self.value()).ok()
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}@{}", self.kind.descriptor().kind, self.key, self.revision)
+    }
+}
+
+fn write_field(out: &mut Vec<u8>, comma: bool, name: &str, value: &Value) {
+    if comma {
+        out.push(b',');
+    }
+    // Writing JSON of a `Value` into memory has no way to fail.
+    let _ = serde_json::to_writer(&mut *out, name);
+    out.push(b':');
+    let _ = serde_json::to_writer(&mut *out, value);
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kind::kind_of;
+
+    fn canonical(value: &Value) -> Vec<u8> {
+        Object::canonical(kind_of::<ConfigMap>(), value)
+    }
+
+    #[test]
+    fn the_revision_is_spliced_in() {
+        let bytes = canonical(&json!({"data": {"a": "b"}, "metadata": {"name": "x", "namespace": "n"}}));
+        let object = Object::seal(kind_of::<ConfigMap>(), &bytes, Revision(42)).unwrap();
+        assert_eq!(
+            std::str::from_utf8(object.bytes()).unwrap(),
+            r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"resourceVersion":"42","name":"x","namespace":"n"},"data":{"a":"b"}}"#
+        );
+        assert_eq!(object.key().to_string(), "n/x");
+        assert_eq!(object.typed::<ConfigMap>().unwrap().data.as_ref().unwrap()["a"], "b");
+    }
+
+    #[test]
+    fn a_client_cannot_smuggle_a_resource_version_in() {
+        let bytes = canonical(&json!({"metadata": {"resourceVersion": "9"}}));
+        let object = Object::seal(kind_of::<ConfigMap>(), &bytes, Revision(3)).unwrap();
+        assert_eq!(object.meta().resource_version.as_deref(), Some("3"));
+    }
+
+    #[test]
+    fn bytes_of_another_kind_are_refused() {
+        assert!(Object::seal(kind_of::<ConfigMap>(), b"{\"kind\":\"Pod\"}", Revision(1)).is_err());
+    }
+}

@@ -1,0 +1,326 @@
+//! From a request to a version of an object: the fixed order in which every kind is handled.
+//!
+//! create: check metadata → drop what clients may not set → defaults → the kind's own preparation.
+//! update: keep what the part of the URL does not cover → defaults → the kind's own preparation →
+//! generation. delete: remove, mark, or nothing left to do. Validation comes after admission, which
+//! may change the object in between.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use serde_json::Value;
+
+use crate::field::{FieldErrors, Path};
+use crate::kind::{AnyObject, KindRef, Subresource};
+use crate::meta;
+use crate::object::Object;
+use crate::status::Failure;
+
+/// Holds an object until its dependents are gone.
+pub const FOREGROUND_FINALIZER: &str = "foregroundDeletion";
+/// Holds an object until its dependents have lost their reference to it.
+pub const ORPHAN_FINALIZER: &str = "orphan";
+
+/// What a proposer stamps into a new object.
+#[derive(Clone, Debug)]
+pub struct Stamp {
+    /// Now, in whole seconds.
+    pub now: Timestamp,
+    /// A fresh UID.
+    pub uid: String,
+}
+
+/// Which part of an object an update covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// All but the status.
+    Main,
+    /// The status alone.
+    Status,
+    /// Everything at once: what nodes and controllers of this release write when one write has to do.
+    Whole,
+}
+
+/// A new object from a client's body. `value` names no namespace, or that of the URL.
+///
+/// # Errors
+/// `BadRequest` when the body contradicts the URL or sets what only the server may.
+pub fn prepare_create(
+    kind: KindRef,
+    namespace: &str,
+    mut value: Value,
+    stamp: &Stamp,
+) -> Result<Box<dyn AnyObject>, Failure> {
+    let descriptor = kind.descriptor();
+    if descriptor.has(Subresource::Status)
+        && let Some(map) = value.as_object_mut()
+    {
+        map.remove("status");
+    }
+    let mut object = kind.decode(value)?;
+    place(object.meta_mut(), namespace, descriptor.is_namespaced())?;
+    let meta = object.meta_mut();
+    if meta.resource_version.as_deref().is_some_and(|v| !v.is_empty()) {
+        return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    meta.resource_version = None;
+    meta.self_link = None;
+    meta.deletion_timestamp = None;
+    meta.deletion_grace_period_seconds = None;
+    meta.creation_timestamp = Some(Time(stamp.now));
+    meta.uid = Some(stamp.uid.clone());
+    meta.generation = descriptor.has_generation.then_some(1);
+    object.prepare_create();
+    object.set_defaults();
+    Ok(object)
+}
+
+/// A new version of `old` from a client's body (an update, or the result of a patch).
+///
+/// # Errors
+/// `BadRequest` when the body contradicts the URL.
+pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<dyn AnyObject>, Failure> {
+    let kind = old.kind();
+    let old_value = old.value();
+    keep_other_parts(&mut value, &old_value, part, kind.descriptor().has(Subresource::Status));
+    let mut object = kind.decode(value)?;
+    let old_typed = kind.decode(old_value)?;
+    place(object.meta_mut(), &old.key().namespace, kind.descriptor().is_namespaced())?;
+    keep_system_metadata(object.meta_mut(), old.meta());
+    if part != Part::Status {
+        object.prepare_update(old_typed.as_ref());
+    }
+    object.set_defaults();
+    if kind.descriptor().has_generation && differs_in_spec(object.as_ref(), old_typed.as_ref()) {
+        object.meta_mut().generation = Some(old.meta().generation.unwrap_or(0) + 1);
+    }
+    Ok(object)
+}
+
+/// Checks an object that is about to be created.
+///
+/// # Errors
+/// `Invalid`, with every field that is wrong.
+pub fn validate_create(object: &dyn AnyObject) -> Result<(), Failure> {
+    let mut errors = FieldErrors::new();
+    meta::validate(object.meta(), object.kind().descriptor(), &mut errors);
+    object.validate(&mut errors);
+    refuse(object, errors)
+}
+
+/// Checks a new version against the old one.
+///
+/// # Errors
+/// `Invalid`, with every field that is wrong.
+pub fn validate_update(object: &dyn AnyObject, old: &Object) -> Result<(), Failure> {
+    let mut errors = FieldErrors::new();
+    meta::validate(object.meta(), object.kind().descriptor(), &mut errors);
+    meta::validate_update(object.meta(), old.meta(), &mut errors);
+    object.validate(&mut errors);
+    if let Some(old) = old.decode() {
+        object.validate_update(old.as_ref(), &mut errors);
+    }
+    refuse(object, errors)
+}
+
+fn refuse(object: &dyn AnyObject, errors: FieldErrors) -> Result<(), Failure> {
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    Failure::invalid(object.kind().descriptor(), name, errors).map_or(Ok(()), Err)
+}
+
+/// What dependents become when an object is deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after it.
+    #[default]
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay.
+    Orphan,
+}
+
+/// What a client asked for when it deleted.
+#[derive(Clone, Debug, Default)]
+pub struct DeleteOptions {
+    /// Seconds between now and the end; `None`: the object's own.
+    pub grace_period_seconds: Option<i64>,
+    /// What dependents become; `None`: the kind's default, background.
+    pub propagation: Option<Propagation>,
+}
+
+/// What a deletion does to an object.
+pub enum Deletion {
+    /// It goes now.
+    Remove,
+    /// It stays, marked; the value is its new version.
+    Mark(Box<dyn AnyObject>),
+    /// It is marked already and nothing changes.
+    Unchanged,
+}
+
+/// Decides what a deletion does.
+///
+/// # Errors
+/// `BadRequest` when the object does not decode.
+pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> Result<Deletion, Failure> {
+    let mut object = old.kind().decode(old.value())?;
+    let before = object.meta().clone();
+    apply_propagation(object.meta_mut(), options.propagation);
+    let grace = grace_period(old, object.as_ref(), options);
+    let held = object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    if grace == 0 && !held {
+        return Ok(Deletion::Remove);
+    }
+    let counts = old.kind().descriptor().has_generation;
+    let meta = object.meta_mut();
+    match before.deletion_grace_period_seconds.filter(|_| before.deletion_timestamp.is_some()) {
+        // A second deletion may only shorten the wait.
+        Some(already) if grace >= already => {}
+        previous => {
+            let end = now.saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
+            meta.deletion_timestamp = Some(Time(end));
+            meta.deletion_grace_period_seconds = Some(grace);
+            if counts && previous.is_none() {
+                meta.generation = Some(before.generation.unwrap_or(0) + 1);
+            }
+        }
+    }
+    if *object.meta() == before { Ok(Deletion::Unchanged) } else { Ok(Deletion::Mark(object)) }
+}
+
+/// Whether a new version of an object that is being deleted has nothing left to wait for.
+pub fn is_finished(object: &dyn AnyObject) -> bool {
+    let meta = object.meta();
+    meta.deletion_timestamp.is_some()
+        && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
+        && (!object.kind().descriptor().graceful || meta.deletion_grace_period_seconds.unwrap_or(0) == 0)
+}
+
+fn apply_propagation(meta: &mut ObjectMeta, propagation: Option<Propagation>) {
+    let Some(propagation) = propagation else { return };
+    let wanted = match propagation {
+        Propagation::Background => None,
+        Propagation::Foreground => Some(FOREGROUND_FINALIZER),
+        Propagation::Orphan => Some(ORPHAN_FINALIZER),
+    };
+    let mut finalizers = meta.finalizers.take().unwrap_or_default();
+    finalizers.retain(|f| Some(f.as_str()) == wanted || (f != FOREGROUND_FINALIZER && f != ORPHAN_FINALIZER));
+    if let Some(wanted) = wanted
+        && !finalizers.iter().any(|f| f == wanted)
+    {
+        finalizers.push(wanted.to_owned());
+    }
+    meta.finalizers = (!finalizers.is_empty()).then_some(finalizers);
+}
+
+/// Seconds until the end. Pods wait for their node to stop them; one that no node has goes at once.
+fn grace_period(old: &Object, object: &dyn AnyObject, options: &DeleteOptions) -> i64 {
+    if !old.kind().descriptor().graceful {
+        return 0;
+    }
+    let phase = object.field("status.phase");
+    if object.field("spec.nodeName").is_empty() || phase == "Succeeded" || phase == "Failed" {
+        return 0;
+    }
+    let own =
+        || old.value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    options.grace_period_seconds.unwrap_or_else(own).max(0)
+}
+
+/// Puts an object into the namespace of the URL.
+fn place(meta: &mut ObjectMeta, namespace: &str, namespaced: bool) -> Result<(), Failure> {
+    let given = meta.namespace.as_deref().unwrap_or_default();
+    if !namespaced {
+        meta.namespace = None;
+    } else if given.is_empty() {
+        meta.namespace = Some(namespace.to_owned());
+    } else if given != namespace {
+        return Err(Failure::bad_request(format!(
+            "the namespace of the provided object does not match the namespace sent on the request: expected \"{namespace}\", got \"{given}\""
+        )));
+    }
+    Ok(())
+}
+
+fn keep_other_parts(value: &mut Value, old: &Value, part: Part, has_status: bool) {
+    let Some(map) = value.as_object_mut() else { return };
+    match part {
+        Part::Whole => {}
+        Part::Main if !has_status => {}
+        Part::Main => match old.get("status") {
+            Some(status) => {
+                map.insert("status".to_owned(), status.clone());
+            }
+            None => {
+                map.remove("status");
+            }
+        },
+        Part::Status => {
+            let status = map.remove("status");
+            let sent = map.remove("metadata").unwrap_or_default();
+            *value = old.clone();
+            if let Some(map) = value.as_object_mut() {
+                // Names and versions are still checked; labels and the like stay as they were.
+                if let Some(meta) = map.get_mut("metadata").and_then(Value::as_object_mut) {
+                    for field in ["name", "namespace", "uid"] {
+                        if let Some(text) = sent.get(field).filter(|v| !v.is_null()) {
+                            meta.insert(field.to_owned(), text.clone());
+                        }
+                    }
+                }
+                match status {
+                    Some(status) => map.insert("status".to_owned(), status),
+                    None => map.remove("status"),
+                };
+            }
+        }
+    }
+}
+
+/// Clients may leave out, and may not change, what the server keeps about an object.
+fn keep_system_metadata(meta: &mut ObjectMeta, old: &ObjectMeta) {
+    if meta.uid.as_deref().is_none_or(str::is_empty) {
+        meta.uid.clone_from(&old.uid);
+    }
+    if meta.name.as_deref().is_none_or(str::is_empty) {
+        meta.name.clone_from(&old.name);
+    }
+    meta.resource_version = None;
+    meta.self_link = None;
+    meta.creation_timestamp.clone_from(&old.creation_timestamp);
+    meta.generation = old.generation;
+    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+    if meta.generate_name.is_none() {
+        meta.generate_name.clone_from(&old.generate_name);
+    }
+}
+
+fn differs_in_spec(new: &dyn AnyObject, old: &dyn AnyObject) -> bool {
+    let spec = |object: &dyn AnyObject| {
+        let mut value = object.to_value();
+        if let Some(map) = value.as_object_mut() {
+            map.remove("metadata");
+            map.remove("status");
+        }
+        value
+    };
+    spec(new) != spec(old)
+}
+
+/// Checks the name in a body against that in the URL.
+///
+/// # Errors
+/// `BadRequest` when they differ.
+pub fn check_name(meta: &ObjectMeta, url_name: &str) -> Result<(), Failure> {
+    match meta.name.as_deref() {
+        None | Some("") => Err(Failure::bad_request(format!(
+            "name must be provided in the body: {}.name is empty",
+            Path::new("metadata")
+        ))),
+        Some(name) if name != url_name => Err(Failure::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({url_name})"
+        ))),
+        Some(_) => Ok(()),
+    }
+}
