@@ -1,0 +1,135 @@
+//! Images: what is known of them, how they are named, and who may fetch them.
+
+use std::fmt;
+
+use jiff::Timestamp;
+
+/// A local image and what it says about running it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageInfo {
+    /// `sha256:…` of its configuration.
+    pub id: String,
+    /// `name:tag`, all that point at it.
+    pub repo_tags: Vec<String>,
+    /// `name@sha256:…` as registries know it; empty for images that were never pulled.
+    pub repo_digests: Vec<String>,
+    /// Bytes on disk.
+    pub size: u64,
+    /// `user`, `uid`, `user:group` or `uid:gid`; empty is root.
+    pub user: String,
+    /// What is run.
+    pub entrypoint: Vec<String>,
+    /// Its arguments, or, without an entrypoint, what is run.
+    pub cmd: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// `80/tcp`.
+    pub exposed_ports: Vec<String>,
+    /// Directories that want a volume.
+    pub volumes: Vec<String>,
+    /// Where the command starts.
+    pub working_dir: String,
+    /// The signal that asks it to end; empty is SIGTERM.
+    pub stop_signal: String,
+    /// As Go names it: `amd64`, `arm64`.
+    pub architecture: String,
+    /// When it was built.
+    pub created_at: Option<Timestamp>,
+}
+
+impl ImageInfo {
+    /// The number of the user, when the image names one by number.
+    pub fn uid(&self) -> Option<u32> {
+        self.user.split(':').next().and_then(|user| user.parse().ok())
+    }
+}
+
+/// One line of the list of local images.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// `sha256:…` of its configuration.
+    pub id: String,
+    /// `name:tag`, all that point at it.
+    pub repo_tags: Vec<String>,
+    /// `name@sha256:…` as registries know it.
+    pub repo_digests: Vec<String>,
+    /// Bytes on disk.
+    pub size: u64,
+}
+
+/// A step of a pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// The layer it is about, or empty for the image as a whole.
+    pub layer: String,
+    /// `Downloading`, `Extracting`, `Pull complete`, ….
+    pub status: String,
+    /// Bytes done, when it is counted.
+    pub current: u64,
+    /// Bytes in all, when it is known.
+    pub total: u64,
+}
+
+/// Credentials for a registry. `Debug` shows who, never the secret.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct RegistryAuth {
+    /// User name.
+    pub username: Option<String>,
+    /// Password or access token.
+    pub password: Option<String>,
+    /// The registry they are for.
+    pub server_address: Option<String>,
+    /// A token that stands for user and password.
+    pub identity_token: Option<String>,
+    /// A bearer token, sent as it is.
+    pub registry_token: Option<String>,
+}
+
+impl fmt::Debug for RegistryAuth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryAuth")
+            .field("username", &self.username)
+            .field("server_address", &self.server_address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The reference with `:latest` when it names neither tag nor digest: without one, an engine would
+/// pull every tag there is.
+pub fn with_default_tag(reference: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or(reference);
+    if reference.contains('@') || last.contains(':') {
+        reference.to_owned()
+    } else {
+        format!("{reference}:latest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bare_names_get_a_tag() {
+        for (given, expected) in [
+            ("nginx", "nginx:latest"),
+            ("nginx:1.27", "nginx:1.27"),
+            ("localhost:5000/a/b", "localhost:5000/a/b:latest"),
+            ("localhost:5000/a/b:c", "localhost:5000/a/b:c"),
+            ("a@sha256:00", "a@sha256:00"),
+        ] {
+            assert_eq!(with_default_tag(given), expected);
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_printed() {
+        let auth = RegistryAuth {
+            username: Some("goldie".into()),
+            password: Some("hunter2".into()),
+            ..RegistryAuth::default()
+        };
+        let shown = format!("{auth:?}");
+        assert!(shown.contains("goldie") && !shown.contains("hunter2"), "{shown}");
+    }
+}
