@@ -1,0 +1,109 @@
+//! The service proxy: packets for a service's address go to one of its endpoints.
+//!
+//! ```text
+//!   ProxyInput ── rules() ──▶ RuleSet ── diff(old, new) ──▶ one nft transaction
+//!        └──────────────────▶ plan() ─────────────────────▶ listeners (userspace)
+//! ```
+//!
+//! Rules belong to the network namespace, not to a node. Where several agents share one machine,
+//! the first to ask programs the rules; the others stand by and take over when it is gone. Who is
+//! first is decided by an abstract Unix socket named after the table: such sockets are private to
+//! a network namespace and vanish with their process, so nothing stale can be left behind.
+
+mod input;
+pub(crate) mod nft;
+
+use std::time::Duration;
+
+pub use input::{Protocol, ProxyEndpoint, ProxyInput, ProxyPort, ProxyService, usable};
+
+use crate::error::NetError;
+use crate::netns::Netns;
+
+/// The table of a machine's service proxy, unless configured otherwise.
+pub const DEFAULT_TABLE: &str = "balsa_services";
+
+/// How services are reached on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyMode {
+    /// By rules in the kernel.
+    Nftables,
+    /// By listening sockets in the agent.
+    Userspace,
+}
+
+impl ProxyMode {
+    /// The name in the node's info.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nftables => "nftables",
+            Self::Userspace => "userspace",
+        }
+    }
+}
+
+/// Which mode can be used, and why: for the node's info.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detection {
+    /// The mode.
+    pub mode: ProxyMode,
+    /// Why this one, in words.
+    pub reason: String,
+}
+
+/// Finds out whether this process may change nftables rules in `netns`.
+pub async fn detect(netns: &Netns) -> Detection {
+    match netns.run(nft::check_permitted).await {
+        Ok(()) => Detection { mode: ProxyMode::Nftables, reason: "nftables can be changed".into() },
+        Err(error) => Detection { mode: ProxyMode::Userspace, reason: error.to_string() },
+    }
+}
+
+/// What a sync did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synced {
+    /// The kernel (or the listeners) had to change, by this many commands.
+    Changed(usize),
+    /// Everything was right already.
+    Unchanged,
+    /// Another agent of this machine programs the rules.
+    Standby,
+}
+
+/// Brings services into effect on this machine.
+pub struct ServiceProxy {
+    mode: ProxyMode,
+}
+
+impl ServiceProxy {
+    /// A proxy that has not programmed anything yet. `table` is [`DEFAULT_TABLE`] but in tests.
+    pub fn new(mode: ProxyMode, _table: &str, _netns: Netns) -> Self {
+        Self { mode }
+    }
+
+    /// The mode it was made for.
+    pub fn mode(&self) -> ProxyMode {
+        self.mode
+    }
+
+    /// Makes `input` true. Call it on every change, and every [`ServiceProxy::PERIOD`] without one:
+    /// a standby takes over then. The first call and the one after an error replace everything.
+    pub async fn sync(&self, _input: &ProxyInput) -> Result<Synced, NetError> {
+        Err(NetError::Config("the service proxy is still being written".into()))
+    }
+
+    /// How often to call [`ServiceProxy::sync`] when nothing changes.
+    pub const PERIOD: Duration = Duration::from_secs(5);
+
+    /// Removes the rules of a machine (or closes the listeners): for `balsa down`. An agent that
+    /// just stops leaves them, so that services go on.
+    pub async fn remove(&self) -> Result<(), NetError> {
+        Ok(())
+    }
+
+    /// Removes a table also when its agent is long gone.
+    pub async fn remove_table(netns: &Netns, table: &str) -> Result<(), NetError> {
+        let table = table.to_owned();
+        netns.run(move || nft::remove_table(&table)).await
+    }
+}
