@@ -239,6 +239,14 @@ pub trait Kind:
     /// `status` (or, for a status update, everything else).
     fn prepare_update(&mut self, _old: &Self) {}
 
+    /// Whether something beside `metadata.finalizers` holds its deletion (`spec.finalizers` of namespaces).
+    fn holds_deletion(&self) -> bool {
+        false
+    }
+
+    /// Shows in the status that its deletion has begun.
+    fn mark_deleting(&mut self) {}
+
     /// Refuses what is wrong with the object itself. Metadata is checked generically.
     fn validate(&self, _errors: &mut FieldErrors) {}
 
@@ -327,6 +335,10 @@ pub trait AnyObject: Send + Sync {
     fn prepare_create(&mut self);
     /// See [`Kind::prepare_update`]; nothing happens when `old` is of another kind.
     fn prepare_update(&mut self, old: &dyn AnyObject);
+    /// See [`Kind::holds_deletion`].
+    fn holds_deletion(&self) -> bool;
+    /// See [`Kind::mark_deleting`].
+    fn mark_deleting(&mut self);
     /// See [`Kind::validate`].
     fn validate(&self, errors: &mut FieldErrors);
     /// See [`Kind::validate_update`].
@@ -376,6 +388,14 @@ impl<K: Kind> AnyObject for K {
         if let Some(old) = old.as_any().downcast_ref::<K>() {
             Kind::prepare_update(self, old);
         }
+    }
+
+    fn holds_deletion(&self) -> bool {
+        Kind::holds_deletion(self)
+    }
+
+    fn mark_deleting(&mut self) {
+        Kind::mark_deleting(self);
     }
 
     fn validate(&self, errors: &mut FieldErrors) {

@@ -167,7 +167,7 @@ pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> 
     let before = object.meta().clone();
     apply_propagation(object.meta_mut(), options.propagation);
     let grace = grace_period(old, object.as_ref(), options);
-    let held = object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    let held = object.holds_deletion() || object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
     if grace == 0 && !held {
         return Ok(Deletion::Remove);
     }
@@ -183,6 +183,7 @@ pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> 
             if counts && previous.is_none() {
                 meta.generation = Some(before.generation.unwrap_or(0) + 1);
             }
+            object.mark_deleting();
         }
     }
     if *object.meta() == before { Ok(Deletion::Unchanged) } else { Ok(Deletion::Mark(object)) }
@@ -193,6 +194,7 @@ pub fn is_finished(object: &dyn AnyObject) -> bool {
     let meta = object.meta();
     meta.deletion_timestamp.is_some()
         && meta.finalizers.as_ref().is_none_or(Vec::is_empty)
+        && !object.holds_deletion()
         && (!object.kind().descriptor().graceful || meta.deletion_grace_period_seconds.unwrap_or(0) == 0)
 }
 
