@@ -1,0 +1,74 @@
+//! What the log must be told, with defaults for everything that has a sensible one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::LogError;
+use crate::types::NodeId;
+
+/// How one server keeps the log.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// Where RocksDB lives; made when it is not there.
+    pub data_dir: PathBuf,
+    /// This server, for ever.
+    pub node_id: NodeId,
+    /// `host:port` where other servers reach this one.
+    pub address: String,
+    /// How often a leader says that it lives.
+    pub heartbeat: Duration,
+    /// How long a follower without a leader waits before it stands: at least, less than. The upper
+    /// bound is also the leader's lease.
+    pub election: (Duration, Duration),
+    /// Entries after which the log is compacted.
+    pub snapshot_after: u64,
+    /// Entries kept at compaction, so that a server that was away for a moment needs no snapshot.
+    pub keep_entries: u64,
+    /// Largest payload of one proposal.
+    pub max_payload: usize,
+    /// Proposals under way at which further ones are refused. With the largest payloads of everyday
+    /// use (a few KiB) the queue stays within tens of megabytes.
+    pub max_pending: usize,
+    /// After this the outcome of a proposal is reported as unknown.
+    pub propose_timeout: Duration,
+    /// Bytes of recent entries kept in memory for applying and replicating.
+    pub cache_bytes: usize,
+}
+
+impl LogConfig {
+    /// The defaults for a server in a LAN.
+    pub fn new(data_dir: impl Into<PathBuf>, node_id: NodeId, address: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            node_id,
+            address: address.into(),
+            heartbeat: Duration::from_millis(60),
+            election: (Duration::from_millis(250), Duration::from_millis(400)),
+            snapshot_after: 20_000,
+            keep_entries: 5_000,
+            max_payload: 8 << 20,
+            max_pending: 10_000,
+            propose_timeout: Duration::from_secs(10),
+            cache_bytes: 16 << 20,
+        }
+    }
+
+    pub(crate) fn raft(&self) -> Result<openraft::Config, LogError> {
+        let millis = |duration: Duration| duration.as_millis() as u64;
+        let config = openraft::Config {
+            cluster_name: "balsa".to_owned(),
+            heartbeat_interval: millis(self.heartbeat),
+            election_timeout_min: millis(self.election.0),
+            election_timeout_max: millis(self.election.1),
+            // The time for one try of the whole transfer, not for a chunk.
+            install_snapshot_timeout: 600_000,
+            snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after),
+            max_in_snapshot_log_to_keep: self.keep_entries,
+            // A purge is one range tombstone: worth it for many entries only.
+            purge_batch_size: (self.snapshot_after / 2).max(1),
+            enable_pre_vote: Some(true),
+            ..openraft::Config::default()
+        };
+        config.validate().map_err(|error| LogError::Config(error.to_string()))
+    }
+}

@@ -1,0 +1,302 @@
+//! [`Log`]: open it, propose, read, ask how it is, shut it down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use balsa_rt::{Scope, TaskKind};
+use bytes::Bytes;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, Fatal};
+use openraft::impls::BasicNode;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::codec::pb;
+use crate::config::LogConfig;
+use crate::error::{LogError, ProposeError, ReadError};
+use crate::leadership::{self, Leadership};
+use crate::log_store::LogStore;
+use crate::machine::{LogIndex, Machine, StateMachine};
+use crate::metrics;
+use crate::network::Network;
+use crate::read_index::{self, Waiter};
+use crate::service::{self, PeerServer};
+use crate::store::Store;
+use crate::tables::Tables;
+use crate::transport::TransportConfig;
+use crate::types::{NodeId, Payload, Raft, Reply, Types};
+
+/// How long background tasks may take to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The replicated log of one server. Clones are handles to the same log; it runs until
+/// [`Log::shutdown`].
+#[derive(Clone)]
+pub struct Log {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: LogConfig,
+    pub(crate) store: Arc<Store>,
+    pub(crate) raft: Raft,
+    transport: TransportConfig,
+    pending: AtomicUsize,
+    leadership: watch::Receiver<Leadership>,
+    applied: watch::Receiver<LogIndex>,
+    readers: mpsc::UnboundedSender<Waiter>,
+    scope: std::sync::Mutex<Option<Scope>>,
+}
+
+impl Log {
+    /// Opens the log of this server: rebuilds the state machine from its tables, applies again what
+    /// is committed beyond them, and joins the cluster that it knows of, if any.
+    ///
+    /// # Errors
+    /// When what is on disk is damaged, foreign or too new, or the configuration contradicts itself.
+    pub async fn open<M: StateMachine>(
+        config: LogConfig,
+        machine: M,
+        transport: TransportConfig,
+    ) -> Result<Self, LogError> {
+        metrics::describe();
+        let raft_config = Arc::new(config.raft()?);
+        let (path, node_id) = (config.data_dir.clone(), config.node_id);
+        let opened = balsa_rt::spawn_blocking(move || Store::open(&path, node_id)).await;
+        let store = Arc::new(opened.map_err(|error| LogError::Fatal(error.to_string()))??);
+        let log_store = LogStore::open(store.clone(), config.cache_bytes)?;
+        let (announce_applied, applied) = watch::channel(LogIndex::default());
+        let machine = Machine::open(store.clone(), log_store.clone(), Box::new(machine), announce_applied).await?;
+        let network = Network { transport: transport.clone() };
+        let raft = Raft::new(node_id, raft_config, network, log_store, machine)
+            .await
+            .map_err(|fatal| LogError::Fatal(fatal.to_string()))?;
+
+        let scope = Scope::new();
+        let (announce_leadership, leadership) = watch::channel(Leadership::default());
+        scope.spawn(TaskKind::Raft, leadership::run(raft.clone(), announce_leadership, applied.clone()));
+        let (readers, asked) = mpsc::unbounded_channel();
+        scope.spawn(TaskKind::Raft, read_index::run(raft.clone(), node_id, transport.clone(), asked));
+        let shared = Shared {
+            config,
+            store,
+            raft,
+            transport,
+            pending: AtomicUsize::new(0),
+            leadership,
+            applied,
+            readers,
+            scope: std::sync::Mutex::new(Some(scope)),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Forms a cluster of this server alone. Does nothing when it belongs to one.
+    ///
+    /// # Errors
+    /// When the log has stopped.
+    pub async fn initialize(&self) -> Result<(), LogError> {
+        use openraft::errors::{InitializeError, RaftError};
+        let node = BasicNode::new(&self.shared.config.address);
+        let members = std::collections::BTreeMap::from([(self.shared.config.node_id, node)]);
+        match self.shared.raft.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(LogError::Fatal(error.to_string())),
+        }
+    }
+
+    /// Has `payload` committed and applied by the leader, wherever that is; its index and the state
+    /// machine's reply. This server may not have applied it yet when it does not lead.
+    ///
+    /// # Errors
+    /// See [`ProposeError`]: all but `Unknown` mean that nothing was proposed.
+    pub async fn propose(&self, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+        let outcome = match self.shared.propose_here(payload.clone(), None).await {
+            Err(ProposeError::NotLeader { leader: Some(leader) }) if leader != self.shared.config.node_id => {
+                self.shared.forward(leader, payload).await
+            }
+            outcome => outcome,
+        };
+        outcome.inspect_err(|error| metrics::proposal_failed(reason(error)))
+    }
+
+    /// Like [`Log::propose`], but never forwarded, and refused unless this server leads in `term`: what
+    /// a deposed leader's work still proposes goes nowhere.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_as_leader(&self, term: u64, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+        let outcome = self.shared.propose_here(payload, Some(term)).await;
+        outcome.inspect_err(|error| metrics::proposal_failed(reason(error)))
+    }
+
+    /// Waits until this server has applied all that was committed anywhere when this was called. A
+    /// read of its state is linearizable then.
+    ///
+    /// # Errors
+    /// When no leader, or no quorum, can be reached.
+    pub async fn read_index(&self) -> Result<LogIndex, ReadError> {
+        let (waiter, answer) = oneshot::channel();
+        self.shared.readers.send(waiter).map_err(|_| ReadError::Shutdown)?;
+        let index = answer.await.map_err(|_| ReadError::Shutdown)??;
+        let mut applied = self.shared.applied.clone();
+        applied.wait_for(|applied| *applied >= index).await.map_err(|_| ReadError::Shutdown)?;
+        Ok(index)
+    }
+
+    /// Who leads, and every change of it.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.shared.leadership.clone()
+    }
+
+    /// Up to where this server has applied, and every advance. Views are published before this moves.
+    pub fn applied(&self) -> watch::Receiver<LogIndex> {
+        self.shared.applied.clone()
+    }
+
+    /// The state machine's tables.
+    pub fn tables(&self) -> Tables {
+        Tables::new(self.shared.store.clone())
+    }
+
+    /// What other servers call. Whoever mounts it must let only servers of this cluster in.
+    pub fn service(&self) -> PeerServer {
+        service::serve(self.shared.clone())
+    }
+
+    /// Hands leadership over if another voter can take it, and stops. What is acknowledged is on disk.
+    ///
+    /// # Errors
+    /// When openraft's task had panicked.
+    pub async fn shutdown(&self) -> Result<(), LogError> {
+        self.hand_over().await;
+        let stopped = self.shared.raft.shutdown().await;
+        let scope =
+            self.shared.scope.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(scope) = scope {
+            scope.close(CLOSE_LIMIT).await;
+        }
+        stopped.map_err(|error| LogError::Fatal(error.to_string()))
+    }
+
+    /// The best follower gets a chance to lead at once instead of after an election timeout.
+    async fn hand_over(&self) {
+        let Some(heir) = self.heir() else { return };
+        if let Err(error) = self.transfer_leader(heir).await {
+            tracing::info!(%error, heir, "leadership was not handed over");
+        }
+    }
+
+    fn heir(&self) -> Option<NodeId> {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        if !metrics.state.is_leader() {
+            return None;
+        }
+        let voters = metrics.membership_config.voter_ids();
+        let progress = metrics.replication.as_ref()?;
+        voters
+            .filter(|voter| *voter != metrics.id)
+            .filter_map(|voter| Some((progress.get(&voter)?.as_ref()?.index, voter)))
+            .max()
+            .map(|(_, voter)| voter)
+    }
+}
+
+impl Shared {
+    /// Proposes without forwarding; in `term` only, if one is given.
+    pub(crate) async fn propose_here(
+        &self,
+        payload: Bytes,
+        term: Option<u64>,
+    ) -> Result<(LogIndex, Bytes), ProposeError> {
+        let limit = self.config.max_payload;
+        if payload.len() > limit {
+            return Err(ProposeError::TooLarge { size: payload.len(), limit });
+        }
+        let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
+        let (reply, outcome) = oneshot::channel();
+        let mut request = self.raft.write(Payload(payload)).responder(Reply(reply));
+        if let Some(term) = term {
+            request = request.with_leader(term);
+        }
+        request.await.map_err(|fatal| not_proposed(&fatal))?;
+        match tokio::time::timeout(self.config.propose_timeout, outcome).await {
+            Ok(Ok(outcome)) => read_outcome(outcome),
+            // Too late, or openraft stopped with the proposal in its hands.
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    async fn forward(&self, leader: NodeId, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+        let lost = ProposeError::NotLeader { leader: Some(leader) };
+        let address = address_of(&self.raft, leader).ok_or_else(|| lost.clone())?;
+        let mut client = self.transport.client(leader, &address).map_err(|_| lost)?;
+        let size = payload.len();
+        let call = client.propose(pb::ProposeRequest { to: leader, payload });
+        match tokio::time::timeout(self.config.propose_timeout, call).await {
+            Ok(Ok(response)) => service::read_propose(response.into_inner(), size),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+}
+
+/// Counts a proposal while it is under way.
+struct Pending<'a>(&'a AtomicUsize);
+
+impl<'a> Pending<'a> {
+    fn enter(count: &'a AtomicUsize, limit: usize) -> Result<Self, ProposeError> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let pending = Self(count);
+        if before >= limit {
+            return Err(ProposeError::Overloaded);
+        }
+        metrics::proposals_pending(before + 1);
+        Ok(pending)
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        let before = self.0.fetch_sub(1, Ordering::Relaxed);
+        metrics::proposals_pending(before.saturating_sub(1));
+    }
+}
+
+/// Where the members list says that a server is.
+pub(crate) fn address_of(raft: &Raft, node: NodeId) -> Option<String> {
+    let metrics = raft.server_metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.get_node(&node).map(|node| node.addr.clone())
+}
+
+fn read_outcome(outcome: ClientWriteResult<Types>) -> Result<(LogIndex, Bytes), ProposeError> {
+    match outcome {
+        Ok(response) => Ok((LogIndex(response.log_id.index), response.data)),
+        Err(ClientWriteError::ForwardToLeader(to)) => Err(ProposeError::NotLeader { leader: to.leader_id }),
+        Err(
+            ClientWriteError::LogEntryDiscarded(_)
+            | ClientWriteError::ChangeMembershipError(_)
+            | ClientWriteError::PreconditionFailed(_),
+        ) => Err(ProposeError::Unknown),
+    }
+}
+
+fn not_proposed(fatal: &Fatal<Types>) -> ProposeError {
+    match fatal {
+        Fatal::Stopped => ProposeError::Shutdown,
+        Fatal::StorageError(_) | Fatal::Panicked => ProposeError::Fatal(fatal.to_string()),
+    }
+}
+
+fn reason(error: &ProposeError) -> &'static str {
+    match error {
+        ProposeError::NotLeader { .. } => "not_leader",
+        ProposeError::Unknown => "unknown",
+        ProposeError::Overloaded => "overloaded",
+        ProposeError::TooLarge { .. } => "too_large",
+        ProposeError::Shutdown => "shutdown",
+        ProposeError::Fatal(_) => "fatal",
+    }
+}

@@ -1,0 +1,189 @@
+//! Who belongs to the cluster, and how the log is doing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use openraft::impls::BasicNode;
+use openraft::{ChangeMembers, ServerState};
+
+use crate::error::LogError;
+use crate::handle::Log;
+use crate::machine::LogIndex;
+use crate::store::Family;
+use crate::types::{NodeId, Types};
+
+/// What a server is at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It decides the order of entries.
+    Leader,
+    /// It votes and takes what the leader sends.
+    Follower,
+    /// It wants to lead.
+    Candidate,
+    /// It takes what the leader sends and does not vote.
+    Learner,
+    /// It does nothing any more.
+    Stopped,
+}
+
+/// A server of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub node_id: NodeId,
+    /// Where it is reached.
+    pub address: String,
+    /// Whether it votes.
+    pub voter: bool,
+}
+
+/// How the log is doing on this server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogStatus {
+    /// This server.
+    pub node_id: NodeId,
+    /// The term it is in.
+    pub term: u64,
+    /// What it is.
+    pub role: Role,
+    /// Who leads, when known.
+    pub leader: Option<NodeId>,
+    /// The last entry it has.
+    pub last_index: Option<LogIndex>,
+    /// The last entry that it knows to be committed.
+    pub committed: Option<LogIndex>,
+    /// The last entry it has applied.
+    pub applied: Option<LogIndex>,
+    /// The last entry that is gone from its log.
+    pub purged: Option<LogIndex>,
+    /// Everybody.
+    pub members: Vec<Member>,
+    /// Bytes of entries, objects and history, in memory and on disk.
+    pub log_bytes: u64,
+    /// See `log_bytes`.
+    pub objects_bytes: u64,
+    /// See `log_bytes`.
+    pub history_bytes: u64,
+    /// Why the log has stopped, if it has.
+    pub fatal: Option<String>,
+}
+
+impl Log {
+    /// How the log is doing on this server.
+    pub fn status(&self) -> LogStatus {
+        let metrics = self.shared.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: &Option<crate::types::LogId>| id.map(|id| LogIndex(id.index));
+        let members = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+        LogStatus {
+            node_id: metrics.id,
+            term: metrics.current_term,
+            role: match metrics.state {
+                ServerState::Leader => Role::Leader,
+                ServerState::Follower => Role::Follower,
+                ServerState::Candidate => Role::Candidate,
+                ServerState::Learner => Role::Learner,
+                ServerState::Shutdown => Role::Stopped,
+            },
+            leader: metrics.current_leader,
+            last_index: metrics.last_log_index.map(LogIndex),
+            committed: index(&metrics.local_committed),
+            applied: index(&metrics.last_applied),
+            purged: index(&metrics.purged),
+            members: members
+                .nodes()
+                .map(|(id, node)| Member {
+                    node_id: *id,
+                    address: node.addr.clone(),
+                    voter: voters.contains(id),
+                })
+                .collect(),
+            log_bytes: self.shared.store.size(Family::Log),
+            objects_bytes: self.shared.store.size(Family::Objects),
+            history_bytes: self.shared.store.size(Family::History),
+            fatal: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// Lets server `node` take part without a vote, and waits until it has caught up.
+    ///
+    /// # Errors
+    /// When this server does not lead or another change is under way.
+    pub async fn add_learner(&self, node: NodeId, address: impl Into<String>) -> Result<(), LogError> {
+        self.shared.raft.add_learner(node, BasicNode::new(address.into()), true).await.map_err(refused)?;
+        Ok(())
+    }
+
+    /// Gives a learner a vote.
+    ///
+    /// # Errors
+    /// When it is no learner, this server does not lead, or another change is under way.
+    pub async fn promote(&self, node: NodeId) -> Result<(), LogError> {
+        self.change(ChangeMembers::AddVoterIds(BTreeSet::from([node]))).await
+    }
+
+    /// Takes a server out of the cluster, voter or not.
+    ///
+    /// # Errors
+    /// When it is the last voter, this server does not lead, or another change is under way.
+    pub async fn remove_member(&self, node: NodeId) -> Result<(), LogError> {
+        let votes = self.status().members.iter().any(|member| member.node_id == node && member.voter);
+        let nodes = BTreeSet::from([node]);
+        self.change(if votes { ChangeMembers::RemoveVoters(nodes) } else { ChangeMembers::RemoveNodes(nodes) })
+            .await
+    }
+
+    /// Tells the cluster that a member is reached at another address now.
+    ///
+    /// # Errors
+    /// When this server does not lead or another change is under way.
+    pub async fn set_address(&self, node: NodeId, address: impl Into<String>) -> Result<(), LogError> {
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(node, BasicNode::new(address.into()))]))).await
+    }
+
+    /// Hands leadership to server `to`, and waits until it (or somebody else) has it.
+    ///
+    /// # Errors
+    /// When this server does not lead, or still does after two election timeouts.
+    pub async fn transfer_leader(&self, to: NodeId) -> Result<(), LogError> {
+        let raft = &self.shared.raft;
+        let mut changes = raft.server_metrics();
+        let (leads, leader) = {
+            let now = changes.borrow_and_update();
+            (now.state == ServerState::Leader, now.current_leader)
+        };
+        if !leads {
+            return Err(LogError::NotLeader { leader });
+        }
+        let fatal = |error: &dyn std::fmt::Display| LogError::Fatal(error.to_string());
+        raft.trigger().transfer_leader(to).await.map_err(|error| fatal(&error))?;
+        let handed_over = async {
+            loop {
+                if changes.borrow_and_update().current_leader.is_some_and(|leader| leader != self.shared.config.node_id) {
+                    return Ok(());
+                }
+                changes.changed().await.map_err(|error| fatal(&error))?;
+            }
+        };
+        let limit = self.shared.config.election.1 * 2;
+        tokio::time::timeout(limit, handed_over)
+            .await
+            .unwrap_or_else(|_| Err(LogError::Membership(format!("server {to} did not take over in time"))))
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, BasicNode>) -> Result<(), LogError> {
+        self.shared.raft.change_membership(change, false).await.map_err(refused)?;
+        Ok(())
+    }
+}
+
+fn refused(error: RaftError<Types, ClientWriteError<Types>>) -> LogError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => LogError::NotLeader { leader: to.leader_id },
+        RaftError::APIError(other) => LogError::Membership(other.to_string()),
+        RaftError::Fatal(fatal) => LogError::Fatal(fatal.to_string()),
+    }
+}

@@ -1,0 +1,229 @@
+//! openraft's network: calls from this server to the others.
+
+use std::future::Future;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt as _};
+use openraft::errors::{
+    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
+};
+use openraft::impls::BasicNode;
+use openraft::network::RPCOption;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use crate::codec::pb;
+use crate::codec::pb::raft_service_client::RaftServiceClient;
+use crate::codec::{self, CodecError};
+use crate::snapshot::{self, SnapshotData};
+use crate::transport::TransportConfig;
+use crate::types::{NodeId, Snapshot, Types, Vote};
+
+/// Bytes of one message of a snapshot stream.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Chunks between the reader of the tables and the network: bounds the memory of a transfer.
+const CHUNKS_AHEAD: usize = 4;
+/// Entries are answered after the other side synced them, which takes longer than a heartbeat may.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+
+type RpcError = RPCError<Types>;
+
+/// Makes a [`Peer`] for each other server.
+pub(crate) struct Network {
+    pub(crate) transport: TransportConfig,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Peer {
+        Peer { transport: self.transport.clone(), target, address: node.addr.clone() }
+    }
+}
+
+/// One other server.
+pub(crate) struct Peer {
+    transport: TransportConfig,
+    target: NodeId,
+    address: String,
+}
+
+impl Peer {
+    fn client(&self) -> Result<RaftServiceClient<Channel>, RpcError> {
+        self.transport
+            .client(self.target, &self.address)
+            .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    async fn vote_call(&self, rpc: VoteRequest<Types>, pre_vote: bool, option: &RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        let request = pb::VoteRequest {
+            to: self.target,
+            vote: Some(codec::vote(&rpc.vote)),
+            last_log_id: rpc.last_log_id.as_ref().map(codec::log_id),
+            leadership_transfer: rpc.leadership_transfer,
+            pre_vote,
+        };
+        let mut client = self.client()?;
+        let response = within(option.hard_ttl(), client.vote(request)).await?;
+        let vote = codec::require_vote(response.vote.as_ref()).map_err(|error| unreadable(&error))?;
+        let last_log_id = response.last_log_id.as_ref().map(codec::read_log_id);
+        Ok(VoteResponse::new(vote, last_log_id, response.vote_granted))
+    }
+}
+
+impl RaftNetworkV2<Types> for Peer {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let request = pb::AppendEntriesRequest {
+            to: self.target,
+            vote: Some(codec::vote(&rpc.vote)),
+            prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id),
+            entries: rpc.entries.iter().map(codec::entry).collect(),
+            leader_commit: rpc.leader_commit.as_ref().map(codec::log_id),
+        };
+        let mut client = self.client()?;
+        let response = within(timeout, client.append_entries(request)).await?;
+        use pb::append_entries_response::Result as Wire;
+        match response.result {
+            Some(Wire::Success(pb::Blank {})) => Ok(AppendEntriesResponse::Success),
+            Some(Wire::Partial(partial)) => {
+                Ok(AppendEntriesResponse::PartialSuccess(partial.matched.as_ref().map(codec::read_log_id)))
+            }
+            Some(Wire::Conflict(pb::Blank {})) => Ok(AppendEntriesResponse::Conflict),
+            Some(Wire::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(codec::read_vote(&vote))),
+            None => Err(unreadable(&CodecError::Missing("result"))),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.vote_call(rpc, false, &option).await
+    }
+
+    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.vote_call(rpc, true, &option).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let first = pb::InstallSnapshotRequest {
+            to: self.target,
+            vote: Some(codec::vote(&vote)),
+            chunk: Bytes::new(),
+        };
+        let rest = chunks(snapshot.snapshot)
+            .map(|chunk| pb::InstallSnapshotRequest { to: 0, vote: None, chunk });
+        let stream = futures::stream::iter([first]).chain(rest);
+        let mut client = self.client().map_err(StreamingError::from)?;
+        let call = within(option.hard_ttl(), client.install_snapshot(stream));
+        let response = tokio::select! {
+            response = call => response?,
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+        };
+        let vote = codec::require_vote(response.vote.as_ref())
+            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        Ok(SnapshotResponse::new(vote))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let request = pb::TransferLeaderRequest {
+            from_leader: Some(codec::vote(rpc.from_leader())),
+            to_node_id: *rpc.to_node_id(),
+            last_log_id: rpc.last_log_id().map(codec::log_id),
+        };
+        let mut client = self.client()?;
+        let response = within(option.hard_ttl(), client.transfer_leader(request)).await?;
+        use pb::transfer_leader_response::Result as Wire;
+        match response.result {
+            Some(Wire::Accepted(pb::Blank {})) => Ok(Ok(())),
+            Some(Wire::Refused(reason)) => {
+                tracing::info!(to = self.target, reason, "the transfer of leadership was refused");
+                let expected = *rpc.from_leader();
+                Ok(Err(TransferLeaderError::VoteChanged { expected, actual: expected }))
+            }
+            None => Err(unreadable(&CodecError::Missing("result"))),
+        }
+    }
+}
+
+/// The stream of a snapshot, cut into chunks by a blocking thread that reads just ahead of the
+/// network. If it fails the stream ends early, and the receiver refuses what has no checksum.
+fn chunks(data: SnapshotData) -> impl Stream<Item = Bytes> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    balsa_rt::spawn_blocking(move || {
+        let mut out = ChunkWriter { buffer: BytesMut::new(), sender };
+        let sent = match data {
+            SnapshotData::Tables(store) => snapshot::write(&store, &mut out).map(|_| ()),
+            SnapshotData::File(file) => file.copy_to(&mut out).map_err(Into::into),
+        };
+        if let Err(error) = sent {
+            tracing::warn!(%error, "sending a snapshot ended early");
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+struct ChunkWriter {
+    buffer: BytesMut,
+    sender: mpsc::Sender<Bytes>,
+}
+
+impl Write for ChunkWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.buffer.split().freeze();
+        self.sender.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+}
+
+/// Waits for an answer, at most `timeout`. Only what never arrived counts as unreachable: openraft
+/// then backs off.
+async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, RpcError> {
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
+            Err(RPCError::Unreachable(Unreachable::new(&status)))
+        }
+        Ok(Err(status)) => Err(RPCError::Network(NetworkError::new(&status))),
+        Err(_elapsed) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
+    }
+}
+
+fn unreadable(error: &CodecError) -> RpcError {
+    RPCError::Network(NetworkError::new(error))
+}

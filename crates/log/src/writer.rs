@@ -1,0 +1,216 @@
+//! The one thread that writes the log: it drains its queue, writes one batch, syncs the write-ahead
+//! log once, and then completes everybody who waited.
+//!
+//! Whatever arrives during a sync goes into the next batch, so the more proposers there are, the
+//! more entries share a sync. The first failure is final: a disk that failed a sync may have dropped
+//! the pages, so trying again could report as durable what is not. Everything after it fails too.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+use openraft::storage::IOFlushed;
+use prost::Message as _;
+use rocksdb::WriteBatch;
+use tokio::sync::oneshot;
+
+use crate::codec;
+use crate::error::LogError;
+use crate::metrics;
+use crate::store::{Family, Key, Store};
+use crate::types::{Entry, LogId, Types, Vote};
+
+/// Bytes after which a batch is closed, so that one sync does not keep the first waiters too long.
+const BATCH_BYTES: usize = 8 << 20;
+
+pub(crate) type Done = oneshot::Sender<io::Result<()>>;
+
+/// Something to write, in the order of the queue.
+pub(crate) enum Write {
+    /// `sequence` is published as written when the entries can be read from RocksDB.
+    Append { entries: Vec<Entry>, sequence: u64, done: IOFlushed<Types> },
+    Vote { vote: Vote, done: Done },
+    /// Not waited for: losing it costs a little replay.
+    Committed(Option<LogId>),
+    /// Entries from here on go.
+    Truncate { from: u64 },
+    /// Entries up to here go.
+    Purge { upto: LogId },
+    /// Nothing: makes what was written before durable.
+    Sync { done: Done },
+}
+
+/// Hands writes to the thread.
+pub(crate) struct Writer {
+    queue: Sender<Write>,
+    written: Arc<AtomicU64>,
+}
+
+impl Writer {
+    /// Starts the thread; it ends when the writer is dropped and its queue is empty.
+    pub(crate) fn start(store: Arc<Store>) -> io::Result<Self> {
+        let (queue, inbox) = channel();
+        let written = Arc::new(AtomicU64::new(0));
+        let worker = Worker { store, inbox, written: written.clone(), failed: None };
+        std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { queue, written })
+    }
+
+    pub(crate) fn send(&self, write: Write) -> io::Result<()> {
+        self.queue.send(write).map_err(|_| io::Error::other("the log writer has ended"))
+    }
+
+    /// Appends with a sequence up to this one can be read from RocksDB.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+}
+
+/// Who waits for the batch.
+enum Waiter {
+    Append(IOFlushed<Types>),
+    Other(Done),
+}
+
+/// What one sync will cover.
+#[derive(Default)]
+struct Batch {
+    batch: WriteBatch,
+    waiters: Vec<Waiter>,
+    entries: usize,
+    sequence: Option<u64>,
+    purged: Option<u64>,
+    sync: bool,
+}
+
+struct Worker {
+    store: Arc<Store>,
+    inbox: Receiver<Write>,
+    written: Arc<AtomicU64>,
+    failed: Option<LogError>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Ok(first) = self.inbox.recv() {
+            let mut batch = Batch::default();
+            let mut outcome = self.collect(first, &mut batch);
+            if outcome.is_ok() {
+                outcome = self.commit(&mut batch);
+            }
+            if let Err(error) = outcome {
+                tracing::error!(%error, "the log cannot be written; this server stops acknowledging");
+                self.failed = Some(error);
+            }
+            self.complete(batch.waiters);
+            if let (None, Some(upto)) = (&self.failed, batch.purged) {
+                self.drop_files(upto);
+            }
+        }
+    }
+
+    fn collect(&self, first: Write, batch: &mut Batch) -> Result<(), LogError> {
+        let mut outcome = self.add(first, batch);
+        while batch.batch.size_in_bytes() < BATCH_BYTES {
+            let Ok(next) = self.inbox.try_recv() else { break };
+            // Also after a failure: whoever waits must be told.
+            outcome = self.add(next, batch).and(outcome);
+        }
+        outcome
+    }
+
+    fn add(&self, write: Write, batch: &mut Batch) -> Result<(), LogError> {
+        match write {
+            Write::Append { entries, sequence, done } => {
+                batch.waiters.push(Waiter::Append(done));
+                batch.sync = true;
+                batch.sequence = Some(sequence);
+                batch.entries += entries.len();
+                let log = self.store.family(Family::Log)?;
+                let mut bytes = Vec::new();
+                for entry in &entries {
+                    bytes.clear();
+                    // Encoding into a vector cannot run out of room.
+                    let _ = codec::entry(entry).encode(&mut bytes);
+                    batch.batch.put_cf(log, entry.log_id.index.to_be_bytes(), &bytes);
+                }
+                Ok(())
+            }
+            Write::Vote { vote, done } => {
+                batch.waiters.push(Waiter::Other(done));
+                batch.sync = true;
+                let vote = codec::vote(&vote).encode_to_vec();
+                self.store.put_meta(&mut batch.batch, Key::Vote, &vote)
+            }
+            Write::Committed(Some(log_id)) => {
+                let log_id = codec::log_id(&log_id).encode_to_vec();
+                self.store.put_meta(&mut batch.batch, Key::Committed, &log_id)
+            }
+            Write::Committed(None) => self.store.delete_meta(&mut batch.batch, Key::Committed),
+            Write::Truncate { from } => {
+                let log = self.store.family(Family::Log)?;
+                batch.batch.delete_range_cf(log, from.to_be_bytes(), u64::MAX.to_be_bytes());
+                Ok(())
+            }
+            Write::Purge { upto } => {
+                batch.sync = true;
+                batch.purged = Some(upto.index);
+                let marker = codec::log_id(&upto).encode_to_vec();
+                self.store.put_meta(&mut batch.batch, Key::Purged, &marker)?;
+                let log = self.store.family(Family::Log)?;
+                batch.batch.delete_range_cf(log, 0u64.to_be_bytes(), (upto.index + 1).to_be_bytes());
+                Ok(())
+            }
+            Write::Sync { done } => {
+                batch.waiters.push(Waiter::Other(done));
+                batch.sync = true;
+                Ok(())
+            }
+        }
+    }
+
+    fn commit(&self, batch: &mut Batch) -> Result<(), LogError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        self.store.write(std::mem::take(&mut batch.batch))?;
+        if let Some(sequence) = batch.sequence {
+            self.written.store(sequence, Ordering::Release);
+        }
+        if batch.sync {
+            let started = Instant::now();
+            self.store.sync()?;
+            metrics::fsync(started.elapsed());
+            metrics::batch(batch.entries);
+        }
+        Ok(())
+    }
+
+    fn complete(&self, waiters: Vec<Waiter>) {
+        let outcome = || self.failed.clone().map_or(Ok(()), |error| Err(io::Error::from(error)));
+        for waiter in waiters {
+            match waiter {
+                Waiter::Append(done) => done.io_completed(outcome()),
+                Waiter::Other(done) => {
+                    let _ = done.send(outcome());
+                }
+            }
+        }
+    }
+
+    /// Gives back the space of purged entries at once. Only after a sync: the tables that stand in
+    /// for them are durable then.
+    fn drop_files(&self, upto: u64) {
+        let dropped = self.store.family(Family::Log).and_then(|log| {
+            self.store
+                .db()
+                .delete_file_in_range_cf(log, 0u64.to_be_bytes(), upto.to_be_bytes())
+                .map_err(|error| self.store.error(&error))
+        });
+        if let Err(error) = dropped {
+            tracing::warn!(%error, "files of purged entries stay until compaction");
+        }
+    }
+}
