@@ -1,1 +1,37 @@
 //! Kind actors, views, watches and history.
+//!
+//! - [`State`]: what everybody reads from: [`KindView`]s, [`Watch`]es, the history;
+//! - [`Store`]: what proposes Mutations to the log, and reads linearizably;
+//! - [`Machine`]: what the log feeds with committed entries.
+//!
+//! Inside, along the way of a Mutation: `codec` (entries and rows as bytes), `applier` (numbers, shares
+//! out, gathers), `actor` (one a kind) with `fold` (the judgement), `view`, `event`, `watchers`, `history`.
+
+mod actor;
+mod applier;
+mod codec;
+mod event;
+mod fold;
+mod history;
+mod machine;
+mod metrics;
+mod pins;
+mod refusal;
+mod state;
+mod store;
+mod tables;
+mod view;
+mod watch;
+mod watchers;
+
+pub use actor::KindStatus;
+pub use codec::NewerError;
+pub use event::{Event, Version};
+pub use history::{HistoryError, PastVersion};
+pub use machine::Machine;
+pub use refusal::Refusal;
+pub use state::{Reached, State, StateConfig};
+pub use store::Store;
+pub use tables::TableError;
+pub use view::KindView;
+pub use watch::{Start, Watch, WatchError, WatchRequest};
