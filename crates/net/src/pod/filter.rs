@@ -20,7 +20,7 @@ pub(super) fn ensure(config: &NodeNetworkConfig) -> Result<NetworkReport, NetErr
         Err(error) => {
             report.warnings.push(format!("nftables cannot be used, iptables masquerades instead: {error}"));
             if let Some(address) = config.cluster_dns {
-                link::loopback_address(address)?;
+                link::add_loopback(address)?;
                 report.dns_on_loopback = Some(address);
             }
         }

@@ -9,9 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
 use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -180,12 +179,25 @@ pub(super) fn pod_links(bridge: &str) -> Result<Vec<PodInterface>, NetError> {
     })
 }
 
-/// Puts an address on `lo`, or takes it away.
-pub(super) fn loopback_address(address: Ipv4Addr) -> Result<(), NetError> {
+/// Puts an address on `lo`.
+pub(super) fn add_loopback(address: Ipv4Addr) -> Result<(), NetError> {
     netlink(async |handle| {
         let lo = must_find(&handle, "lo").await?;
         let added = handle.address().add(lo, IpAddr::V4(address), 32).replace().execute().await;
         check(added, || format!("put {address} on lo"))
+    })
+}
+
+/// Takes an address off `lo`, if it is there.
+pub(super) fn remove_loopback(address: Ipv4Addr) -> Result<(), NetError> {
+    netlink(async |handle| {
+        let lo = must_find(&handle, "lo").await?;
+        let request = handle.address().get().set_link_index_filter(lo).set_address_filter(IpAddr::V4(address));
+        let found: Vec<_> = request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
+        for message in found {
+            check(handle.address().del(message).execute().await, || format!("take {address} off lo"))?;
+        }
+        Ok(())
     })
 }
 

@@ -24,6 +24,7 @@
 
 mod filter;
 mod link;
+mod loopback;
 
 use std::net::Ipv4Addr;
 
@@ -34,6 +35,8 @@ use crate::error::NetError;
 use crate::hash::short;
 use crate::ipam::Ipam;
 use crate::netns::Netns;
+
+pub(crate) use loopback::LoopbackAddresses;
 
 /// Prefix of every bridge that Balsa makes.
 pub const BRIDGE_PREFIX: &str = "balsa-";

@@ -11,11 +11,19 @@
 //! a network namespace and vanish with their process, so nothing stale can be left behind.
 
 mod input;
+mod kernel;
 pub(crate) mod nft;
+mod rules;
+mod ruleset;
+mod userspace;
 
 use std::time::Duration;
 
 pub use input::{Protocol, ProxyEndpoint, ProxyInput, ProxyPort, ProxyService, usable};
+pub use rules::{StaleFlow, rules, stale_udp};
+pub use ruleset::{Chain, RuleSet, Set, diff};
+pub(crate) use userspace::{bind_tcp, bind_udp};
+pub use userspace::{Backend, Frontend, plan};
 
 use crate::error::NetError;
 use crate::netns::Netns;
@@ -73,12 +81,25 @@ pub enum Synced {
 /// Brings services into effect on this machine.
 pub struct ServiceProxy {
     mode: ProxyMode,
+    way: tokio::sync::Mutex<Way>,
+}
+
+enum Way {
+    Kernel(kernel::Kernel),
+    Userspace(userspace::Userspace),
 }
 
 impl ServiceProxy {
+    /// How often to call [`ServiceProxy::sync`] when nothing changes.
+    pub const PERIOD: Duration = Duration::from_secs(5);
+
     /// A proxy that has not programmed anything yet. `table` is [`DEFAULT_TABLE`] but in tests.
-    pub fn new(mode: ProxyMode, _table: &str, _netns: Netns) -> Self {
-        Self { mode }
+    pub fn new(mode: ProxyMode, table: &str, netns: Netns) -> Self {
+        let way = match mode {
+            ProxyMode::Nftables => Way::Kernel(kernel::Kernel::new(table, netns)),
+            ProxyMode::Userspace => Way::Userspace(userspace::Userspace::new(netns)),
+        };
+        Self { mode, way: tokio::sync::Mutex::new(way) }
     }
 
     /// The mode it was made for.
@@ -88,17 +109,20 @@ impl ServiceProxy {
 
     /// Makes `input` true. Call it on every change, and every [`ServiceProxy::PERIOD`] without one:
     /// a standby takes over then. The first call and the one after an error replace everything.
-    pub async fn sync(&self, _input: &ProxyInput) -> Result<Synced, NetError> {
-        Err(NetError::Config("the service proxy is still being written".into()))
+    pub async fn sync(&self, input: &ProxyInput) -> Result<Synced, NetError> {
+        match &mut *self.way.lock().await {
+            Way::Kernel(kernel) => kernel.sync(input).await,
+            Way::Userspace(userspace) => userspace.sync(input).await,
+        }
     }
-
-    /// How often to call [`ServiceProxy::sync`] when nothing changes.
-    pub const PERIOD: Duration = Duration::from_secs(5);
 
     /// Removes the rules of a machine (or closes the listeners): for `balsa down`. An agent that
     /// just stops leaves them, so that services go on.
     pub async fn remove(&self) -> Result<(), NetError> {
-        Ok(())
+        match &mut *self.way.lock().await {
+            Way::Kernel(kernel) => kernel.remove().await,
+            Way::Userspace(userspace) => userspace.remove().await,
+        }
     }
 
     /// Removes a table also when its agent is long gone.
