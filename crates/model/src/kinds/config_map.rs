@@ -57,7 +57,7 @@ impl Kind for ConfigMap {
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let count =
             self.data.as_ref().map_or(0, |d| d.len()) + self.binary_data.as_ref().map_or(0, |d| d.len());
-        vec![Cell::name(self.metadata()), Cell::text(count.to_string()), Cell::age(self.metadata(), now)]
+        vec![Cell::name(self.metadata()), Cell::number(i64::try_from(count).unwrap_or(i64::MAX)), Cell::age(self.metadata(), now)]
     }
 }
 

@@ -2,7 +2,23 @@
 //!
 //! To add a kind: add its file and its line in [`KINDS`].
 
+mod cells;
+pub mod check;
 mod config_map;
+pub mod deployment;
+mod event;
+mod lease;
+pub mod namespace;
+pub mod node;
+pub mod pod;
+pub mod pod_spec;
+pub mod replica_set;
+pub mod secret;
+pub mod service;
+mod service_account;
+mod workload;
+
+use k8s_openapi::api::{apps, coordination, core};
 
 use crate::kind::{KindRef, kind_of};
 
@@ -10,7 +26,17 @@ use crate::kind::{KindRef, kind_of};
 pub fn all() -> &'static [KindRef] {
     static KINDS: std::sync::LazyLock<Vec<KindRef>> = std::sync::LazyLock::new(|| {
         vec![
-            kind_of::<k8s_openapi::api::core::v1::ConfigMap>(), //
+            kind_of::<core::v1::ConfigMap>(),
+            kind_of::<core::v1::Event>(),
+            kind_of::<core::v1::Namespace>(),
+            kind_of::<core::v1::Node>(),
+            kind_of::<core::v1::Pod>(),
+            kind_of::<core::v1::Secret>(),
+            kind_of::<core::v1::ServiceAccount>(),
+            kind_of::<core::v1::Service>(),
+            kind_of::<apps::v1::Deployment>(),
+            kind_of::<apps::v1::ReplicaSet>(),
+            kind_of::<coordination::v1::Lease>(),
         ]
     });
     &KINDS

@@ -1,0 +1,277 @@
+//! Deployment: replica sets that follow one another, a rollout at a time.
+//! Invariants: the selector matches the template's labels and never changes.
+
+use jiff::Timestamp;
+use k8s_openapi::Metadata as _;
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, DeploymentStrategy,
+    RollingUpdateDeployment,
+};
+use k8s_openapi::api::autoscaling::v1::ScaleStatus;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::check::{
+    at_most_100_percent, count_or_percent, default_text, default_to, json, optional_non_negative, percent,
+    scaled,
+};
+use super::pod_spec::template;
+use super::{cells, workload};
+use crate::field::{FieldErrors, Path};
+use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
+use crate::table::{Cell, Column};
+
+/// The annotation that numbers a deployment's rollouts.
+pub const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
+/// The label by which a rollout's replica set tells its pods from those of others.
+pub const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
+
+impl Kind for Deployment {
+    const DESCRIPTOR: Descriptor = Descriptor {
+        short_names: &["deploy"],
+        categories: &["all"],
+        subresources: &[Subresource::Status, Subresource::Scale],
+        has_generation: true,
+        columns: &[
+            Column::NAME,
+            Column::text("Ready"),
+            Column::text("Up-to-date"),
+            Column::text("Available"),
+            Column::AGE,
+            cells::CONTAINERS,
+            cells::IMAGES,
+            cells::SELECTOR,
+        ],
+        ..Descriptor::namespaced("apps", "v1", "Deployment", "deployments", "deployment", "apps.v1.Deployment")
+    };
+
+    fn set_defaults(&mut self) {
+        let spec = self.spec.get_or_insert_default();
+        default_to(&mut spec.replicas, 1);
+        default_to(&mut spec.revision_history_limit, 10);
+        default_to(&mut spec.progress_deadline_seconds, 600);
+        let strategy = spec.strategy.get_or_insert_default();
+        default_text(&mut strategy.type_, "RollingUpdate");
+        if strategy.type_.as_deref() == Some("RollingUpdate") {
+            let quarter = || IntOrString::String("25%".to_owned());
+            let rolling = strategy.rolling_update.get_or_insert_default();
+            default_to(&mut rolling.max_unavailable, quarter());
+            default_to(&mut rolling.max_surge, quarter());
+        }
+        template::set_defaults(&mut spec.template);
+    }
+
+    fn prepare_create(&mut self) {
+        self.status = Some(DeploymentStatus::default());
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let (path, empty) = (Path::new("spec"), DeploymentSpec::default());
+        let spec = self.spec.as_ref().unwrap_or(&empty);
+        optional_non_negative(errors, &path.child("replicas"), spec.replicas);
+        workload::validate_selected_template(&spec.selector, &spec.template, &path, errors);
+        if let Some(strategy) = &spec.strategy {
+            validate_strategy(strategy, &path.child("strategy"), errors);
+        }
+        optional_non_negative(errors, &path.child("minReadySeconds"), spec.min_ready_seconds);
+        optional_non_negative(errors, &path.child("revisionHistoryLimit"), spec.revision_history_limit);
+        let deadline_path = path.child("progressDeadlineSeconds");
+        optional_non_negative(errors, &deadline_path, spec.progress_deadline_seconds);
+        if let Some(deadline) = spec.progress_deadline_seconds
+            && deadline <= spec.min_ready_seconds.unwrap_or(0)
+        {
+            errors.invalid(&deadline_path, deadline, "must be greater than minReadySeconds");
+        }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
+        let path = Path::new("spec").child("selector");
+        errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<Cell> {
+        let spec = self.spec.as_ref();
+        let status = self.status.clone().unwrap_or_default();
+        let [names, images] = cells::containers(spec.map(|s| &s.template));
+        let desired = spec.and_then(|s| s.replicas).unwrap_or(0);
+        vec![
+            Cell::name(self.metadata()),
+            Cell::text(format!("{}/{desired}", status.ready_replicas.unwrap_or(0))),
+            Cell::number(status.updated_replicas.unwrap_or(0)),
+            Cell::number(status.available_replicas.unwrap_or(0)),
+            Cell::age(self.metadata(), now),
+            names,
+            images,
+            cells::selector(spec.map(|s| &s.selector)),
+        ]
+    }
+
+    fn scale(&self) -> Option<ScaleOf> {
+        let spec = self.spec.as_ref()?;
+        let status = ScaleStatus {
+            replicas: self.status.as_ref().and_then(|s| s.replicas).unwrap_or(0),
+            selector: workload::scale_selector(&spec.selector),
+        };
+        Some(ScaleOf { replicas: spec.replicas.unwrap_or(1), status })
+    }
+
+    fn set_replicas(&mut self, replicas: i32) {
+        self.spec.get_or_insert_default().replicas = Some(replicas);
+    }
+}
+
+fn validate_strategy(strategy: &DeploymentStrategy, path: &Path, errors: &mut FieldErrors) {
+    let rolling_path = path.child("rollingUpdate");
+    match strategy.type_.as_deref().unwrap_or_default() {
+        "Recreate" if strategy.rolling_update.is_some() => {
+            errors.forbidden(&rolling_path, "may not be specified when strategy `type` is 'Recreate'");
+        }
+        "Recreate" => {}
+        "RollingUpdate" => {
+            if let Some(rolling) = &strategy.rolling_update {
+                validate_rolling(rolling, &rolling_path, errors);
+            }
+        }
+        _ => errors.not_supported(path, json(strategy), &["Recreate", "RollingUpdate"]),
+    }
+}
+
+fn validate_rolling(rolling: &RollingUpdateDeployment, path: &Path, errors: &mut FieldErrors) {
+    let zero = IntOrString::Int(0);
+    let unavailable = rolling.max_unavailable.as_ref().unwrap_or(&zero);
+    let surge = rolling.max_surge.as_ref().unwrap_or(&zero);
+    let unavailable_path = path.child("maxUnavailable");
+    count_or_percent(errors, &unavailable_path, unavailable);
+    count_or_percent(errors, &path.child("maxSurge"), surge);
+    if is_zero(unavailable) && is_zero(surge) {
+        errors.invalid(&unavailable_path, json(unavailable), "may not be 0 when `maxSurge` is 0");
+    }
+    at_most_100_percent(errors, &unavailable_path, unavailable);
+}
+
+fn is_zero(value: &IntOrString) -> bool {
+    match value {
+        IntOrString::Int(number) => *number == 0,
+        IntOrString::String(text) => percent(text).unwrap_or(0) == 0,
+    }
+}
+
+/// How many pods it is to have.
+pub fn replicas(deployment: &Deployment) -> i32 {
+    deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
+}
+
+/// Whether it replaces its pods a few at a time.
+pub fn is_rolling(deployment: &Deployment) -> bool {
+    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
+    strategy.and_then(|s| s.type_.as_deref()) != Some("Recreate")
+}
+
+/// How many pods a rollout may have beyond the wanted ones, and how many of those may be missing. Never
+/// both zero: such a rollout would not move.
+pub fn max_surge_and_unavailable(deployment: &Deployment) -> (i32, i32) {
+    if !is_rolling(deployment) {
+        return (0, 0);
+    }
+    let total = replicas(deployment);
+    let rolling = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()?.rolling_update.as_ref());
+    let surge = rolling.and_then(|r| r.max_surge.as_ref()).and_then(|v| scaled(v, total, true));
+    let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref()).and_then(|v| scaled(v, total, false));
+    match (surge.unwrap_or(0), unavailable.unwrap_or(0).min(total)) {
+        (0, 0) => (0, 1),
+        bounds => bounds,
+    }
+}
+
+/// One of its conditions.
+pub fn condition<'a>(deployment: &'a Deployment, name: &str) -> Option<&'a DeploymentCondition> {
+    deployment.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn deployment(extra: Value) -> Deployment {
+        let mut spec = json!({"selector": {"matchLabels": {"app": "d"}}, "template":
+            {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "main", "image": "a:1"}]}}});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let mut object: Deployment =
+            serde_json::from_value(json!({"metadata": {"name": "d"}, "spec": spec})).unwrap();
+        Kind::prepare_create(&mut object);
+        Kind::set_defaults(&mut object);
+        object
+    }
+
+    fn errors(object: &Deployment) -> Vec<String> {
+        let mut errors = FieldErrors::new();
+        Kind::validate(object, &mut errors);
+        errors.into_vec().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn defaults() {
+        let value = serde_json::to_value(deployment(json!({}))).unwrap();
+        let spec = &value["spec"];
+        assert_eq!(
+            (&spec["replicas"], &spec["revisionHistoryLimit"], &spec["progressDeadlineSeconds"]),
+            (&json!(1), &json!(10), &json!(600))
+        );
+        assert_eq!(
+            spec["strategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}})
+        );
+        assert_eq!(spec["template"]["spec"]["restartPolicy"], "Always");
+        assert!(spec["template"]["spec"].get("enableServiceLinks").is_none());
+        assert_eq!(value["status"], json!({}));
+    }
+
+    #[test]
+    fn wrong_specs_are_refused() {
+        for (extra, wanted) in [
+            (json!({"replicas": -1}), "spec.replicas: Invalid value: -1: must be greater than or equal to 0"),
+            (
+                json!({"strategy": {"type": "Recreate", "rollingUpdate": {"maxSurge": 1}}}),
+                "spec.strategy.rollingUpdate: Forbidden: may not be specified when strategy `type` is 'Recreate'",
+            ),
+            (
+                json!({"strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 0}}}),
+                "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: 0: may not be 0 when `maxSurge` is 0",
+            ),
+            (
+                json!({"minReadySeconds": 600}),
+                "spec.progressDeadlineSeconds: Invalid value: 600: must be greater than minReadySeconds",
+            ),
+        ] {
+            assert_eq!(errors(&deployment(extra)), [wanted]);
+        }
+    }
+
+    #[test]
+    fn nothing_at_all_is_refused_as_the_reference_server_does() {
+        let mut object = Deployment::default();
+        Kind::set_defaults(&mut object);
+        assert_eq!(
+            errors(&object),
+            [
+                "spec.selector: Required value",
+                "spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`",
+                "spec.template.spec.containers: Required value",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_rollout_can_always_move() {
+        let bounds = |replicas: i32, rolling: Value| {
+            max_surge_and_unavailable(&deployment(
+                json!({"replicas": replicas, "strategy": {"rollingUpdate": rolling}}),
+            ))
+        };
+        assert_eq!(bounds(1, json!({})), (1, 0));
+        assert_eq!(bounds(10, json!({})), (3, 2));
+        assert_eq!(bounds(1, json!({"maxSurge": 0, "maxUnavailable": "25%"})), (0, 1));
+    }
+}

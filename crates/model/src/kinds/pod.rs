@@ -1,0 +1,309 @@
+//! Pod: containers that share a network and live and die on one node.
+//!
+//! Invariants: a pod that exists changes little of its spec (`pod_spec::update`); it starts `Pending`;
+//! its quality of service follows from its spec and is never anything else.
+//!
+//! Beside the kind, this file answers what controllers, scheduler and agents ask about pods.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
+
+use super::pod_spec::{self, defaults, update};
+use crate::field::{FieldErrors, Path};
+use crate::kind::{Descriptor, Kind, Subresource};
+use crate::table::{Cell, Column};
+
+pub use super::pod_spec::resources::{
+    Requests, ResourceList, limits as resource_limits, qos_class, requests as resource_requests,
+};
+
+mod row;
+
+impl Kind for Pod {
+    const DESCRIPTOR: Descriptor = Descriptor {
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[
+            Subresource::Status,
+            Subresource::Log,
+            Subresource::Exec,
+            Subresource::Attach,
+            Subresource::PortForward,
+            Subresource::Binding,
+            Subresource::Eviction,
+        ],
+        has_generation: true,
+        graceful: true,
+        field_labels: &[
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "spec.hostNetwork",
+            "status.phase",
+            "status.podIP",
+            "status.podIPs",
+            "status.nominatedNodeName",
+        ],
+        indexed_fields: &["spec.nodeName"],
+        columns: &[
+            Column::NAME,
+            Column::text("Ready"),
+            Column::text("Status"),
+            Column::text("Restarts"),
+            Column::AGE,
+            Column::wide("IP"),
+            Column::wide("Node"),
+            Column::wide("Nominated Node"),
+            Column::wide("Readiness Gates"),
+        ],
+        ..Descriptor::namespaced("", "v1", "Pod", "pods", "pod", "core.v1.Pod")
+    };
+
+    fn set_defaults(&mut self) {
+        let spec = self.spec.get_or_insert_default();
+        defaults::set(spec);
+        defaults::set_pod_only(spec);
+        if let Some(status) = &mut self.status {
+            status.qos_class = Some(qos_class(spec).to_owned());
+        }
+    }
+
+    fn prepare_create(&mut self) {
+        self.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
+        if let Some(spec) = &mut self.spec {
+            spec.ephemeral_containers = None;
+        }
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let (path, empty) = (Path::new("spec"), PodSpec::default());
+        let spec = self.spec.as_ref().unwrap_or(&empty);
+        pod_spec::validate(spec, &path, errors);
+        update::validate_images(&spec.containers, &path.child("containers"), errors);
+        let init = spec.init_containers.as_deref().unwrap_or_default();
+        update::validate_images(init, &path.child("initContainers"), errors);
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
+            update::validate(new, old, &Path::new("spec"), errors);
+        }
+    }
+
+    fn field(&self, label: &str) -> String {
+        let spec = self.spec.as_ref();
+        let status = self.status.as_ref();
+        let text = match label {
+            "spec.nodeName" => spec.and_then(|s| s.node_name.as_deref()),
+            "spec.restartPolicy" => spec.and_then(|s| s.restart_policy.as_deref()),
+            "spec.schedulerName" => spec.and_then(|s| s.scheduler_name.as_deref()),
+            "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.as_deref()),
+            "spec.hostNetwork" => {
+                Some(if spec.is_some_and(|s| s.host_network == Some(true)) { "true" } else { "false" })
+            }
+            "status.phase" => Some(phase(self)),
+            "status.podIP" | "status.podIPs" => ip(self),
+            "status.nominatedNodeName" => status.and_then(|s| s.nominated_node_name.as_deref()),
+            _ => None,
+        };
+        text.unwrap_or_default().to_owned()
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<Cell> {
+        row::cells(self, now)
+    }
+}
+
+/// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`; empty before it is known.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// The node it is on, or is to go to.
+pub fn node_name(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
+}
+
+/// Its address, once it has one.
+pub fn ip(pod: &Pod) -> Option<&str> {
+    let status = pod.status.as_ref()?;
+    let first = status.pod_ips.as_ref().and_then(|ips| ips.first()).map(|ip| ip.ip.as_str());
+    first.or(status.pod_ip.as_deref()).filter(|ip| !ip.is_empty())
+}
+
+/// One of its conditions.
+pub fn condition<'a>(pod: &'a Pod, name: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == name)
+}
+
+/// Whether one of its conditions is `True`.
+pub fn has_condition(pod: &Pod, name: &str) -> bool {
+    condition(pod, name).is_some_and(|c| c.status == "True")
+}
+
+/// Whether it may get traffic: its condition `Ready`.
+pub fn is_ready(pod: &Pod) -> bool {
+    has_condition(pod, "Ready")
+}
+
+/// Whether it will never run again: it succeeded or failed.
+pub fn is_terminal(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether somebody asked for its deletion.
+pub fn is_deleting(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether a workload counts it among its replicas: neither over nor on its way out.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_terminal(pod) && !is_deleting(pod)
+}
+
+/// Whether something holds it back from being scheduled.
+pub fn is_gated(pod: &Pod) -> bool {
+    pod.spec
+        .as_ref()
+        .is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()))
+}
+
+/// Whether it has been ready for `min_ready_seconds` at `now`.
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+    available_at(pod, min_ready_seconds).is_some_and(|then| then <= now)
+}
+
+/// When it is, or was, available if it stays ready; `None` while it is not ready.
+pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|c| c.status == "True")?;
+    if min_ready_seconds <= 0 {
+        return Some(Timestamp::MIN);
+    }
+    let since = ready.last_transition_time.as_ref()?.0;
+    since.checked_add(SignedDuration::from_secs(i64::from(min_ready_seconds))).ok()
+}
+
+/// Its priority for the scheduler and for eviction.
+pub fn priority(pod: &Pod) -> i32 {
+    pod.spec.as_ref().and_then(|s| s.priority).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::kind::kind_of;
+    use crate::strategy::{self, Stamp};
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn created(spec: Value) -> Pod {
+        let body = json!({"metadata": {"name": "p"}, "spec": spec, "status": {"phase": "Running"}});
+        let stamp = Stamp { now: Timestamp::UNIX_EPOCH, uid: "u".to_owned() };
+        let object = strategy::prepare_create(kind_of::<Pod>(), "default", body, &stamp).unwrap();
+        object.as_any().downcast_ref::<Pod>().unwrap().clone()
+    }
+
+    fn errors(spec: Value) -> Vec<String> {
+        let mut errors = FieldErrors::new();
+        Kind::validate(&created(spec), &mut errors);
+        errors.into_vec().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn it_starts_pending() {
+        let pod = created(json!({"containers": [{"name": "m", "image": "a:1"}]}));
+        let status = serde_json::to_value(pod.status).unwrap();
+        assert_eq!(status, json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    }
+
+    #[test]
+    fn wrong_specs_are_refused_in_the_words_of_kubernetes() {
+        let main = |extra: Value| {
+            let mut container = json!({"name": "main", "image": "a:1"});
+            container.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            json!({"containers": [container]})
+        };
+        for (spec, wanted) in [
+            (json!({}), "spec.containers: Required value"),
+            (json!({"containers": [{"name": "a"}]}), "spec.containers[0].image: Required value"),
+            (
+                json!({"containers": [{"name": "a", "image": "x"}, {"name": "a", "image": "x"}]}),
+                "spec.containers[1].name: Duplicate value: \"a\"",
+            ),
+            (
+                main(json!({"image": " x "})),
+                "spec.containers[0].image: Invalid value: \" x \": must not have leading or trailing whitespace",
+            ),
+            (
+                main(json!({"imagePullPolicy": "Maybe"})),
+                "spec.containers[0].imagePullPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
+            ),
+            (
+                main(json!({"ports": [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}]})),
+                "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\"",
+            ),
+            (
+                main(json!({"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nope"}}}]})),
+                "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.nope\": error converting fieldPath: field label not supported: spec.nope",
+            ),
+            (
+                main(json!({"livenessProbe": {}})),
+                "spec.containers[0].livenessProbe: Required value: must specify a handler type",
+            ),
+            (
+                main(json!({"livenessProbe": {"httpGet": {"port": 80}, "tcpSocket": {"port": 80}}})),
+                "spec.containers[0].livenessProbe.tcpSocket: Forbidden: may not specify more than 1 handler type",
+            ),
+            (
+                main(json!({"volumeMounts": [{"name": "v", "mountPath": "/x"}]})),
+                "spec.containers[0].volumeMounts[0].name: Not found: \"v\"",
+            ),
+        ] {
+            assert_eq!(errors(spec), [wanted]);
+        }
+    }
+
+    #[test]
+    fn scheduling_is_checked() {
+        let spec = |extra: Value| {
+            let mut spec = json!({"containers": [{"name": "m", "image": "a:1"}]});
+            spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            spec
+        };
+        for (extra, wanted) in [
+            (
+                json!({"tolerations": [{"key": "a", "effect": "NoSchedule", "tolerationSeconds": 5}]}),
+                "spec.tolerations[0].effect: Invalid value: \"NoSchedule\": effect must be 'NoExecute' when `tolerationSeconds` is set",
+            ),
+            (
+                json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}}),
+                "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms: Required value: must have at least one node selector term",
+            ),
+            (
+                json!({"restartPolicy": "Sometimes"}),
+                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+            ),
+            (
+                json!({"activeDeadlineSeconds": 0}),
+                "spec.activeDeadlineSeconds: Invalid value: 0: must be between 1 and 2147483647, inclusive",
+            ),
+        ] {
+            assert_eq!(errors(spec(extra)), [wanted]);
+        }
+    }
+
+    #[test]
+    fn it_is_available_after_it_was_ready_for_long_enough() {
+        let pod = pod(json!({"status": {"conditions":
+            [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}));
+        let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        assert!(!is_available(&pod, 10, at("2026-01-01T00:00:09Z")));
+        assert!(is_available(&pod, 10, at("2026-01-01T00:00:10Z")));
+        assert!(is_available(&pod, 0, at("2026-01-01T00:00:00Z")));
+    }
+}

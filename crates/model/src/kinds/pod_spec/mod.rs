@@ -1,0 +1,21 @@
+//! What a pod is told to run: shared by pods and by the templates of every workload.
+//!
+//! - [`defaults`]: what the client left open;
+//! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `resources`,
+//!   `scheduling`: its parts; `update`: what a pod may still change;
+//! - [`template`]: pod templates.
+//!
+//! Wordings and order are those of `k8s.io/kubernetes` `pkg/apis/core/validation`.
+
+mod containers;
+pub mod defaults;
+mod env;
+mod probes;
+pub mod resources;
+pub(crate) mod scheduling;
+pub mod template;
+pub(crate) mod update;
+pub(crate) mod validation;
+mod volumes;
+
+pub(crate) use validation::validate;

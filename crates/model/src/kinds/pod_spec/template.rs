@@ -1,0 +1,43 @@
+//! Pod templates: what workloads make pods from.
+
+use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::{defaults, validation};
+use crate::field::{FieldErrors, Path};
+use crate::kinds::check::one_of;
+use crate::meta;
+
+/// Sets what the client left open.
+pub(crate) fn set_defaults(template: &mut PodTemplateSpec) {
+    if template.metadata.is_none() {
+        template.metadata = Some(ObjectMeta::default());
+    }
+    defaults::set(template.spec.get_or_insert_default());
+}
+
+/// Checks a template by itself.
+pub(crate) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut FieldErrors) {
+    if let Some(metadata) = &template.metadata {
+        let path = path.child("metadata");
+        meta::validate_labels(metadata.labels.as_ref(), &path.child("labels"), errors);
+        meta::validate_annotations(metadata.annotations.as_ref(), &path.child("annotations"), errors);
+    }
+    let empty = PodSpec::default();
+    let spec = template.spec.as_ref().unwrap_or(&empty);
+    validation::validate(spec, &path.child("spec"), errors);
+}
+
+/// Checks what workloads that keep pods running ask of a template, beside [`validate`].
+pub(crate) fn validate_runs_forever(template: &PodTemplateSpec, path: &Path, errors: &mut FieldErrors) {
+    let Some(spec) = &template.spec else { return };
+    let path = path.child("spec");
+    let policy = spec.restart_policy.as_deref().unwrap_or_default();
+    one_of(errors, &path.child("restartPolicy"), policy, &["Always"]);
+    if spec.active_deadline_seconds.is_some() {
+        errors.forbidden(
+            &path.child("activeDeadlineSeconds"),
+            "activeDeadlineSeconds in ReplicaSet is not Supported",
+        );
+    }
+}

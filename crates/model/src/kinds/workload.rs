@@ -1,0 +1,43 @@
+//! What workloads have in common: replicas, a selector, and a template that the selector must match.
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as MetaSelector;
+
+use super::check::json;
+use super::pod_spec::{scheduling, template};
+use crate::field::{FieldErrors, Path};
+use crate::selector::LabelSelector;
+
+/// Checks a selector, and a template against it. `path` is that of the workload's spec.
+pub(crate) fn validate_selected_template(
+    selector: &MetaSelector,
+    pods: &PodTemplateSpec,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
+    let selector_path = path.child("selector");
+    let is_empty = selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
+        && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
+    if is_empty {
+        // A selector that is not there and an empty one decode to the same; the first is what people forget.
+        errors.required(&selector_path, "");
+    }
+    scheduling::validate_label_selector(selector, &selector_path, errors);
+    let Ok(parsed) = LabelSelector::from_meta(selector) else {
+        errors.invalid(&selector_path, json(selector), "invalid label selector");
+        return;
+    };
+    let path = path.child("template");
+    let labels = pods.metadata.as_ref().and_then(|m| m.labels.as_ref());
+    if is_empty || !parsed.matches(labels) {
+        let detail = "`selector` does not match template `labels`";
+        errors.invalid(&path.child("metadata").child("labels"), json(&labels), detail);
+    }
+    template::validate(pods, &path, errors);
+    template::validate_runs_forever(pods, &path, errors);
+}
+
+/// A selector in the text form that `Scale` carries.
+pub(crate) fn scale_selector(selector: &MetaSelector) -> Option<String> {
+    Some(super::cells::selector_text(selector)).filter(|text| !text.is_empty())
+}
