@@ -1,0 +1,286 @@
+//! Records core/v1 Events about objects, without ever holding anybody up.
+//!
+//! A recorder hands its events to one task through a bounded channel; what does not fit is dropped and
+//! counted. Equal events (object, type, reason, message) become one Event object whose `count` grows.
+//! Which Event object that is, is remembered for the latest [`REMEMBERED`] ones only; forgetting it
+//! costs nothing but a second Event object. The task ends with the last clone of its recorder.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use balsa_model::selector::Filter;
+use balsa_model::strategy::Part;
+use balsa_model::{Failure, Key, Kind, Object};
+use balsa_rt::{Clock, TaskKind};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use tokio::sync::mpsc;
+
+use crate::api::{Api, Client};
+
+/// Events that wait to be written: a scheduler binds a few thousand pods at once and each gets one.
+const WAITING: usize = 16 * 1024;
+/// How many are taken at once, to be merged and written side by side.
+const BATCH: usize = 256;
+/// Writes under way at a time.
+const PARALLEL: usize = 16;
+/// Event objects whose count can still grow.
+const REMEMBERED: usize = 4096;
+/// The longest part of an object's name that fits before the suffix of its events.
+const NAME_MAX: usize = 236;
+/// The longest message.
+const MESSAGE_MAX: usize = 1024;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    kind: String,
+    namespace: String,
+    name: String,
+    uid: String,
+    type_: &'static str,
+    reason: String,
+    message: String,
+}
+
+struct Entry {
+    identity: Identity,
+    reference: ObjectReference,
+}
+
+/// Writes Events in the name of one component. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Entry>,
+}
+
+impl Recorder {
+    /// A recorder for `component`, with a task of its own that writes.
+    pub fn new(client: Client, component: &'static str, clock: Clock) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING);
+        let writer = Writer { api: client.api(), component, clock, known: Mutex::default() };
+        balsa_rt::spawn(TaskKind::Helper, writer.run(receiver));
+        Self { sender }
+    }
+
+    /// Records that something happened to an object. `type_` is `Normal` or `Warning`.
+    pub fn event(&self, about: &ObjectReference, type_: &'static str, reason: &str, message: impl Into<String>) {
+        let text = |field: &Option<String>| field.clone().unwrap_or_default();
+        let mut message = message.into();
+        if message.len() > MESSAGE_MAX {
+            let end = (0..=MESSAGE_MAX - 3).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+            message.truncate(end);
+            message.push_str("...");
+        }
+        let identity = Identity {
+            kind: text(&about.kind),
+            namespace: text(&about.namespace),
+            name: text(&about.name),
+            uid: text(&about.uid),
+            type_,
+            reason: reason.to_owned(),
+            message,
+        };
+        if self.sender.try_send(Entry { identity, reference: about.clone() }).is_err() {
+            metrics::counter!("balsa_events_dropped_total").increment(1);
+        }
+    }
+}
+
+/// How an Event names an object.
+pub fn reference_of(object: &Object) -> ObjectReference {
+    let descriptor = object.kind().descriptor();
+    ObjectReference {
+        api_version: Some(descriptor.api_version()),
+        kind: Some(descriptor.kind.to_owned()),
+        namespace: object.meta().namespace.clone(),
+        name: object.meta().name.clone(),
+        uid: object.meta().uid.clone(),
+        resource_version: object.meta().resource_version.clone(),
+        field_path: None,
+    }
+}
+
+/// How an Event names a typed object.
+pub fn reference_to<K: Kind>(object: &K) -> ObjectReference {
+    let meta = object.metadata();
+    ObjectReference {
+        api_version: Some(K::DESCRIPTOR.api_version()),
+        kind: Some(K::DESCRIPTOR.kind.to_owned()),
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+/// The Events whose count can still grow, the oldest forgotten first.
+#[derive(Default)]
+struct Known {
+    keys: HashMap<Identity, Key>,
+    order: VecDeque<Identity>,
+}
+
+struct Writer {
+    api: Api<Event>,
+    component: &'static str,
+    clock: Clock,
+    known: Mutex<Known>,
+}
+
+impl Writer {
+    async fn run(self, mut receiver: mpsc::Receiver<Entry>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while receiver.recv_many(&mut batch, BATCH).await > 0 {
+            let merged = merge(batch.drain(..));
+            futures::stream::iter(merged)
+                .for_each_concurrent(PARALLEL, |(entry, count)| self.write(entry, count))
+                .await;
+        }
+    }
+
+    async fn write(&self, entry: Entry, count: i32) {
+        let known = self.lock().keys.get(&entry.identity).cloned();
+        let written = match known {
+            Some(key) => self.grow(&key, count).await,
+            None => Ok(false),
+        };
+        let outcome = match written {
+            Ok(false) => self.create(entry, count).await,
+            other => other.map(|_| ()),
+        };
+        if let Err(failure) = outcome {
+            metrics::counter!("balsa_events_dropped_total").increment(1);
+            tracing::debug!(%failure, "event not written");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Counts on; false when the Event object is gone.
+    async fn grow(&self, key: &Key, by: i32) -> Result<bool, Failure> {
+        let now = self.clock.now_seconds();
+        let written = self
+            .api
+            .modify(key, Part::Whole, |event| {
+                event.count = Some(event.count.unwrap_or(1).saturating_add(by));
+                event.last_timestamp = Some(Time(now));
+                true
+            })
+            .await?;
+        Ok(written.is_some())
+    }
+
+    async fn create(&self, entry: Entry, count: i32) -> Result<(), Failure> {
+        let event = self.build(&entry, count);
+        let written = self.api.create(&event).await?;
+        let mut known = self.lock();
+        if known.keys.insert(entry.identity.clone(), written.key().clone()).is_none() {
+            known.order.push_back(entry.identity);
+        }
+        while known.order.len() > REMEMBERED {
+            if let Some(oldest) = known.order.pop_front() {
+                known.keys.remove(&oldest);
+            }
+        }
+        Ok(())
+    }
+
+    fn build(&self, entry: &Entry, count: i32) -> Event {
+        let Identity { namespace, name, type_, reason, message, .. } = &entry.identity;
+        // Events about cluster-scoped objects live in `default`.
+        let namespace = if namespace.is_empty() { "default" } else { namespace };
+        let stem = &name[..(0..=name.len().min(NAME_MAX)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0)];
+        let suffix: String = balsa_rt::new_uid().chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        let now = Time(self.clock.now_seconds());
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{stem}.{suffix}")),
+                namespace: Some(namespace.to_owned()),
+                ..ObjectMeta::default()
+            },
+            involved_object: entry.reference.clone(),
+            type_: Some((*type_).to_owned()),
+            reason: Some(reason.clone()),
+            message: Some(message.clone()),
+            count: Some(count),
+            first_timestamp: Some(now.clone()),
+            last_timestamp: Some(now),
+            source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
+            reporting_component: Some(self.component.to_owned()),
+            reporting_instance: Some(String::new()),
+            ..Event::default()
+        }
+    }
+}
+
+/// Equal events of a batch become one, with how many they were; order is kept.
+fn merge(batch: impl Iterator<Item = Entry>) -> Vec<(Entry, i32)> {
+    let mut merged: Vec<(Entry, i32)> = Vec::new();
+    let mut places: HashMap<Identity, usize> = HashMap::new();
+    for entry in batch {
+        match places.get(&entry.identity) {
+            Some(place) => merged[*place].1 = merged[*place].1.saturating_add(1),
+            None => {
+                places.insert(entry.identity.clone(), merged.len());
+                merged.push((entry, 1));
+            }
+        }
+    }
+    merged
+}
+
+/// All Events about an object, for tests and `describe`.
+///
+/// # Errors
+/// What the backend says.
+pub async fn events_about(client: &Client, about: &ObjectReference) -> Result<Vec<Arc<Object>>, Failure> {
+    let namespace = about.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
+    let all = client.api::<Event>().list(Filter::namespaced(namespace)).await?;
+    let wanted = |object: &Arc<Object>| {
+        object.typed::<Event>().is_some_and(|event| {
+            event.involved_object.uid == about.uid && event.involved_object.name == about.name
+        })
+    };
+    Ok(all.into_iter().filter(wanted).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::memory::MemoryBackend;
+
+    #[tokio::test]
+    async fn equal_events_are_counted() {
+        let client = Client::new(MemoryBackend::new(Clock::system()), "test");
+        let recorder = Recorder::new(client.clone(), "tester", Clock::system());
+        let about = ObjectReference {
+            kind: Some("Pod".to_owned()),
+            name: Some("web".to_owned()),
+            namespace: Some("default".to_owned()),
+            uid: Some("u".to_owned()),
+            ..ObjectReference::default()
+        };
+        for _ in 0..3 {
+            recorder.event(&about, "Warning", "FailedScheduling", "no room");
+        }
+        let counted = async {
+            loop {
+                let events = events_about(&client, &about).await.unwrap();
+                let counts: Vec<_> = events.iter().map(|e| e.typed::<Event>().unwrap().count).collect();
+                if counts == [Some(3)] {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+    }
+}
