@@ -102,7 +102,8 @@ impl State {
                 self.recent_bytes -= newest.bytes;
             }
         }
-        self.last = last.or(self.purged);
+        // Beyond the end there is nothing to cut.
+        self.last = self.last.min(last).max(self.purged);
     }
 
     fn purge(&mut self, upto: LogId) {
@@ -167,7 +168,8 @@ impl LogStore {
         drop(state);
         let on_disk = (from, to.min(first_recent));
         let mut entries = self.shared.store.entries(&snapshot, on_disk, max_bytes)?;
-        if entries.last().is_some_and(|last| last.log_id.index + 1 == on_disk.1) {
+        // Nothing on disk means that the log begins in memory; less than asked for, that it was enough.
+        if entries.last().is_none_or(|last| last.log_id.index + 1 == on_disk.1) {
             entries.extend(recent);
         }
         check_consecutive(&self.shared.store, &entries)?;
