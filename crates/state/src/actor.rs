@@ -26,7 +26,7 @@ use crate::refusal::Refusal;
 use crate::state::{Published, StateConfig};
 use crate::tables::{TableError, Write, object_key};
 use crate::view::{KindView, Row, Rows, field_values};
-use crate::watch::Start;
+use crate::watch::{Start, WatchError};
 use crate::watchers::{Queue, WatcherId, Watchers};
 use crate::{history, metrics};
 
@@ -84,7 +84,7 @@ pub(crate) enum Message {
     Restore { stored: Vec<Bytes>, revision: Revision, reply: oneshot::Sender<Result<Arc<Rows>, TableError>> },
     Fold { share: Share, reply: oneshot::Sender<Folded> },
     Deliver,
-    Subscribe { filter: Arc<Filter>, start: Start, reply: oneshot::Sender<Option<Subscription>> },
+    Subscribe { filter: Arc<Filter>, start: Start, reply: oneshot::Sender<Result<Subscription, WatchError>> },
     Unsubscribe(WatcherId),
     Observe(oneshot::Sender<KindStatus>),
 }
@@ -184,7 +184,7 @@ impl Actor {
                 self.labels.mailbox(waiting);
             }
             Message::Subscribe { filter, start, reply } => {
-                if let Err(Some(unwanted)) = reply.send(self.on_subscribe(filter, start)) {
+                if let Err(Ok(unwanted)) = reply.send(self.on_subscribe(filter, start)) {
                     self.watchers.remove(unwanted.queue.id);
                 }
                 self.labels.watchers(self.watchers.len());
@@ -271,21 +271,24 @@ impl Actor {
         }
     }
 
-    /// `None`: the changes since then are neither in the ring nor in the history.
-    fn on_subscribe(&mut self, filter: Arc<Filter>, start: Start) -> Option<Subscription> {
+    fn on_subscribe(&mut self, filter: Arc<Filter>, start: Start) -> Result<Subscription, WatchError> {
         // What is published may be ahead of what was delivered, never behind: the watcher is registered at
         // the published revision, and skips what is delivered up to it.
         let published = self.published.load_full();
+        let delivered = Revision(self.delivered.load(Ordering::Acquire));
         let (after, backlog) = match start {
             Start::Now => (published.revision, Backlog::Nothing(published.revision)),
             Start::Initial => (published.revision, Backlog::Initial(published.view(self.place))),
+            Start::After(after) if after >= delivered => (after, Backlog::Nothing(after)),
             Start::After(after) if after >= self.ring_floor => (after, self.recent(after, None)),
             Start::After(after) if self.keeps_history => {
                 (after, self.recent(self.ring_floor, Some((after, self.ring_floor))))
             }
-            Start::After(_) => return None,
+            Start::After(requested) => {
+                return Err(WatchError::Expired { requested, oldest: self.ring_floor });
+            }
         };
-        Some(Subscription { queue: self.watchers.add(filter, after), backlog })
+        Ok(Subscription { queue: self.watchers.add(filter, after), backlog })
     }
 
     fn recent(&self, after: Revision, before: Option<(Revision, Revision)>) -> Backlog {

@@ -122,7 +122,7 @@ impl Applier {
         let (mut shares, mut slots) = (BTreeMap::<usize, Share>::new(), 0);
         let mut in_batch = HashMap::new();
         for (i, payload) in entries.into_iter().enumerate() {
-            let entry = match decode_entry(payload) {
+            let entry = match decode_entry(payload, &self.state.shared.kinds) {
                 Ok(entry) => entry,
                 Err(EntryError::Newer(newer)) => return Err(newer),
                 Err(EntryError::Undecodable(why)) => {
@@ -143,11 +143,8 @@ impl Applier {
             }
             let first = slots;
             for proposal in entry.proposals {
-                let place = self.state.place(proposal.kind).ok_or_else(|| NewerError {
-                    what: format!("an object of {}", proposal.kind.descriptor().resource()),
-                })?;
                 self.revision.0 += 1;
-                shares.entry(place).or_default().push((slots, self.revision, proposal));
+                shares.entry(proposal.place).or_default().push((slots, self.revision, proposal));
                 slots += 1;
             }
             outcomes.push(Outcome::Slots(first..slots, entry.id));

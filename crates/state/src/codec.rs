@@ -4,10 +4,11 @@
 //! newer release wrote and this one does not know is an error that stops the server ([`NewerError`]);
 //! what nobody can read is refused with [`Refusal::Undecodable`] on every server alike.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use balsa_model::kind::KindRef;
-use balsa_model::{Key, Mutation, Operation, Precondition, Revision, kinds};
+use balsa_model::{Key, Mutation, Operation, Precondition, Revision};
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -21,6 +22,34 @@ pub(crate) mod pb {
 
 /// Format of entries that this release writes, and the newest that it reads.
 pub(crate) const FORMAT: u32 = 1;
+
+/// The kinds that are served, found by their resource.
+#[derive(Clone, Debug)]
+pub(crate) struct Kinds {
+    all: Vec<KindRef>,
+    places: HashMap<(&'static str, &'static str), usize>,
+}
+
+impl Kinds {
+    pub(crate) fn new(all: &[KindRef]) -> Self {
+        let resource = |kind: &KindRef| (kind.descriptor().group, kind.descriptor().plural);
+        let places = all.iter().enumerate().map(|(place, kind)| (resource(kind), place)).collect();
+        Self { all: all.to_vec(), places }
+    }
+
+    pub(crate) fn all(&self) -> &[KindRef] {
+        &self.all
+    }
+
+    pub(crate) fn place(&self, kind: KindRef) -> Option<usize> {
+        self.places.get(&(kind.descriptor().group, kind.descriptor().plural)).copied()
+    }
+
+    fn by_resource(&self, group: &str, plural: &str) -> Option<(usize, KindRef)> {
+        let place = *self.places.get(&(group, plural))?;
+        Some((place, self.all[place]))
+    }
+}
 
 /// Names a proposal, so that proposing it twice applies it once.
 pub(crate) type ProposalId = [u8; 16];
@@ -39,6 +68,8 @@ pub struct NewerError {
 pub(crate) struct Proposal {
     pub(crate) operation: Operation,
     pub(crate) kind: KindRef,
+    /// The place of its kind among those served.
+    pub(crate) place: usize,
     pub(crate) key: Key,
     pub(crate) object: Bytes,
     pub(crate) precondition: Precondition,
@@ -78,7 +109,8 @@ pub(crate) fn encode_entry(id: ProposalId, proposed_at_ms: i64, mutations: &[Mut
     entry.encode_to_vec().into()
 }
 
-pub(crate) fn decode_entry(payload: Bytes) -> Result<Entry, EntryError> {
+/// What the log holds, if this release understands it. `kinds` are those that it serves.
+pub(crate) fn decode_entry(payload: Bytes, kinds: &Kinds) -> Result<Entry, EntryError> {
     let entry = pb::Entry::decode(payload).map_err(|error| EntryError::Undecodable(error.to_string()))?;
     match entry.format {
         1..=FORMAT => {}
@@ -99,7 +131,7 @@ pub(crate) fn decode_entry(payload: Bytes) -> Result<Entry, EntryError> {
     let proposals = entry
         .mutations
         .into_iter()
-        .map(|mutation| decode_mutation(mutation, at))
+        .map(|mutation| decode_mutation(mutation, at, kinds))
         .collect::<Result<_, _>>()?;
     Ok(Entry { id, proposals })
 }
@@ -128,15 +160,23 @@ fn encode_mutation(mutation: &Mutation) -> pb::Mutation {
     }
 }
 
-fn decode_mutation(mutation: pb::Mutation, proposed_at_ms: i64) -> Result<Proposal, EntryError> {
+fn decode_mutation(
+    mutation: pb::Mutation,
+    proposed_at_ms: i64,
+    kinds: &Kinds,
+) -> Result<Proposal, EntryError> {
     let operation = decode_operation(mutation.operation)
         .ok_or_else(|| newer(format!("a mutation with operation {}", mutation.operation)))?;
-    let kind = kinds::by_resource(&mutation.group, &mutation.resource).ok_or_else(|| {
-        newer(format!("an object of the unknown resource \"{}/{}\"", mutation.group, mutation.resource))
+    let (place, kind) = kinds.by_resource(&mutation.group, &mutation.resource).ok_or_else(|| {
+        newer(format!(
+            "an object of the unknown resource \"{}\" in group \"{}\"",
+            mutation.resource, mutation.group
+        ))
     })?;
     Ok(Proposal {
         operation,
         kind,
+        place,
         key: Key::new(mutation.namespace, mutation.name),
         object: mutation.object,
         precondition: Precondition {

@@ -45,6 +45,11 @@ impl Table {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn owners(&self) -> &HashMap<String, Key> {
+        &self.owners
+    }
+
     fn judge(&self, proposal: &Proposal) -> Result<(), Refusal> {
         let current = self.rows.get(&proposal.key).map(|row| &row.object);
         let current = match (proposal.operation, current) {

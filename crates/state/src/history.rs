@@ -164,11 +164,8 @@ pub(crate) fn versions(
     tables: &dyn Tables,
     kind: KindRef,
     key: &Key,
-    to: Revision,
 ) -> Result<Vec<PastVersion>, TableError> {
-    let object_key = object_key(kind, key);
-    let (first, last) =
-        (change_key(&object_key, Revision(0)), change_key(&object_key, Revision(to.0.saturating_add(1))));
+    let (first, last) = range_of(kind, key, Revision(u64::MAX - 1));
     let (mut found, mut damaged) = (Vec::new(), None);
     tables.scan(Table::History, &first, &last, &mut |key, value| match decode(kind, value) {
         Some(version) => {
@@ -190,8 +187,17 @@ pub(crate) fn at(
     key: &Key,
     revision: Revision,
 ) -> Result<Option<Arc<Object>>, TableError> {
-    let last = versions(tables, kind, key, revision)?.pop();
-    Ok(last.filter(|version| version.operation != Operation::Remove).map(|version| version.object))
+    let (first, last) = range_of(kind, key, revision);
+    let Some(value) = tables.last(Table::History, &first, &last)? else { return Ok(None) };
+    let version = decode(kind, &value).ok_or_else(|| damage(&first))?;
+    Ok((version.operation != Operation::Remove).then_some(version.object))
+}
+
+/// The keys of an object's versions up to and including `to`.
+fn range_of(kind: KindRef, key: &Key, to: Revision) -> (Vec<u8>, Vec<u8>) {
+    let object_key = object_key(kind, key);
+    let after = Revision(to.0.saturating_add(1));
+    (change_key(&object_key, Revision(0)), change_key(&object_key, after))
 }
 
 /// The changes of a kind after `after`, up to and including `to`, in their order.

@@ -24,6 +24,9 @@ mod view;
 mod watch;
 mod watchers;
 
+#[cfg(test)]
+mod tests;
+
 pub use actor::KindStatus;
 pub use codec::NewerError;
 pub use event::{Event, Version};

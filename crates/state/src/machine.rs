@@ -81,4 +81,14 @@ impl Tables for balsa_log::Tables {
         let visit = |key: &[u8], value: &[u8]| -> ControlFlow<()> { visit(key, value) };
         self.scan(table, from, to, false, visit).map_err(|error| TableError(error.to_string()))
     }
+
+    fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, TableError> {
+        let mut last = None;
+        let visit = |_: &[u8], value: &[u8]| {
+            last = Some(Bytes::copy_from_slice(value));
+            ControlFlow::Break(())
+        };
+        self.scan(table, from, to, true, visit).map_err(|error| TableError(error.to_string()))?;
+        Ok(last)
+    }
 }

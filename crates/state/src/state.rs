@@ -3,7 +3,6 @@
 //! Invariant: what is published is one picture of all kinds at one revision, put there by one atomic
 //! store; reading never waits for writing.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -13,6 +12,7 @@ use balsa_model::{Key, Object, Revision};
 use tokio::sync::watch;
 
 use crate::actor::{ActorHandle, Backlog, KindStatus, Message, Subscription};
+use crate::codec::Kinds;
 use crate::history::{self, HistoryError, PastVersion};
 use crate::metrics;
 use crate::pins::Pins;
@@ -84,8 +84,7 @@ pub struct State {
 }
 
 pub(crate) struct Shared {
-    pub(crate) kinds: Vec<KindRef>,
-    places: HashMap<KindRef, usize>,
+    pub(crate) kinds: Kinds,
     pub(crate) published: Arc<ArcSwap<Published>>,
     pub(crate) reached: watch::Sender<Reached>,
     pub(crate) actors: Vec<ActorHandle>,
@@ -101,13 +100,11 @@ impl State {
     pub(crate) fn start(kinds: &[KindRef], config: StateConfig) -> Self {
         metrics::describe();
         let rows = kinds.iter().map(|kind| Arc::new(Rows::new(*kind))).collect();
-        let published =
-            Arc::new(ArcSwap::from_pointee(Published { revision: Revision(0), rows }));
+        let published = Arc::new(ArcSwap::from_pointee(Published { revision: Revision(0), rows }));
         let start =
             |(place, kind): (usize, &KindRef)| ActorHandle::start(*kind, place, &config, published.clone());
         let shared = Shared {
-            kinds: kinds.to_vec(),
-            places: kinds.iter().enumerate().map(|(place, kind)| (*kind, place)).collect(),
+            kinds: Kinds::new(kinds),
             actors: kinds.iter().enumerate().map(start).collect(),
             published,
             reached: watch::Sender::new(Reached::default()),
@@ -121,7 +118,7 @@ impl State {
 
     /// The kinds that are served.
     pub fn kinds(&self) -> &[KindRef] {
-        &self.shared.kinds
+        self.shared.kinds.all()
     }
 
     /// The current picture of a kind: one atomic load. Empty for a kind that is not served.
@@ -199,16 +196,10 @@ impl State {
         let kind = request.kind;
         let place =
             self.place(kind).ok_or_else(|| WatchError::NotServed(kind.descriptor().qualified_kind()))?;
-        if let Start::After(requested) = request.start {
-            self.check_floor(requested)?;
-        }
         let (filter, start) = (Arc::new(request.filter.clone()), request.start);
         let subscribe = |reply| Message::Subscribe { filter: filter.clone(), start, reply };
         let subscription = self.shared.actors[place].ask(subscribe).await.ok_or(WatchError::Closed)?;
-        let Some(Subscription { queue, backlog }) = subscription else {
-            let requested = if let Start::After(requested) = start { requested } else { Revision(0) };
-            return Err(WatchError::Expired { requested, oldest: self.revision() });
-        };
+        let Subscription { queue, backlog } = subscription?;
         let position = if let Start::After(after) = start { after } else { self.revision() };
         let mut watch = Watch::new(self.clone(), request, filter.clone(), queue, position);
         match backlog {
@@ -248,7 +239,7 @@ impl State {
     /// When the history cannot be read.
     pub async fn history(&self, kind: KindRef, key: &Key) -> Result<Vec<PastVersion>, HistoryError> {
         let key = key.clone();
-        let read = self.read(move |tables| history::versions(tables, kind, &key, Revision(u64::MAX - 1)));
+        let read = self.read(move |tables| history::versions(tables, kind, &key));
         Ok(read.await?)
     }
 
@@ -298,7 +289,7 @@ impl State {
     }
 
     pub(crate) fn place(&self, kind: KindRef) -> Option<usize> {
-        self.shared.places.get(&kind).copied()
+        self.shared.kinds.place(kind)
     }
 
     pub(crate) fn delivered(&self, kind: KindRef) -> Revision {

@@ -11,7 +11,7 @@ use balsa_rt::{Backoff, Clock, new_uid};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::codec::{ProposalId, Verdicts, decode_reply, encode_entry};
+use crate::codec::{ProposalId, decode_reply, encode_entry};
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -48,7 +48,10 @@ impl Store {
     ///
     /// # Errors
     /// When nothing is known of the outcome. Proposed again, with the same id, until then.
-    pub async fn propose(&self, mutations: Vec<Mutation>) -> Result<Verdicts, ProposeError> {
+    pub async fn propose(
+        &self,
+        mutations: Vec<Mutation>,
+    ) -> Result<Vec<Result<Revision, Refusal>>, ProposeError> {
         let payload = self.encode(&mutations);
         let give_up = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
@@ -76,7 +79,7 @@ impl Store {
         &self,
         term: u64,
         mutations: Vec<Mutation>,
-    ) -> Result<Verdicts, ProposeError> {
+    ) -> Result<Vec<Result<Revision, Refusal>>, ProposeError> {
         let (_, reply) = self.log.propose_as_leader(term, self.encode(&mutations)).await?;
         read_reply(&reply, mutations.len())
     }
@@ -101,7 +104,7 @@ fn new_proposal_id() -> ProposalId {
     u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
 }
 
-fn read_reply(reply: &[u8], expected: usize) -> Result<Verdicts, ProposeError> {
+fn read_reply(reply: &[u8], expected: usize) -> Result<Vec<Result<Revision, Refusal>>, ProposeError> {
     let unreadable = || ProposeError::Fatal("the reply of a newer release cannot be read".to_owned());
     let verdicts = decode_reply(reply).ok_or_else(unreadable)?;
     match verdicts.as_slice() {

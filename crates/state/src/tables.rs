@@ -36,6 +36,9 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
     /// Visits the keys from `from` up to but not including `to`, in order.
     fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: Visit<'_>) -> Result<(), TableError>;
+
+    /// The value of the last key from `from` up to but not including `to`.
+    fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, TableError>;
 }
 
 pub(crate) const REVISION: &[u8] = b"\0revision";
@@ -130,6 +133,11 @@ pub(crate) mod memory {
             }
         }
 
+        pub(crate) fn replace_with(&self, other: &Self) {
+            let tables = other.0.lock().unwrap().clone();
+            *self.0.lock().unwrap() = tables;
+        }
+
         pub(crate) fn rows(&self, table: Table) -> Rows {
             self.0.lock().unwrap().get(&table).cloned().unwrap_or_default()
         }
@@ -147,6 +155,10 @@ pub(crate) mod memory {
                 }
             }
             Ok(())
+        }
+
+        fn last(&self, table: Table, from: &[u8], to: &[u8]) -> Result<Option<Bytes>, TableError> {
+            Ok(self.rows(table).range(from.to_vec()..to.to_vec()).next_back().map(|(_, value)| value.clone()))
         }
     }
 }

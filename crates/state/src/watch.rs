@@ -126,7 +126,7 @@ impl Watch {
     }
 
     pub(crate) fn tell_first(&mut self, events: impl IntoIterator<Item = Event>) {
-        self.ready.extend(events);
+        events.into_iter().for_each(|event| self.take(event));
     }
 
     /// The next event; `None` when the server shuts down. After an error there is nothing more.
