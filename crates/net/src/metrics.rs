@@ -37,7 +37,13 @@ pub(crate) fn proxy_failed() {
     metrics::counter!(SYNC_PROXY_FAILURES).increment(1);
 }
 
-pub(crate) fn dns_answered(zone: String, proto: &'static str, kind: &'static str, rcode: &'static str, took: Duration) {
+pub(crate) fn dns_answered(
+    zone: String,
+    proto: &'static str,
+    kind: &'static str,
+    rcode: &'static str,
+    took: Duration,
+) {
     metrics::counter!(DNS_REQUESTS, "zone" => zone.clone(), "proto" => proto, "type" => kind).increment(1);
     metrics::counter!(DNS_RESPONSES, "zone" => zone.clone(), "rcode" => rcode).increment(1);
     metrics::histogram!(DNS_DURATION, "zone" => zone).record(took.as_secs_f64());

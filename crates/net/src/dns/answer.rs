@@ -114,9 +114,13 @@ fn inside_cluster(view: &DnsView, name: &str, labels: &[&str], kind: QueryType) 
     match labels {
         ["svc" | "pod" | "dns"] => Answer::no_data(),
         ["svc" | "pod", namespace] if has_namespace(namespace) => Answer::no_data(),
-        ["dns", "ns"] => Answer::found(view.dns_service.and_then(|ip| address(name, ip, kind)).into_iter().collect()),
+        ["dns", "ns"] => {
+            Answer::found(view.dns_service.and_then(|ip| address(name, ip, kind)).into_iter().collect())
+        }
         ["dns-version"] => match kind {
-            QueryType::Txt | QueryType::Any => Answer::found(vec![record(name, RecordData::Txt("1.1.0".into()))]),
+            QueryType::Txt | QueryType::Any => {
+                Answer::found(vec![record(name, RecordData::Txt("1.1.0".into()))])
+            }
             _ => Answer::no_data(),
         },
         ["pod", namespace, dashed] if has_namespace(namespace) => match dashed_address(dashed) {
@@ -151,7 +155,11 @@ fn of_service(view: &DnsView, service: &DnsService, name: &str, rest: &[&str], k
             if exists { Answer::no_data() } else { Answer::NxDomain }
         }
         [protocol, port_name] if protocol.starts_with('_') && port_name.starts_with('_') => {
-            let matching = |port: &DnsPort| is_protocol(port, protocol) && !port.name.is_empty() && port.name.eq_ignore_ascii_case(&port_name[1..]);
+            let matching = |port: &DnsPort| {
+                is_protocol(port, protocol)
+                    && !port.name.is_empty()
+                    && port.name.eq_ignore_ascii_case(&port_name[1..])
+            };
             match (all_ports(service).any(matching), kind) {
                 (false, _) => Answer::NxDomain,
                 (true, QueryType::Srv | QueryType::Any) => servers(view, service, name, matching),
@@ -242,7 +250,10 @@ fn reverse_address(name: &str) -> Option<IpAddr> {
         return forward.join(".").parse::<Ipv4Addr>().ok().map(IpAddr::V4);
     }
     let nibbles: String = name.strip_suffix(".ip6.arpa")?.rsplit('.').collect();
-    (nibbles.len() == 32).then(|| u128::from_str_radix(&nibbles, 16).ok()).flatten().map(|n| IpAddr::V6(n.into()))
+    (nibbles.len() == 32)
+        .then(|| u128::from_str_radix(&nibbles, 16).ok())
+        .flatten()
+        .map(|n| IpAddr::V6(n.into()))
 }
 
 #[cfg(test)]

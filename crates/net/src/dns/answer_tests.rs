@@ -41,7 +41,8 @@ fn view() -> DnsView {
         service("dual", ips(&["10.96.0.8", "fd00::8"])),
         service("ext", DnsTarget::ExternalName("Example.ORG.".into())),
     ];
-    DnsView::new("cluster.local", 3, ["shop".into(), "bare".into()], services).with_dns_service(Ipv4Addr::new(10, 96, 0, 10))
+    DnsView::new("cluster.local", 3, ["shop".into(), "bare".into()], services)
+        .with_dns_service(Ipv4Addr::new(10, 96, 0, 10))
 }
 
 /// One line for an answer: codes, or the data of its records.
@@ -50,7 +51,9 @@ fn ask(name: &str, kind: QueryType) -> String {
         RecordData::A(ip) => ip.to_string(),
         RecordData::Aaaa(ip) => ip.to_string(),
         RecordData::Srv { weight, port, target, .. } => format!("{weight} {port} {target}"),
-        RecordData::Ptr(name) | RecordData::Cname(name) | RecordData::Ns(name) | RecordData::Txt(name) => name.clone(),
+        RecordData::Ptr(name) | RecordData::Cname(name) | RecordData::Ns(name) | RecordData::Txt(name) => {
+            name.clone()
+        }
         RecordData::Soa => "SOA".into(),
     };
     match answer(&view(), name, kind) {
@@ -129,7 +132,9 @@ fn names_and_types() {
 
 #[test]
 fn srv_answers_carry_the_addresses_of_their_targets() {
-    let Answer::Found { additional, .. } = answer(&view(), "_peer._tcp.db.shop.svc.cluster.local", QueryType::Srv) else {
+    let Answer::Found { additional, .. } =
+        answer(&view(), "_peer._tcp.db.shop.svc.cluster.local", QueryType::Srv)
+    else {
         panic!("not found");
     };
     let names: Vec<_> = additional.iter().map(|record| record.name.as_str()).collect();

@@ -57,7 +57,9 @@ struct Kept {
 impl Forwarder {
     /// `own` are the resolver's addresses: asking itself would go round for ever.
     pub(super) fn new(upstreams: &[SocketAddr], own: &[SocketAddr]) -> Self {
-        let is_own = |upstream: &SocketAddr| own.iter().any(|own| own.port() == upstream.port() && own.ip() == upstream.ip());
+        let is_own = |upstream: &SocketAddr| {
+            own.iter().any(|own| own.port() == upstream.port() && own.ip() == upstream.ip())
+        };
         Self {
             upstreams: upstreams.iter().filter(|upstream| !is_own(upstream)).copied().collect(),
             preferred: AtomicUsize::new(0),
@@ -88,8 +90,12 @@ impl Forwarder {
                     self.keep(key, &answer, Instant::now());
                     return answer;
                 }
-                Ok(answer) => tracing::debug!(upstream = %self.upstreams[number], code = %answer.code, "name server gave up"),
-                Err(error) => tracing::debug!(upstream = %self.upstreams[number], %error, "name server did not answer"),
+                Ok(answer) => {
+                    tracing::debug!(upstream = %self.upstreams[number], code = %answer.code, "name server gave up")
+                }
+                Err(error) => {
+                    tracing::debug!(upstream = %self.upstreams[number], %error, "name server did not answer")
+                }
             }
         }
         Forwarded::failed(ResponseCode::ServFail)
@@ -123,11 +129,15 @@ impl Forwarder {
 /// How long an answer may be kept: as its shortest record says; a negative one as its SOA says.
 fn lifetime(answer: &Forwarded) -> Option<u32> {
     let ttl = match answer.code {
-        ResponseCode::NoError if !answer.answers.is_empty() => answer.answers.iter().map(|record| record.ttl).min(),
-        ResponseCode::NoError | ResponseCode::NXDomain => answer.authorities.iter().find_map(|record| match &record.data {
-            RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-            _ => None,
-        }),
+        ResponseCode::NoError if !answer.answers.is_empty() => {
+            answer.answers.iter().map(|record| record.ttl).min()
+        }
+        ResponseCode::NoError | ResponseCode::NXDomain => {
+            answer.authorities.iter().find_map(|record| match &record.data {
+                RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+                _ => None,
+            })
+        }
         _ => None,
     };
     ttl.map(|ttl| ttl.min(MAX_TTL)).filter(|ttl| *ttl > 0)
@@ -153,7 +163,11 @@ async fn ask_one(upstream: SocketAddr, name: &Name, kind: RecordType) -> std::io
 }
 
 async fn over_udp(upstream: SocketAddr, question: &[u8], asked: &Message) -> std::io::Result<Message> {
-    let any: SocketAddr = if upstream.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let any: SocketAddr = if upstream.is_ipv4() {
+        (Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (Ipv6Addr::UNSPECIFIED, 0).into()
+    };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(upstream).await?;
     socket.send(question).await?;
@@ -161,7 +175,9 @@ async fn over_udp(upstream: SocketAddr, question: &[u8], asked: &Message) -> std
     loop {
         let length = socket.recv(&mut buffer).await?;
         // What is no answer to this question may be forged; the right one may still come.
-        if let Some(answer) = Message::from_vec(&buffer[..length]).ok().filter(|answer| belongs(answer, asked)) {
+        if let Some(answer) =
+            Message::from_vec(&buffer[..length]).ok().filter(|answer| belongs(answer, asked))
+        {
             return Ok(answer);
         }
     }
@@ -174,7 +190,11 @@ async fn over_tcp(upstream: SocketAddr, question: &[u8], asked: &Message) -> std
     let mut buffer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut buffer).await?;
     let answer = Message::from_vec(&buffer).map_err(std::io::Error::other)?;
-    if belongs(&answer, asked) { Ok(answer) } else { Err(std::io::Error::other("the answer is to another question")) }
+    if belongs(&answer, asked) {
+        Ok(answer)
+    } else {
+        Err(std::io::Error::other("the answer is to another question"))
+    }
 }
 
 fn belongs(answer: &Message, asked: &Message) -> bool {

@@ -66,7 +66,10 @@ impl HostResolv {
             match words.next() {
                 Some("nameserver") => found.nameservers.extend(words.next().map(str::to_owned)),
                 Some("search" | "domain") => {
-                    found.searches = words.map(|word| word.trim_end_matches('.').to_owned()).filter(|word| !word.is_empty()).collect();
+                    found.searches = words
+                        .map(|word| word.trim_end_matches('.').to_owned())
+                        .filter(|word| !word.is_empty())
+                        .collect();
                 }
                 Some("options") => found.options = words.map(str::to_owned).collect(),
                 _ => {}
@@ -77,7 +80,11 @@ impl HostResolv {
 
     /// The servers to forward to, at port 53. A zone index (`fe80::1%eth0`) cannot be used.
     pub fn upstreams(&self) -> Vec<std::net::SocketAddr> {
-        self.nameservers.iter().filter_map(|text| text.parse::<IpAddr>().ok()).map(|ip| (ip, 53).into()).collect()
+        self.nameservers
+            .iter()
+            .filter_map(|text| text.parse::<IpAddr>().ok())
+            .map(|ip| (ip, 53).into())
+            .collect()
     }
 }
 
@@ -212,7 +219,10 @@ mod tests {
         };
         let text = make(DnsPolicy::ClusterFirst, &config);
         assert!(text.contains("cluster.local corp.example lab.example ns1.svc.cluster.local\n"), "{text}");
-        assert!(text.contains("nameserver 10.96.0.10\nnameserver 1.2.3.4\noptions ndots:2 edns0\n"), "{text}");
+        assert!(
+            text.contains("nameserver 10.96.0.10\nnameserver 1.2.3.4\noptions ndots:2 edns0\n"),
+            "{text}"
+        );
         assert_eq!(
             make(DnsPolicy::None, &config),
             "search ns1.svc.cluster.local cluster.local\nnameserver 1.2.3.4\nnameserver 10.96.0.10\noptions ndots:2 edns0\n"

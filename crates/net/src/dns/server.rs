@@ -128,7 +128,11 @@ struct Reply {
 
 #[async_trait]
 impl RequestHandler for Handler {
-    async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        mut out: R,
+    ) -> ResponseInfo {
         let started = Instant::now();
         let view = self.view.load_full();
         let reply = self.reply(&view, request).await;
@@ -236,13 +240,18 @@ fn wire(view: &DnsView, record: &DnsRecord) -> Option<Record> {
     let data = match &record.data {
         RecordData::A(ip) => RData::A(A(*ip)),
         RecordData::Aaaa(ip) => RData::AAAA(AAAA(*ip)),
-        RecordData::Srv { priority, weight, port, target } => RData::SRV(SRV::new(*priority, *weight, *port, absolute(target)?)),
+        RecordData::Srv { priority, weight, port, target } => {
+            RData::SRV(SRV::new(*priority, *weight, *port, absolute(target)?))
+        }
         RecordData::Ptr(name) => RData::PTR(PTR(absolute(name)?)),
         RecordData::Cname(name) => RData::CNAME(CNAME(absolute(name)?)),
         RecordData::Ns(name) => RData::NS(NS(absolute(name)?)),
         RecordData::Txt(text) => RData::TXT(TXT::new(vec![text.clone()])),
         RecordData::Soa => {
-            let (server, mailbox) = (absolute(&format!("ns.dns.{}", view.domain))?, absolute(&format!("hostmaster.{}", view.domain))?);
+            let (server, mailbox) = (
+                absolute(&format!("ns.dns.{}", view.domain))?,
+                absolute(&format!("hostmaster.{}", view.domain))?,
+            );
             RData::SOA(SOA::new(server, mailbox, view.serial, 7200, 1800, 86_400, view.ttl))
         }
     };

@@ -39,7 +39,8 @@ pub(super) fn remove(bridge: &str) -> Result<(), NetError> {
     for table in ["filter", "nat"] {
         let Some(listing) = iptables(&["-t", table, "-S"])? else { return Ok(()) };
         for line in listing.lines().filter(|line| line.contains(&format!("\"{comment}\""))) {
-            let words: Vec<String> = line.replace(&format!("\"{comment}\""), "\u{1}").split(' ').map(str::to_owned).collect();
+            let words: Vec<String> =
+                line.replace(&format!("\"{comment}\""), "\u{1}").split(' ').map(str::to_owned).collect();
             let mut arguments = vec!["-t".to_owned(), table.to_owned(), "-D".to_owned()];
             arguments.extend(words.into_iter().skip(1).map(|word| word.replace('\u{1}', &comment)));
             iptables(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -66,23 +67,33 @@ fn table_of(config: &NodeNetworkConfig) -> Vec<Value> {
         json!({"add": {"table": {"family": "ip", "name": table}}}),
         nft::base_chain(&table, "postrouting", "nat", "postrouting", 100),
         nft::base_chain(&table, "raw", "filter", "prerouting", -300),
-        rule("postrouting", json!([
-            nft::matches("==", nft::payload("ip", "saddr"), nft::prefix(config.pod_cidr)),
-            nft::matches("!=", nft::payload("ip", "daddr"), nft::prefix(config.cluster_cidr)),
-            nft::matches("!=", nft::payload("ip", "daddr"), json!({"prefix": {"addr": "224.0.0.0", "len": 4}})),
-            {"masquerade": null},
-        ])),
+        rule(
+            "postrouting",
+            json!([
+                nft::matches("==", nft::payload("ip", "saddr"), nft::prefix(config.pod_cidr)),
+                nft::matches("!=", nft::payload("ip", "daddr"), nft::prefix(config.cluster_cidr)),
+                nft::matches("!=", nft::payload("ip", "daddr"), json!({"prefix": {"addr": "224.0.0.0", "len": 4}})),
+                {"masquerade": null},
+            ]),
+        ),
         // route_localnet lets 127.0.0.1 be translated; pods must not reach the host's loopback by it.
-        rule("raw", json!([
-            nft::matches("==", json!({"meta": {"key": "iifname"}}), json!(config.bridge)),
-            nft::matches("==", nft::payload("ip", "daddr"), json!({"prefix": {"addr": "127.0.0.0", "len": 8}})),
-            {"drop": null},
-        ])),
+        rule(
+            "raw",
+            json!([
+                nft::matches("==", json!({"meta": {"key": "iifname"}}), json!(config.bridge)),
+                nft::matches("==", nft::payload("ip", "daddr"), json!({"prefix": {"addr": "127.0.0.0", "len": 8}})),
+                {"drop": null},
+            ]),
+        ),
     ];
     if let Some(address) = config.cluster_dns {
         let lead = |mut expr: Vec<Value>| {
             expr.push(nft::matches("==", nft::payload("ip", "daddr"), json!(address)));
-            expr.push(nft::matches("==", json!({"meta": {"key": "l4proto"}}), json!({"set": ["tcp", "udp"]})));
+            expr.push(nft::matches(
+                "==",
+                json!({"meta": {"key": "l4proto"}}),
+                json!({"set": ["tcp", "udp"]}),
+            ));
             expr.push(nft::matches("==", nft::payload("th", "dport"), json!(53)));
             expr.push(json!({"dnat": {"family": "ip", "addr": config.gateway(), "port": 53}}));
             json!(expr)
@@ -135,7 +146,9 @@ impl IptablesRule {
             arguments
         };
         let Some(listing) = iptables(&["-t", self.table, "-S"])? else {
-            report.warnings.push("there is no iptables: if something drops forwarded traffic, pods are cut off".into());
+            report
+                .warnings
+                .push("there is no iptables: if something drops forwarded traffic, pods are cut off".into());
             return Ok(());
         };
         let exists = |chain: &str| {
@@ -163,7 +176,9 @@ fn iptables(arguments: &[&str]) -> Result<Option<String>, NetError> {
         message,
     };
     match Command::new("iptables").arg("-w").args(arguments).output() {
-        Ok(output) if output.status.success() => Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned())),
+        Ok(output) if output.status.success() => {
+            Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+        }
         Ok(output) => Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed(error.to_string())),

@@ -12,7 +12,9 @@ use futures::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::RouteScope;
-use rtnetlink::{Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{
+    Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 
 use super::{BRIDGE_PREFIX, LINK_PREFIX, NodeNetworkConfig, OwnedBridge, PodInterface};
 use crate::error::NetError;
@@ -86,7 +88,11 @@ pub(super) fn owned_bridges() -> Result<Vec<OwnedBridge>, NetError> {
 
 /// Makes the veth pair with the pod's end in the namespace `sandbox` stands for. False if the
 /// pair is there already.
-pub(super) fn make_pair(config: &NodeNetworkConfig, pod: &PodInterface, sandbox: &File) -> Result<bool, NetError> {
+pub(super) fn make_pair(
+    config: &NodeNetworkConfig,
+    pod: &PodInterface,
+    sandbox: &File,
+) -> Result<bool, NetError> {
     netlink(async |handle| {
         if let Some(link) = find(&handle, &pod.host_link).await? {
             if alias(&link) == Some(pod_alias(pod).as_str()) {
@@ -114,7 +120,8 @@ pub(super) fn is_configured(address: Ipv4Addr) -> Result<bool, NetError> {
     netlink(async |handle| {
         let Some(link) = find(&handle, POD_LINK).await? else { return Ok(false) };
         let request = handle.address().get().set_link_index_filter(link.header.index);
-        let addresses: Vec<_> = request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
+        let addresses: Vec<_> =
+            request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
         let wanted = AddressAttribute::Local(IpAddr::V4(address));
         Ok(addresses.iter().any(|found| found.attributes.contains(&wanted)))
     })
@@ -192,8 +199,10 @@ pub(super) fn add_loopback(address: Ipv4Addr) -> Result<(), NetError> {
 pub(super) fn remove_loopback(address: Ipv4Addr) -> Result<(), NetError> {
     netlink(async |handle| {
         let lo = must_find(&handle, "lo").await?;
-        let request = handle.address().get().set_link_index_filter(lo).set_address_filter(IpAddr::V4(address));
-        let found: Vec<_> = request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
+        let request =
+            handle.address().get().set_link_index_filter(lo).set_address_filter(IpAddr::V4(address));
+        let found: Vec<_> =
+            request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
         for message in found {
             check(handle.address().del(message).execute().await, || format!("take {address} off lo"))?;
         }
@@ -277,15 +286,22 @@ fn is_absent(code: i32) -> bool {
 }
 
 fn name_of(link: &LinkMessage) -> &str {
-    link.attributes.iter().find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None }).unwrap_or("")
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })
+        .unwrap_or("")
 }
 
 fn alias(link: &LinkMessage) -> Option<&str> {
-    link.attributes.iter().find_map(|a| if let LinkAttribute::IfAlias(alias) = a { Some(alias.as_str()) } else { None })
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::IfAlias(alias) = a { Some(alias.as_str()) } else { None })
 }
 
 fn controller(link: &LinkMessage) -> Option<u32> {
-    link.attributes.iter().find_map(|a| if let LinkAttribute::Controller(index) = a { Some(*index) } else { None })
+    link.attributes
+        .iter()
+        .find_map(|a| if let LinkAttribute::Controller(index) = a { Some(*index) } else { None })
 }
 
 fn set(setting: &str, value: &str) -> Result<(), NetError> {
@@ -294,7 +310,8 @@ fn set(setting: &str, value: &str) -> Result<(), NetError> {
     if std::fs::read_to_string(&path).is_ok_and(|current| current.trim() == value) {
         return Ok(());
     }
-    std::fs::write(&path, value).map_err(|source| NetError::Setting { setting: setting.replace('/', "."), source })
+    std::fs::write(&path, value)
+        .map_err(|source| NetError::Setting { setting: setting.replace('/', "."), source })
 }
 
 fn set_if_there(setting: &str, value: &str) -> Result<(), NetError> {

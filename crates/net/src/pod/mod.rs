@@ -128,8 +128,12 @@ pub struct OwnedBridge {
 #[async_trait]
 pub trait PodNetworking: Send + Sync {
     /// Connects a sandbox; done again for the same pod, sandbox and address it changes nothing.
-    async fn attach(&self, sandbox: &Netns, address: Ipv4Addr, pod_uid: &str)
-    -> Result<PodInterface, NetError>;
+    async fn attach(
+        &self,
+        sandbox: &Netns,
+        address: Ipv4Addr,
+        pod_uid: &str,
+    ) -> Result<PodInterface, NetError>;
 
     /// Removes a pod's link, if there is one.
     async fn detach(&self, pod_uid: &str) -> Result<(), NetError>;
@@ -150,7 +154,10 @@ impl PodNetwork {
     /// time; agents do so periodically, because firewall tools flush what they do not know.
     pub async fn ensure(config: NodeNetworkConfig) -> Result<Self, NetError> {
         if config.bridge.is_empty() || config.bridge.len() > 15 {
-            return Err(NetError::Config(format!("bridge name {:?} must have 1 to 15 characters", config.bridge)));
+            return Err(NetError::Config(format!(
+                "bridge name {:?} must have 1 to 15 characters",
+                config.bridge
+            )));
         }
         if config.pod_cidr.prefix_len() > 30 {
             return Err(NetError::Config(format!("pod CIDR {} has no room for pods", config.pod_cidr)));
@@ -209,8 +216,11 @@ impl PodNetworking for PodNetwork {
         if !self.config.pod_cidr.contains(&address) || address == self.config.gateway() {
             return Err(NetError::NotInCidr { address, cidr: self.config.pod_cidr });
         }
-        let interface =
-            PodInterface { pod_uid: pod_uid.to_owned(), address, host_link: link_name(&self.config.bridge, pod_uid) };
+        let interface = PodInterface {
+            pod_uid: pod_uid.to_owned(),
+            address,
+            host_link: link_name(&self.config.bridge, pod_uid),
+        };
         let target = sandbox.open()?;
         let (config, wanted) = (self.config.clone(), interface.clone());
         let made = self.config.netns.run(move || link::make_pair(&config, &wanted, &target)).await?;

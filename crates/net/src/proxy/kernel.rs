@@ -34,7 +34,11 @@ impl Kernel {
             return Ok(Synced::Standby);
         }
         if self.programmed.as_ref().is_some_and(|(programmed, _)| programmed == input) {
-            return Ok(Synced::Unchanged);
+            if self.is_there().await? {
+                return Ok(Synced::Unchanged);
+            }
+            tracing::warn!(table = self.table, "somebody removed the service rules; making them anew");
+            self.programmed = None;
         }
         let started = Instant::now();
         let wanted = rules(&self.table, input);
@@ -64,6 +68,12 @@ impl Kernel {
         self.netns.run(move || nft::remove_table(&table)).await?;
         self.lease = None;
         Ok(())
+    }
+
+    /// Whether the way into the rules still is in the kernel.
+    async fn is_there(&self) -> Result<bool, NetError> {
+        let table = self.table.clone();
+        self.netns.run(move || Ok(nft::has_rules(&table, "prerouting"))).await
     }
 
     /// Whether this process programs the namespace's table; takes the lease if it is free.
@@ -109,11 +119,15 @@ fn forget(flow: &StaleFlow) {
     }
     match command.output() {
         // Exit code 1 with this line is its way to say that there was none.
-        Ok(output) if output.status.success() || String::from_utf8_lossy(&output.stderr).contains("0 flow entries") => {}
+        Ok(output)
+            if output.status.success()
+                || String::from_utf8_lossy(&output.stderr).contains("0 flow entries") => {}
         Ok(output) => {
             let message = String::from_utf8_lossy(&output.stderr);
             tracing::warn!(?flow, message = message.trim(), "cannot forget a UDP flow");
         }
-        Err(error) => tracing::warn!(?flow, %error, "cannot run conntrack; an old UDP flow ends by its timeout"),
+        Err(error) => {
+            tracing::warn!(?flow, %error, "cannot run conntrack; an old UDP flow ends by its timeout")
+        }
     }
 }

@@ -22,8 +22,8 @@ use std::time::Duration;
 pub use input::{Protocol, ProxyEndpoint, ProxyInput, ProxyPort, ProxyService, usable};
 pub use rules::{StaleFlow, rules, stale_udp};
 pub use ruleset::{Chain, RuleSet, Set, diff};
-pub(crate) use userspace::{bind_tcp, bind_udp};
 pub use userspace::{Backend, Frontend, plan};
+pub(crate) use userspace::{bind_tcp, bind_udp};
 
 use crate::error::NetError;
 use crate::netns::Netns;

@@ -13,7 +13,11 @@ pub(crate) fn apply(commands: &[Value]) -> Result<(), NetError> {
 
 /// Whether this process may change rules; nothing is changed.
 pub(crate) fn check_permitted() -> Result<(), NetError> {
-    run(&[json!({"add": {"table": {"family": "ip", "name": "balsa_check"}}})], &["--check"], "check that rules may be changed")
+    run(
+        &[json!({"add": {"table": {"family": "ip", "name": "balsa_check"}}})],
+        &["--check"],
+        "check that rules may be changed",
+    )
 }
 
 /// Removes a table, if it is there.
@@ -24,6 +28,12 @@ pub(crate) fn remove_table(table: &str) -> Result<(), NetError> {
         Err(NetError::Tool { message, .. }) if message.contains("No such file") => Ok(()),
         result => result,
     }
+}
+
+/// Whether a chain is there and has rules.
+pub(crate) fn has_rules(table: &str, chain: &str) -> bool {
+    let listed = helper::get_current_ruleset_raw(helper::DEFAULT_NFT, ["list", "chain", "ip", table, chain]);
+    listed.is_ok_and(|text| text.contains("\"rule\""))
 }
 
 /// A chain on a hook, with policy accept.
@@ -51,7 +61,8 @@ pub(crate) fn prefix(cidr: Ipv4Net) -> Value {
 
 fn run(commands: &[Value], arguments: &[&str], action: &str) -> Result<(), NetError> {
     let payload = json!({"nftables": commands}).to_string();
-    let failed = |message: String| NetError::Tool { program: "nft".into(), action: action.to_owned(), message };
+    let failed =
+        |message: String| NetError::Tool { program: "nft".into(), action: action.to_owned(), message };
     match helper::apply_ruleset_raw(&payload, helper::DEFAULT_NFT, arguments) {
         Ok(_) => Ok(()),
         Err(NftablesError::NftExecution { inner, .. }) => Err(failed(inner.to_string())),

@@ -123,15 +123,20 @@ impl Build<'_> {
 
     fn port(&mut self, service: &ProxyService, port: &ProxyPort) {
         let names = Names::of(service, port);
-        let local: Vec<ProxyEndpoint> = port.endpoints.iter().filter(|endpoint| endpoint.local).cloned().collect();
+        let local: Vec<ProxyEndpoint> =
+            port.endpoints.iter().filter(|endpoint| endpoint.local).cloned().collect();
         let (everywhere, here) = (sorted(usable(&port.endpoints)), sorted(usable(&local)));
-        let has_external = !service.external_ips.is_empty() || !service.load_balancer_ips.is_empty() || port.node_port.is_some();
+        let has_external = !service.external_ips.is_empty()
+            || !service.load_balancer_ips.is_empty()
+            || port.node_port.is_some();
         let internal = if service.internal_local { &here } else { &everywhere };
         let external = if service.external_local { &here } else { &everywhere };
         // With a Local policy, endpoints elsewhere mean: not here, try another node.
-        let missing = if everywhere.is_empty() { json!({"goto": {"target": "refuse"}}) } else { json!({"drop": null}) };
+        let missing =
+            if everywhere.is_empty() { json!({"goto": {"target": "refuse"}}) } else { json!({"drop": null}) };
 
-        let needs_all = !service.internal_local || (has_external && (!service.external_local || self.input.cluster_cidr.is_some()));
+        let needs_all = !service.internal_local
+            || (has_external && (!service.external_local || self.input.cluster_cidr.is_some()));
         let needs_here = service.internal_local || (has_external && service.external_local);
         if needs_all && !everywhere.is_empty() {
             self.balance(&names.all, service, port, &names, &everywhere);
@@ -179,7 +184,14 @@ impl Build<'_> {
     }
 
     /// The chain that picks one of `endpoints`: the one the client had before, or any.
-    fn balance(&mut self, chain: &str, service: &ProxyService, port: &ProxyPort, names: &Names, endpoints: &[ProxyEndpoint]) {
+    fn balance(
+        &mut self,
+        chain: &str,
+        service: &ProxyService,
+        port: &ProxyPort,
+        names: &Names,
+        endpoints: &[ProxyEndpoint],
+    ) {
         let mut rules = Vec::new();
         let mut choices = Vec::new();
         for (number, endpoint) in endpoints.iter().enumerate() {
@@ -196,13 +208,21 @@ impl Build<'_> {
         self.chain(chain, None, rules);
     }
 
-    fn endpoint(&mut self, service: &ProxyService, port: &ProxyPort, names: &Names, endpoint: &ProxyEndpoint) -> String {
+    fn endpoint(
+        &mut self,
+        service: &ProxyService,
+        port: &ProxyPort,
+        names: &Names,
+        endpoint: &ProxyEndpoint,
+    ) -> String {
         let chain = names.endpoint(endpoint);
         let itself = matches("==", payload("ip", "saddr"), json!(endpoint.address));
         let mut rules = vec![json!([itself, jump("mark_masquerade")])];
         if let Some(timeout) = service.affinity {
             let set = names.affinity(endpoint, timeout);
-            rules.push(json!([{"set": {"op": "update", "elem": payload("ip", "saddr"), "set": format!("@{set}")}}]));
+            rules.push(
+                json!([{"set": {"op": "update", "elem": payload("ip", "saddr"), "set": format!("@{set}")}}]),
+            );
             let spec = vec![
                 ("type", json!("ipv4_addr")),
                 ("flags", json!(["timeout"])),
@@ -226,7 +246,8 @@ impl Build<'_> {
                 let from_pods = matches("==", payload("ip", "saddr"), prefix(cidr));
                 rules.push(json!([from_pods, goto(&names.all)]));
             }
-            let from_here = matches("==", json!({"fib": {"result": "type", "flags": ["saddr"]}}), json!("local"));
+            let from_here =
+                matches("==", json!({"fib": {"result": "type", "flags": ["saddr"]}}), json!("local"));
             rules.push(json!([from_here, jump("mark_masquerade")]));
             rules.push(json!([goto(&names.local)]));
             rules
@@ -241,7 +262,10 @@ impl Build<'_> {
         if service.source_ranges.is_empty() {
             return target.to_owned();
         }
-        let allowed = service.source_ranges.iter().map(|range| json!([matches("==", payload("ip", "saddr"), prefix(*range)), goto(target)]));
+        let allowed = service
+            .source_ranges
+            .iter()
+            .map(|range| json!([matches("==", payload("ip", "saddr"), prefix(*range)), goto(target)]));
         let rules = allowed.chain([json!([{"drop": null}])]).collect();
         self.chain(&names.firewall, None, rules);
         names.firewall.clone()
@@ -279,10 +303,18 @@ struct Names {
 
 impl Names {
     fn of(service: &ProxyService, port: &ProxyPort) -> Self {
-        let readable = format!("{}/{}/{}/{}", service.namespace, service.name, port.protocol.name(), port.port);
+        let readable =
+            format!("{}/{}/{}/{}", service.namespace, service.name, port.protocol.name(), port.port);
         let hash = short(&readable, 8);
         let chain = |kind: &str| format!("{kind}-{hash}-{readable}");
-        Self { all: chain("svc"), local: chain("local"), external: chain("ext"), firewall: chain("fw"), hash, readable }
+        Self {
+            all: chain("svc"),
+            local: chain("local"),
+            external: chain("ext"),
+            firewall: chain("fw"),
+            hash,
+            readable,
+        }
     }
 
     fn endpoint(&self, endpoint: &ProxyEndpoint) -> String {
@@ -316,7 +348,8 @@ fn outside(cidr: Ipv4Net) -> Value {
 }
 
 fn lookup_ip(map: &str) -> Value {
-    let key = json!({"concat": [payload("ip", "daddr"), {"meta": {"key": "l4proto"}}, payload("th", "dport")]});
+    let key =
+        json!({"concat": [payload("ip", "daddr"), {"meta": {"key": "l4proto"}}, payload("th", "dport")]});
     json!({"vmap": {"key": key, "data": format!("@{map}")}})
 }
 
@@ -363,8 +396,10 @@ fn udp_targets(input: &ProxyInput) -> UdpTargets {
     let mut targets = UdpTargets::new();
     for service in &input.services {
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Udp) {
-            let endpoints: Vec<Ipv4Addr> = usable(&port.endpoints).into_iter().map(|endpoint| endpoint.address).collect();
-            let addresses = service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
+            let endpoints: Vec<Ipv4Addr> =
+                usable(&port.endpoints).into_iter().map(|endpoint| endpoint.address).collect();
+            let addresses =
+                service.cluster_ips.iter().chain(&service.external_ips).chain(&service.load_balancer_ips);
             for address in addresses {
                 targets.insert((Some(*address), port.port), endpoints.clone());
             }

@@ -17,7 +17,13 @@ fn service(endpoints: Vec<ProxyEndpoint>) -> ProxyService {
         namespace: "shop".into(),
         name: "web".into(),
         cluster_ips: vec![ip("10.96.0.7")],
-        ports: vec![ProxyPort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: None, endpoints }],
+        ports: vec![ProxyPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: 80,
+            node_port: None,
+            endpoints,
+        }],
         ..ProxyService::default()
     }
 }
@@ -57,7 +63,10 @@ fn a_cluster_ip_leads_to_each_ready_endpoint_with_the_same_chance() {
 fn an_endpoint_translates_and_masquerades_the_pod_that_meets_itself() {
     let rules = rules("t", &input(vec![service(vec![endpoint(2)])]));
     let chain = only(&rules, "ep-");
-    assert_eq!(chain.rules[0], json!([matches("==", payload("ip", "saddr"), json!("10.244.0.2")), jump("mark_masquerade")]));
+    assert_eq!(
+        chain.rules[0],
+        json!([matches("==", payload("ip", "saddr"), json!("10.244.0.2")), jump("mark_masquerade")])
+    );
     assert_eq!(chain.rules[1][1], json!({"dnat": {"addr": "10.244.0.2", "port": 8080}}));
 }
 
@@ -146,12 +155,16 @@ fn a_changed_service_touches_no_other() {
     let services = |changed: Vec<ProxyEndpoint>| {
         let many = (0..500u16).map(|n| {
             let mut service = service(vec![endpoint(9)]);
-            (service.name, service.cluster_ips) = (format!("s{n}"), vec![Ipv4Addr::from(0x0a60_1000 + u32::from(n))]);
+            (service.name, service.cluster_ips) =
+                (format!("s{n}"), vec![Ipv4Addr::from(0x0a60_1000 + u32::from(n))]);
             service
         });
         input(many.chain([service(changed)]).collect())
     };
-    let commands = diff(&rules("t", &services(vec![endpoint(2)])), &rules("t", &services(vec![endpoint(2), endpoint(3)])));
+    let commands = diff(
+        &rules("t", &services(vec![endpoint(2)])),
+        &rules("t", &services(vec![endpoint(2), endpoint(3)])),
+    );
     assert!(commands.len() <= 5, "{commands:#?}");
 }
 

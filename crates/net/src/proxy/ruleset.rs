@@ -58,12 +58,21 @@ impl RuleSet {
     /// The commands that make the table from nothing, replacing what is there.
     pub fn full(&self) -> Vec<Value> {
         let name = json!({"family": "ip", "name": self.table});
-        let mut commands = vec![json!({"add": {"table": name.clone()}}), json!({"delete": {"table": name.clone()}}), json!({"add": {"table": name}})];
+        let mut commands = vec![
+            json!({"add": {"table": name.clone()}}),
+            json!({"delete": {"table": name.clone()}}),
+            json!({"add": {"table": name}}),
+        ];
         commands.extend(diff(&Self { table: self.table.clone(), ..Self::default() }, self));
         commands
     }
 
-    fn object(&self, command: &str, kind: &str, fields: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
+    fn object(
+        &self,
+        command: &str,
+        kind: &str,
+        fields: impl IntoIterator<Item = (&'static str, Value)>,
+    ) -> Value {
         let mut object = serde_json::Map::new();
         object.insert("family".into(), json!("ip"));
         object.insert("table".into(), json!(self.table));
@@ -84,7 +93,8 @@ impl RuleSet {
     }
 
     fn elements(&self, command: &str, name: &str, elements: Vec<Value>) -> Option<Value> {
-        (!elements.is_empty()).then(|| self.object(command, "element", [("name", json!(name)), ("elem", json!(elements))]))
+        (!elements.is_empty())
+            .then(|| self.object(command, "element", [("name", json!(name)), ("elem", json!(elements))]))
     }
 }
 
@@ -164,8 +174,12 @@ mod tests {
     }
 
     fn verbs(commands: &[Value]) -> Vec<String> {
-        let first = |value: &Value| value.as_object().and_then(|map| map.keys().next().cloned()).unwrap_or_default();
-        commands.iter().map(|command| format!("{} {}", first(command), first(&command[first(command)]))).collect()
+        let first =
+            |value: &Value| value.as_object().and_then(|map| map.keys().next().cloned()).unwrap_or_default();
+        commands
+            .iter()
+            .map(|command| format!("{} {}", first(command), first(&command[first(command)])))
+            .collect()
     }
 
     #[test]

@@ -49,8 +49,10 @@ pub fn plan(input: &ProxyInput) -> BTreeMap<Frontend, Backend> {
     for service in &input.services {
         for port in service.ports.iter().filter(|port| port.protocol != Protocol::Sctp) {
             let backend = |local_only: bool| {
-                let allowed: Vec<_> = port.endpoints.iter().filter(|e| e.local || !local_only).cloned().collect();
-                let endpoints: Vec<SocketAddr> = usable(&allowed).iter().map(|e| (e.address, e.port).into()).collect();
+                let allowed: Vec<_> =
+                    port.endpoints.iter().filter(|e| e.local || !local_only).cloned().collect();
+                let endpoints: Vec<SocketAddr> =
+                    usable(&allowed).iter().map(|e| (e.address, e.port).into()).collect();
                 (!endpoints.is_empty()).then_some(Backend { endpoints, affinity: service.affinity })
             };
             if let Some(backend) = backend(service.internal_local) {
@@ -60,7 +62,8 @@ pub fn plan(input: &ProxyInput) -> BTreeMap<Frontend, Backend> {
             }
             if let (Some(node_port), Some(backend)) = (port.node_port, backend(service.external_local)) {
                 let everywhere = [Ipv4Addr::UNSPECIFIED];
-                let addresses = if input.node_addresses.is_empty() { &everywhere[..] } else { &input.node_addresses };
+                let addresses =
+                    if input.node_addresses.is_empty() { &everywhere[..] } else { &input.node_addresses };
                 for address in addresses {
                     plan.entry((port.protocol, *address, node_port)).or_insert_with(|| backend.clone());
                 }
@@ -88,7 +91,8 @@ impl Userspace {
     }
 
     pub(super) async fn sync(&mut self, input: &ProxyInput) -> Result<Synced, NetError> {
-        let cluster_ips: BTreeSet<_> = input.services.iter().flat_map(|s| s.cluster_ips.iter().copied()).collect();
+        let cluster_ips: BTreeSet<_> =
+            input.services.iter().flat_map(|s| s.cluster_ips.iter().copied()).collect();
         let mut changes = usize::from(self.addresses.set(cluster_ips.clone()).await?);
         let mut plan = plan(input);
         plan.retain(|(_, address, _), _| !cluster_ips.contains(address) || self.addresses.has(*address));
@@ -123,7 +127,11 @@ impl Userspace {
         Ok(())
     }
 
-    async fn listen(&self, (protocol, address, port): Frontend, backend: Backend) -> Result<Running, NetError> {
+    async fn listen(
+        &self,
+        (protocol, address, port): Frontend,
+        backend: Backend,
+    ) -> Result<Running, NetError> {
         let at = SocketAddr::from((address, port));
         let balancer = Arc::new(Balancer::new(backend));
         let scope = Scope::new();
@@ -131,7 +139,10 @@ impl Userspace {
         if protocol == Protocol::Udp {
             let socket = self.netns.run(move || bind_udp(at)).await?;
             let socket = UdpSocket::from_std(socket).map_err(failed)?;
-            scope.spawn(TaskKind::Network, serve_udp(socket, balancer.clone(), self.netns.clone(), scope.token()));
+            scope.spawn(
+                TaskKind::Network,
+                serve_udp(socket, balancer.clone(), self.netns.clone(), scope.token()),
+            );
         } else {
             let listener = self.netns.run(move || bind_tcp(at)).await?;
             let listener = TcpListener::from_std(listener).map_err(failed)?;
@@ -241,7 +252,12 @@ async fn relay(mut client: TcpStream, from: SocketAddr, balancer: Arc<Balancer>)
 
 type Flows = HashMap<SocketAddr, (Arc<UdpSocket>, SocketAddr, Scope)>;
 
-async fn serve_udp(socket: UdpSocket, balancer: Arc<Balancer>, netns: Netns, token: balsa_rt::CancellationToken) {
+async fn serve_udp(
+    socket: UdpSocket,
+    balancer: Arc<Balancer>,
+    netns: Netns,
+    token: balsa_rt::CancellationToken,
+) {
     let socket = Arc::new(socket);
     let mut flows = Flows::new();
     let (ended, mut ends) = tokio::sync::mpsc::channel(64);

@@ -1,0 +1,76 @@
+//! The proxy without rules: listeners on loopback, in this process's own namespace.
+
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use balsa_net::proxy::{Protocol, ProxyEndpoint, ProxyPort, ProxyService, Synced};
+use balsa_net::{Netns, ProxyInput, ProxyMode, ServiceProxy};
+
+use crate::lab::{ask_tcp, serve_on};
+
+fn backend(name: &str) -> ProxyEndpoint {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = tcp.local_addr().unwrap();
+    let udp = UdpSocket::bind(address).unwrap();
+    serve_on(tcp, udp, name);
+    ProxyEndpoint::ready(Ipv4Addr::LOCALHOST, address.port())
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn input(
+    protocol: Protocol,
+    node_port: u16,
+    endpoints: Vec<ProxyEndpoint>,
+    affinity: Option<Duration>,
+) -> ProxyInput {
+    let port = ProxyPort { name: String::new(), protocol, port: 80, node_port: Some(node_port), endpoints };
+    let service = ProxyService {
+        namespace: "shop".into(),
+        name: "web".into(),
+        ports: vec![port],
+        affinity,
+        ..ProxyService::default()
+    };
+    ProxyInput { cluster_cidr: None, node_addresses: vec![Ipv4Addr::LOCALHOST], services: vec![service] }
+}
+
+async fn who(port: u16) -> Result<String, std::io::ErrorKind> {
+    let asked = Netns::Current.run(move || Ok(ask_tcp(([127, 0, 0, 1], port).into()))).await.unwrap();
+    asked.map(|said| said.split(' ').next().unwrap().to_owned()).map_err(|error| error.kind())
+}
+
+#[tokio::test]
+async fn a_node_port_is_balanced_kept_and_refused() {
+    let (one, two, port) = (backend("one"), backend("two"), free_port());
+    let proxy = ServiceProxy::new(ProxyMode::Userspace, "", Netns::Current);
+    let both = |affinity| input(Protocol::Tcp, port, vec![one.clone(), two.clone()], affinity);
+    assert_eq!(proxy.sync(&both(None)).await.unwrap(), Synced::Changed(1));
+    assert_eq!(proxy.sync(&both(None)).await.unwrap(), Synced::Unchanged);
+    let (first, second) = (who(port).await.unwrap(), who(port).await.unwrap());
+    assert_ne!(first, second);
+    proxy.sync(&both(Some(Duration::from_secs(60)))).await.unwrap();
+    let kept = who(port).await.unwrap();
+    for _ in 0..5 {
+        assert_eq!(who(port).await.unwrap(), kept);
+    }
+    proxy.sync(&input(Protocol::Tcp, port, vec![], None)).await.unwrap();
+    assert_eq!(who(port).await, Err(std::io::ErrorKind::ConnectionRefused));
+}
+
+#[tokio::test]
+async fn datagrams_find_their_way_back() {
+    let (one, port) = (backend("one"), free_port());
+    let proxy = ServiceProxy::new(ProxyMode::Userspace, "", Netns::Current);
+    proxy.sync(&input(Protocol::Udp, port, vec![one], None)).await.unwrap();
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(("127.0.0.1", port)).await.unwrap();
+    for _ in 0..3 {
+        socket.send(b"hello").await.unwrap();
+        let mut buffer = [0; 64];
+        let received = tokio::time::timeout(Duration::from_secs(3), socket.recv(&mut buffer)).await;
+        assert!(buffer[..received.unwrap().unwrap()].starts_with(b"one "));
+    }
+}
