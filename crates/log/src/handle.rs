@@ -18,7 +18,7 @@ use crate::error::{LogError, ProposeError, ReadError};
 use crate::leadership::{self, Leadership};
 use crate::log_store::LogStore;
 use crate::machine::{LogIndex, Machine, StateMachine};
-use crate::metrics;
+use crate::{members, metrics};
 use crate::network::Network;
 use crate::read_index::{self, Waiter};
 use crate::service::{self, PeerServer};
@@ -76,6 +76,8 @@ impl Log {
         let scope = Scope::new();
         let (announce_leadership, leadership) = watch::channel(Leadership::default());
         scope.spawn(TaskKind::Raft, leadership::run(raft.clone(), announce_leadership, applied.clone()));
+        let address = config.address.clone();
+        scope.spawn(TaskKind::Raft, members::keep_address(raft.clone(), address, leadership.clone()));
         let (readers, asked) = mpsc::unbounded_channel();
         scope.spawn(TaskKind::Raft, read_index::run(raft.clone(), node_id, transport.clone(), asked));
         let shared = Shared {
@@ -300,3 +302,7 @@ fn reason(error: &ProposeError) -> &'static str {
         ProposeError::Fatal(_) => "fatal",
     }
 }
+
+#[cfg(test)]
+#[path = "handle_tests.rs"]
+mod tests;

@@ -6,12 +6,14 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::impls::BasicNode;
 use openraft::{ChangeMembers, ServerState};
+use tokio::sync::watch;
 
 use crate::error::LogError;
 use crate::handle::Log;
+use crate::leadership::Leadership;
 use crate::machine::LogIndex;
 use crate::store::Family;
-use crate::types::{NodeId, Types};
+use crate::types::{NodeId, Raft, Types};
 
 /// What a server is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,6 +179,27 @@ impl Log {
     async fn change(&self, change: ChangeMembers<NodeId, BasicNode>) -> Result<(), LogError> {
         self.shared.raft.change_membership(change, false).await.map_err(refused)?;
         Ok(())
+    }
+}
+
+/// A leader that was started at another address than its members list says puts that right.
+pub(crate) async fn keep_address(
+    raft: Raft,
+    address: String,
+    mut leadership: watch::Receiver<Leadership>,
+) {
+    while leadership.wait_for(|now| now.is_leader).await.is_ok() {
+        let me = *raft.node_id();
+        if crate::handle::address_of(&raft, me).is_some_and(|listed| listed != address) {
+            let node = BTreeMap::from([(me, BasicNode::new(&address))]);
+            match raft.change_membership(ChangeMembers::SetNodes(node), true).await {
+                Ok(_) => tracing::info!(address, "this server is known at its new address"),
+                Err(error) => tracing::warn!(%error, address, "the new address of this server is not known to others"),
+            }
+        }
+        if leadership.wait_for(|now| !now.is_leader).await.is_err() {
+            return;
+        }
     }
 }
 

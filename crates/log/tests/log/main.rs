@@ -1,6 +1,7 @@
 //! The log as its users see it: one server alone, and several under faults.
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
+mod kill;
 mod simulation;
 mod single;
 mod world;

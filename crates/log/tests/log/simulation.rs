@@ -16,7 +16,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::world::{World, eventually};
 
-const FAULTS: usize = 14;
+const FAULTS: usize = 8;
 const CLIENTS: u64 = 4;
 
 /// What clients were told.
@@ -58,7 +58,7 @@ impl Told {
     /// Until some more proposals went through, or no quorum could answer for a while.
     async fn progress(&self) {
         let (before, deadline) = (self.count.load(Ordering::Relaxed), Instant::now() + Duration::from_secs(2));
-        while self.count.load(Ordering::Relaxed) < before + 60 && Instant::now() < deadline {
+        while self.count.load(Ordering::Relaxed) < before + 25 && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -152,6 +152,29 @@ async fn damage_is_named_and_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_away_too_long_is_brought_up_by_a_snapshot() {
+    let mut world = World::start(3, |config| {
+        (config.snapshot_after, config.keep_entries) = (50, 5);
+    })
+    .await;
+    world.crash(3).await;
+    let leader = world.node(1).log().unwrap().clone();
+    leader.leadership().wait_for(|now| now.is_leader).await.unwrap();
+    for number in 0..200 {
+        leader.propose(payload(number)).await.unwrap();
+    }
+    eventually("entries are purged", || async { leader.status().purged.is_some() }).await;
+    world.net.heal();
+    world.boot(3).await;
+    let expected = world.nodes[0].payloads();
+    assert_eq!(expected.len(), 200);
+    eventually("3 has caught up", || async { world.nodes[2].payloads() == expected }).await;
+    let status = world.nodes[2].log().unwrap().status();
+    assert!(status.purged.is_some(), "its log begins where the snapshot ends: {status:?}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go() {
     let mut world = World::start(3, |_| {}).await;
     let leader = world.node(1).log().unwrap().clone();
