@@ -1,0 +1,289 @@
+//! JSON and YAML bodies to trees. A field that stands twice is reported; the last one counts.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use crate::status::Failure;
+
+/// Reads a JSON body. Beside the tree: duplicate fields, in Kubernetes' words
+/// (`duplicate field "spec.replicas"`).
+///
+/// # Errors
+/// `BadRequest` when it is no JSON object. The caller puts in front which kind it expected.
+pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
+    let mut log = Log::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let parsed = Tree { log: &mut log }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| go_json_error(&error, bytes))
+        .and_then(expect_object);
+    match parsed {
+        Ok(value) => Ok((value, log.duplicates)),
+        Err(why) => Err(Failure::bad_request(format!(
+            "couldn't get version/kind; json parse error: {why} ({})",
+            excerpt(bytes)
+        ))),
+    }
+}
+
+/// Reads a YAML body: one document, JSON's data model.
+///
+/// # Errors
+/// `BadRequest` when it is no YAML mapping.
+pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
+    let mut log = Log::default();
+    let bad = |why: String| Failure::bad_request(format!("error converting YAML to JSON: {why}"));
+    let deserializer = serde_yaml_ng::Deserializer::from_slice(bytes);
+    match (Tree { log: &mut log }).deserialize(deserializer) {
+        Ok(value) => expect_object(value).map(|value| (value, log.duplicates)).map_err(bad),
+        Err(error) => {
+            let line = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
+            let text = error.to_string();
+            let words = text.split(" at line ").next().unwrap_or_default();
+            Err(bad(format!("yaml: {line}{words}")))
+        }
+    }
+}
+
+fn expect_object(value: Value) -> Result<Value, String> {
+    let found = match value {
+        Value::Object(_) => return Ok(value),
+        // An empty body; what is missing is told by whoever looks for it.
+        Value::Null => return Ok(Value::Object(Map::new())),
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    Err(format!(
+        "json: cannot unmarshal {found} into Go value of type struct {{ APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    ))
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    if bytes.is_empty() {
+        return "<empty>".to_owned();
+    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
+    if bytes.len() > SHOWN { format!("{text} ...") } else { text.into_owned() }
+}
+
+/// A decoder's error in the words of Go's decoder, as far as they say the same.
+fn go_json_error(error: &serde_json::Error, bytes: &[u8]) -> String {
+    if error.is_eof() {
+        return "unexpected end of JSON input".to_owned();
+    }
+    let line = bytes.split(|b| *b == b'\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
+    let found = line.get(error.column().saturating_sub(1)).copied().unwrap_or(b'?');
+    let found = if found.is_ascii_graphic() || found == b' ' { char::from(found) } else { '?' };
+    let text = error.to_string();
+    let place = match text.split(" at line ").next().unwrap_or_default() {
+        "trailing characters" => "after top-level value",
+        "key must be a string" => "looking for beginning of object key string",
+        "expected `:`" => "after object key",
+        "expected `,` or `}`" => "after object key:value pair",
+        "expected `,` or `]`" => "after array element",
+        "trailing comma" | "expected value" => "looking for beginning of value",
+        other => return other.to_owned(),
+    };
+    format!("invalid character '{found}' {place}")
+}
+
+#[derive(Default)]
+struct Log {
+    path: String,
+    duplicates: Vec<String>,
+}
+
+impl Log {
+    /// Extends the path; the length it had goes back to [`Log::leave`].
+    fn enter(&mut self, part: fmt::Arguments<'_>, dot: bool) -> usize {
+        let length = self.path.len();
+        if dot && length > 0 {
+            self.path.push('.');
+        }
+        // Writing into a String does not fail.
+        let _ = fmt::Write::write_fmt(&mut self.path, part);
+        length
+    }
+
+    fn leave(&mut self, length: usize) {
+        self.path.truncate(length);
+    }
+}
+
+/// Deserializes a tree and writes down what stands twice. Depth is bounded by the decoders.
+struct Tree<'a> {
+    log: &'a mut Log,
+}
+
+impl<'de> DeserializeSeed<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tree<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut out = Vec::new();
+        loop {
+            let length = self.log.enter(format_args!("[{}]", out.len()), false);
+            let item = items.next_element_seed(Tree { log: &mut *self.log })?;
+            self.log.leave(length);
+            match item {
+                Some(item) => out.push(item),
+                None => return Ok(Value::Array(out)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut out = Map::new();
+        // YAML has keys that are no text (`8080: x`); in JSON they become text.
+        while let Some(key) = entries.next_key::<Key>()? {
+            let length = self.log.enter(format_args!("{}", key.0), true);
+            if out.contains_key(&key.0) {
+                self.log.duplicates.push(format!("duplicate field \"{}\"", self.log.path));
+            }
+            let value = entries.next_value_seed(Tree { log: &mut *self.log })?;
+            self.log.leave(length);
+            out.insert(key.0, value);
+        }
+        Ok(Value::Object(out))
+    }
+}
+
+struct Key(String);
+
+impl<'de> serde::Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Key, E> {
+                Ok(Key(value.to_owned()))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Key, E> {
+                Ok(Key(value.to_string()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Key, E> {
+                Ok(Key(value.to_string()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Key, E> {
+                Ok(Key(value.to_string()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Key, E> {
+                Ok(Key(value.to_string()))
+            }
+
+            fn visit_unit<E>(self) -> Result<Key, E> {
+                Ok(Key("null".to_owned()))
+            }
+        }
+        deserializer.deserialize_any(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn duplicates_are_reported_and_the_last_counts() {
+        let (value, duplicates) =
+            parse_json(br#"{"spec":{"replicas":1,"replicas":2,"c":[{"a":1,"a":2}]},"spec2":null}"#).unwrap();
+        assert_eq!(value, json!({"spec": {"replicas": 2, "c": [{"a": 2}]}, "spec2": null}));
+        assert_eq!(duplicates, ["duplicate field \"spec.replicas\"", "duplicate field \"spec.c[0].a\""]);
+    }
+
+    #[test]
+    fn bad_json_is_told_in_the_words_of_go() {
+        let error = |text: &str| parse_json(text.as_bytes()).unwrap_err().message;
+        assert_eq!(
+            error("{"),
+            "couldn't get version/kind; json parse error: unexpected end of JSON input ({)"
+        );
+        assert_eq!(
+            error(""),
+            "couldn't get version/kind; json parse error: unexpected end of JSON input (<empty>)"
+        );
+        assert!(error("[]").contains("cannot unmarshal array into Go value"));
+        assert!(error("{} trailing").contains("invalid character 't' after top-level value"));
+        assert!(error("{\"a\" 1}").contains("invalid character '1' after object key"));
+        assert!(parse_json(&[b'['; 100_000]).is_err());
+        assert_eq!(parse_json(b"null").unwrap().0, json!({}));
+    }
+
+    #[test]
+    fn yaml_becomes_json() {
+        let yaml =
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata:\n  a: 'x'\n  8080: |\n    t\n";
+        let (value, duplicates) = parse_yaml(yaml.as_bytes()).unwrap();
+        assert_eq!(value["data"], json!({"a": "x", "8080": "t\n"}));
+        assert!(duplicates.is_empty());
+        let error = parse_yaml(b"a: b: c").unwrap_err().message;
+        assert!(error.starts_with("error converting YAML to JSON: yaml: line 1:"), "{error}");
+        assert!(parse_yaml(b"- a\n").is_err());
+        assert!(parse_yaml(b"a: 1\n---\nb: 2\n").is_err());
+        assert_eq!(parse_yaml(b"{\"a\": {\"b\": 1}}").unwrap().0, json!({"a": {"b": 1}}));
+    }
+}
