@@ -31,6 +31,9 @@ use crate::{history, metrics};
 /// proposer gives up long before so many others have come in between.
 const REMEMBERED_REPLIES: usize = 65_536;
 
+/// Changes by which the history outgrows its size before it is trimmed.
+const TRIM: usize = 1000;
+
 /// Why a batch is not applied. This server must stop.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ApplyError {
@@ -196,21 +199,23 @@ impl Applier {
         replies
     }
 
-    /// Trims the history, many changes at a time.
+    /// Trims the history, some changes at a time.
     fn trim(&mut self, writes: &mut Vec<Write>) -> Result<(), TableError> {
-        let keep = self.state.shared.config.history_changes;
+        let shared = &self.state.shared;
+        let keep = shared.config.history_changes;
         // What this batch adds is not in the tables yet; the oldest, which goes, is.
-        if self.recorded <= keep + (keep / 10).max(1) {
+        if self.recorded <= keep + (keep / 10).clamp(1, TRIM) {
             return Ok(());
         }
-        let Some(tables) = self.state.shared.tables.get() else { return Ok(()) };
+        let Some(tables) = shared.tables.get() else { return Ok(()) };
+        let from = Revision(shared.history_floor.load(Ordering::Acquire));
         let before = writes.len();
-        let Some(floor) = history::trim(tables.as_ref(), self.recorded - keep, writes)? else {
-            return Ok(());
-        };
+        let floor = history::trim(tables.as_ref(), from, self.recorded - keep, writes)?;
         self.recorded -= history::trimmed(&writes[before..]);
-        // Before the rows go: who reads them now looks at the floor afterwards.
-        self.state.shared.history_floor.store(floor.0, Ordering::Release);
+        if let Some(floor) = floor {
+            // Before the rows go: who reads them now looks at the floor afterwards.
+            shared.history_floor.store(floor.0, Ordering::Release);
+        }
         Ok(())
     }
 

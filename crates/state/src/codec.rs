@@ -258,3 +258,93 @@ fn decode_refusal(refusal: pb::Refusal) -> Option<Refusal> {
         Wire::Undecodable(why) => Refusal::Undecodable(why),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use balsa_model::kind::{Claim, kind_of};
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use super::*;
+
+    fn sample() -> Mutation {
+        Mutation {
+            operation: Operation::Replace,
+            kind: kind_of::<ConfigMap>(),
+            key: Key::new("n", "x"),
+            object: Bytes::from_static(b"{}"),
+            precondition: Precondition { revision: Some(Revision(300)), uid: Some("u".to_owned()) },
+            claims: vec![Claim { token: "t/v".to_owned(), field: "f", refusal: "r" }],
+            user: "me".into(),
+        }
+    }
+
+    fn kinds() -> Kinds {
+        Kinds::new(&[kind_of::<ConfigMap>()])
+    }
+
+    /// What a released server may have on disk. It must be read for ever.
+    #[test]
+    fn the_first_format_is_frozen() {
+        let frozen: &[&[u8]] = &[
+            b"\x08\x01",
+            b"\x12\x10AAAAAAAAAAAAAAAA",
+            b"\x18\x07",
+            b"\x22\x2f",
+            b"\x08\x02",
+            b"\x1a\x0aconfigmaps",
+            b"\x22\x01n",
+            b"\x2a\x01x",
+            b"\x32\x02{}",
+            b"\x38\xac\x02",
+            b"\x42\x01u",
+            b"\x4a\x0b\x0a\x03t/v\x12\x01f\x1a\x01r",
+            b"\x52\x02me",
+        ];
+        let encoded = encode_entry([b'A'; 16], 7, &[sample()]);
+        assert_eq!(encoded.escape_ascii().to_string(), frozen.concat().escape_ascii().to_string());
+        let entry = decode_entry(frozen.concat().into(), &kinds()).unwrap();
+        assert_eq!(entry.id, Some([b'A'; 16]));
+        let [proposal] = &entry.proposals[..] else { panic!() };
+        assert_eq!((proposal.operation, proposal.key.to_string()), (Operation::Replace, "n/x".to_owned()));
+        assert_eq!(proposal.precondition, sample().precondition);
+        assert_eq!((proposal.claims[0].token.as_str(), proposal.proposed_at_ms), ("t/v", 7));
+        assert_eq!((proposal.object.as_ref(), proposal.user.as_ref()), (&b"{}"[..], "me"));
+    }
+
+    #[test]
+    fn replies_are_frozen() {
+        let verdicts = vec![
+            Ok(Revision(5)),
+            Err(Refusal::AlreadyExists),
+            Err(Refusal::NotFound),
+            Err(Refusal::Conflict { current: Revision(9) }),
+            Err(Refusal::UidMismatch { current: "u".to_owned() }),
+            Err(Refusal::Claimed { field: "f".to_owned(), value: "v".to_owned(), refusal: "r".to_owned() }),
+            Err(Refusal::Undecodable("w".to_owned())),
+        ];
+        let frozen = b"\x0a\x02\x08\x05\x0a\x04\x12\x02\x0a\x00\x0a\x04\x12\x02\x12\x00\x0a\x04\x12\x02\x18\x09\
+            \x0a\x05\x12\x03\x22\x01u\x0a\x0d\x12\x0b\x2a\x09\x0a\x01f\x12\x01v\x1a\x01r\x0a\x05\x12\x03\x32\x01w";
+        let encoded = encode_reply(&verdicts).encode_to_vec();
+        assert_eq!(encoded.escape_ascii().to_string(), frozen.escape_ascii().to_string());
+        assert_eq!(decode_reply(frozen), Some(verdicts));
+    }
+
+    #[test]
+    fn what_is_newer_is_told_from_what_is_broken() {
+        let newer = |entry: &pb::Entry| match decode_entry(entry.encode_to_vec().into(), &kinds()) {
+            Err(EntryError::Newer(newer)) => newer.what,
+            other => panic!("{other:?}"),
+        };
+        let entry = || pb::Entry::decode(encode_entry([1; 16], 7, &[sample()])).unwrap();
+        assert_eq!(newer(&pb::Entry { format: 9, ..entry() }), "an entry of format 9");
+        let mut unknown = entry();
+        unknown.mutations[0].operation = 77;
+        assert_eq!(newer(&unknown), "a mutation with operation 77");
+        let mut unknown = entry();
+        unknown.mutations[0].resource = "widgets".to_owned();
+        assert_eq!(newer(&unknown), "an object of the unknown resource \"widgets\" in group \"\"");
+        let broken = pb::Entry { proposal_id: Bytes::from_static(b"short"), ..entry() };
+        let broken = decode_entry(broken.encode_to_vec().into(), &kinds());
+        assert!(matches!(broken, Err(EntryError::Undecodable(_))));
+    }
+}

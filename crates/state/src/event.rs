@@ -11,18 +11,31 @@ use bytes::Bytes;
 
 use crate::view::FieldValues;
 
+/// How an event goes over the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// A line of JSON: see [`Event::json_line`].
+    Json,
+    /// A frame of a protobuf watch.
+    Protobuf,
+    /// A message of the gRPC API.
+    Grpc,
+}
+
+const ENCODINGS: usize = 3;
+const TYPES: usize = 3;
+
 /// One version of an object as watchers share it, with its encodings.
 #[derive(Debug)]
 pub struct Version {
     object: Arc<Object>,
-    added: OnceLock<Bytes>,
-    modified: OnceLock<Bytes>,
-    deleted: OnceLock<Bytes>,
+    /// By type of event and encoding.
+    encoded: [OnceLock<Bytes>; TYPES * ENCODINGS],
 }
 
 impl Version {
     pub(crate) fn new(object: Arc<Object>) -> Arc<Self> {
-        Arc::new(Self { object, added: OnceLock::new(), modified: OnceLock::new(), deleted: OnceLock::new() })
+        Arc::new(Self { object, encoded: Default::default() })
     }
 
     /// The object.
@@ -78,20 +91,27 @@ impl Event {
 
     /// Its line in a JSON watch, `{"type":…,"object":…}\n`.
     pub fn json_line(&self) -> Bytes {
-        let (line, version) = match self {
-            Self::Added(version) => (&version.added, version),
-            Self::Modified(version) => (&version.modified, version),
-            Self::Deleted(version) => (&version.deleted, version),
-            Self::Bookmark(kind, revision) => return bookmark_line(*kind, *revision, ""),
-            Self::InitialEnd(kind, revision) => {
-                return bookmark_line(
-                    *kind,
-                    *revision,
-                    ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}",
-                );
+        self.encoded(Encoding::Json, |event| match event {
+            Self::Added(version) | Self::Modified(version) | Self::Deleted(version) => {
+                object_line(event.type_name(), version.object.bytes())
             }
+            Self::Bookmark(kind, revision) => bookmark_line(*kind, *revision, ""),
+            Self::InitialEnd(kind, revision) => {
+                bookmark_line(*kind, *revision, ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}")
+            }
+        })
+    }
+
+    /// What `encode` makes of it. Made once for all watchers of an object's version; everybody must make
+    /// the same of it under one `encoding`.
+    pub fn encoded(&self, encoding: Encoding, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
+        let (kind, version) = match self {
+            Self::Added(version) => (0, version),
+            Self::Modified(version) => (1, version),
+            Self::Deleted(version) => (2, version),
+            Self::Bookmark(..) | Self::InitialEnd(..) => return encode(self),
         };
-        line.get_or_init(|| object_line(self.type_name(), version.object.bytes())).clone()
+        version.encoded[kind * ENCODINGS + encoding as usize].get_or_init(|| encode(self)).clone()
     }
 }
 

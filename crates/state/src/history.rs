@@ -108,13 +108,15 @@ impl Pointer {
     }
 }
 
-/// The writes that trim the oldest `count` changes of the history, and the floor they leave.
+/// The writes that trim the oldest `count` changes of the history after `from`, and the floor they leave.
 pub(crate) fn trim(
     tables: &dyn Tables,
+    from: Revision,
     count: usize,
     writes: &mut Vec<Write>,
 ) -> Result<Option<Revision>, TableError> {
-    let (first, last) = (pointer_key(Revision(0)), pointer_key(Revision(u64::MAX)));
+    // Not from the beginning: what was trimmed before is passed over slowly.
+    let (first, last) = (pointer_key(from), pointer_key(Revision(u64::MAX)));
     let (mut floor, mut left, mut damaged) = (None, count, None);
     tables.scan(Table::History, &first, &last, &mut |key, value| {
         if left == 0 {
@@ -149,14 +151,15 @@ pub(crate) fn trimmed(writes: &[Write]) -> usize {
 
 /// How many changes are kept, and the floor.
 pub(crate) fn measure(tables: &dyn Tables) -> Result<(usize, Revision), TableError> {
-    let (first, last) = (pointer_key(Revision(0)), pointer_key(Revision(u64::MAX)));
+    let floor = tables.get(Table::History, HISTORY_FLOOR)?;
+    let floor = Revision(floor.and_then(|floor| read_number(&floor)).unwrap_or(0));
+    let (first, last) = (pointer_key(floor), pointer_key(Revision(u64::MAX)));
     let mut count = 0;
     tables.scan(Table::History, &first, &last, &mut |_, _| {
         count += 1;
         ControlFlow::Continue(())
     })?;
-    let floor = tables.get(Table::History, HISTORY_FLOOR)?;
-    Ok((count, Revision(floor.and_then(|floor| read_number(&floor)).unwrap_or(0))))
+    Ok((count, floor))
 }
 
 /// The versions of one object that are kept, oldest first.
@@ -200,13 +203,15 @@ fn range_of(kind: KindRef, key: &Key, to: Revision) -> (Vec<u8>, Vec<u8>) {
     (change_key(&object_key, Revision(0)), change_key(&object_key, after))
 }
 
-/// The changes of a kind after `after`, up to and including `to`, in their order.
+/// The changes of a kind after `after`, up to and including `to`, in their order; `None` if they are more
+/// than `limit`.
 pub(crate) fn changes(
     tables: &dyn Tables,
     kind: KindRef,
     after: Revision,
     to: Revision,
-) -> Result<Vec<Arc<SharedChange>>, TableError> {
+    limit: usize,
+) -> Result<Option<Vec<Arc<SharedChange>>>, TableError> {
     let next = |revision: Revision| pointer_key(Revision(revision.0.saturating_add(1)));
     let resource = kind.descriptor().resource();
     let (mut pointers, mut damaged) = (Vec::new(), None);
@@ -218,12 +223,16 @@ pub(crate) fn changes(
         if resource_of(&pointer.object_key) == Some(&resource) {
             pointers.push((Revision(revision), pointer));
         }
-        ControlFlow::Continue(())
+        if pointers.len() > limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(damaged) = damaged {
         return Err(damaged);
     }
-    pointers.into_iter().map(|(revision, pointer)| change(tables, kind, revision, &pointer)).collect()
+    if pointers.len() > limit {
+        return Ok(None);
+    }
+    let changes = pointers.into_iter().map(|(revision, pointer)| change(tables, kind, revision, &pointer));
+    changes.collect::<Result<_, _>>().map(Some)
 }
 
 fn change(

@@ -26,13 +26,15 @@ use crate::watchers::{WatcherId, event_for};
 pub struct StateConfig {
     /// Changes of each kind that are kept in memory for watches that come back.
     pub recent_changes: usize,
-    /// Changes that are kept in the history. Trimmed when a tenth more has gathered.
+    /// Changes that are kept in the history; somewhat more until they are trimmed.
     pub history_changes: usize,
     /// Resources without history, as messages name them: what changes often and tells nothing later.
     pub without_history: Vec<String>,
     /// Events that wait for a watcher before it is cut off. Bigger than what one entry can
     /// change, so that a watcher that keeps up is never cut by one.
     pub watch_queue: usize,
+    /// Changes that a watch is told from the history at most: for more, listing again is cheaper.
+    pub replayed_changes: usize,
     /// Views kept for the next pages of lists.
     pub pinned_views: usize,
 }
@@ -44,6 +46,7 @@ impl Default for StateConfig {
             history_changes: 200_000,
             without_history: vec!["leases.coordination.k8s.io".to_owned()],
             watch_queue: 16_384,
+            replayed_changes: 20_000,
             pinned_views: 256,
         }
     }
@@ -222,10 +225,11 @@ impl State {
         after: Revision,
         to: Revision,
     ) -> Result<Vec<Arc<crate::event::SharedChange>>, WatchError> {
-        let found = self.read(move |tables| history::changes(tables, kind, after, to)).await;
+        let limit = self.shared.config.replayed_changes;
+        let found = self.read(move |tables| history::changes(tables, kind, after, to, limit)).await;
         // Trimmed while it was read: what was found may have holes, or fail for them.
         self.check_floor(after)?;
-        Ok(found?)
+        found?.ok_or(WatchError::Expired { requested: after, oldest: to })
     }
 
     fn check_floor(&self, requested: Revision) -> Result<(), WatchError> {

@@ -52,6 +52,9 @@ impl Store {
         &self,
         mutations: Vec<Mutation>,
     ) -> Result<Vec<Result<Revision, Refusal>>, ProposeError> {
+        if mutations.is_empty() {
+            return Ok(Vec::new());
+        }
         let payload = self.encode(&mutations);
         let give_up = Instant::now() + PATIENCE;
         let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));

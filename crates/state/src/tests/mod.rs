@@ -3,6 +3,7 @@
 
 mod fold;
 mod history;
+mod log;
 mod replay;
 mod restore;
 mod views;
