@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as MetaSelector, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector as MetaSelector, ObjectMeta, Time};
 
 use crate::selector::LabelSelector;
 use crate::table::{Cell, Column, age};
@@ -74,4 +74,13 @@ pub(crate) fn access_modes(modes: Option<&Vec<String>>) -> Cell {
 /// How long ago it was, or `<unknown>`.
 pub(crate) fn since(time: Option<&Time>, now: Timestamp) -> String {
     time.map_or_else(|| UNKNOWN.to_owned(), |time| age(time.0, now))
+}
+
+/// The column of kinds that show when they were made, not how old they are.
+pub(crate) const CREATED_AT: Column = Column { name: "Created At", kind: "date", format: "", priority: 0 };
+
+/// When an object was made, as it stands in its metadata.
+pub(crate) fn created_at(meta: &ObjectMeta) -> Cell {
+    let time = meta.creation_timestamp.as_ref();
+    Cell::text(time.map_or_else(|| UNKNOWN.to_owned(), |time| time.0.to_string()))
 }

@@ -68,7 +68,7 @@ impl Kind for Deployment {
         let (path, empty) = (Path::new("spec"), DeploymentSpec::default());
         let spec = self.spec.as_ref().unwrap_or(&empty);
         optional_non_negative(errors, &path.child("replicas"), spec.replicas);
-        workload::validate_selected_template(&spec.selector, &spec.template, &path, errors);
+        workload::validate_selected_template(&spec.selector, &spec.template, "ReplicaSet", &path, errors);
         if let Some(strategy) = &spec.strategy {
             validate_strategy(strategy, &path.child("strategy"), errors);
         }

@@ -6,19 +6,26 @@ mod cells;
 pub mod check;
 mod config_map;
 pub mod deployment;
+pub mod endpoint_slice;
+mod endpoints;
 mod event;
 mod lease;
 pub mod namespace;
 pub mod node;
+pub mod persistent_volume;
+pub mod persistent_volume_claim;
 pub mod pod;
 pub mod pod_spec;
+pub mod rbac;
 pub mod replica_set;
+mod replication_controller;
 pub mod secret;
 pub mod service;
 mod service_account;
+pub mod storage_class;
 mod workload;
 
-use k8s_openapi::api::{apps, coordination, core};
+use k8s_openapi::api::{apps, coordination, core, discovery, rbac as api_rbac, storage};
 
 use crate::kind::{KindRef, kind_of};
 
@@ -27,16 +34,26 @@ pub fn all() -> &'static [KindRef] {
     static KINDS: std::sync::LazyLock<Vec<KindRef>> = std::sync::LazyLock::new(|| {
         vec![
             kind_of::<core::v1::ConfigMap>(),
+            kind_of::<core::v1::Endpoints>(),
             kind_of::<core::v1::Event>(),
             kind_of::<core::v1::Namespace>(),
             kind_of::<core::v1::Node>(),
+            kind_of::<core::v1::PersistentVolumeClaim>(),
+            kind_of::<core::v1::PersistentVolume>(),
             kind_of::<core::v1::Pod>(),
+            kind_of::<core::v1::ReplicationController>(),
             kind_of::<core::v1::Secret>(),
             kind_of::<core::v1::ServiceAccount>(),
             kind_of::<core::v1::Service>(),
             kind_of::<apps::v1::Deployment>(),
             kind_of::<apps::v1::ReplicaSet>(),
+            kind_of::<api_rbac::v1::ClusterRoleBinding>(),
+            kind_of::<api_rbac::v1::ClusterRole>(),
+            kind_of::<api_rbac::v1::RoleBinding>(),
+            kind_of::<api_rbac::v1::Role>(),
+            kind_of::<storage::v1::StorageClass>(),
             kind_of::<coordination::v1::Lease>(),
+            kind_of::<discovery::v1::EndpointSlice>(),
         ]
     });
     &KINDS

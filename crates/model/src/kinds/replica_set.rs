@@ -54,7 +54,7 @@ impl Kind for ReplicaSet {
         optional_non_negative(errors, &path.child("minReadySeconds"), spec.min_ready_seconds);
         let no_template = PodTemplateSpec::default();
         let pods = spec.template.as_ref().unwrap_or(&no_template);
-        workload::validate_selected_template(&spec.selector, pods, &path, errors);
+        workload::validate_selected_template(&spec.selector, pods, "ReplicaSet", &path, errors);
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {

@@ -12,6 +12,7 @@ use crate::selector::LabelSelector;
 pub(crate) fn validate_selected_template(
     selector: &MetaSelector,
     pods: &PodTemplateSpec,
+    owner: &str,
     path: &Path,
     errors: &mut FieldErrors,
 ) {
@@ -34,7 +35,7 @@ pub(crate) fn validate_selected_template(
         errors.invalid(&path.child("metadata").child("labels"), json(&labels), detail);
     }
     template::validate(pods, &path, errors);
-    template::validate_runs_forever(pods, &path, errors);
+    template::validate_runs_forever(pods, owner, &path, errors);
 }
 
 /// A selector in the text form that `Scale` carries.

@@ -19,3 +19,8 @@ pub(crate) mod validation;
 mod volumes;
 
 pub(crate) use validation::validate;
+
+/// Checks of sources that persistent volumes have too.
+pub(crate) mod volume_sources {
+    pub(crate) use super::volumes::{validate_host_path, validate_nfs};
+}

@@ -29,7 +29,12 @@ pub(crate) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut Fie
 }
 
 /// Checks what workloads that keep pods running ask of a template, beside [`validate`].
-pub(crate) fn validate_runs_forever(template: &PodTemplateSpec, path: &Path, errors: &mut FieldErrors) {
+pub(crate) fn validate_runs_forever(
+    template: &PodTemplateSpec,
+    owner: &str,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
     let Some(spec) = &template.spec else { return };
     let path = path.child("spec");
     let policy = spec.restart_policy.as_deref().unwrap_or_default();
@@ -37,7 +42,7 @@ pub(crate) fn validate_runs_forever(template: &PodTemplateSpec, path: &Path, err
     if spec.active_deadline_seconds.is_some() {
         errors.forbidden(
             &path.child("activeDeadlineSeconds"),
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            format!("activeDeadlineSeconds in {owner} is not Supported"),
         );
     }
 }

@@ -1,0 +1,131 @@
+//! StorageClass: how volumes of a sort are made.
+//! Invariant: what volumes were made by never changes.
+
+use jiff::Timestamp;
+use k8s_openapi::Metadata as _;
+use k8s_openapi::api::storage::v1::StorageClass;
+
+use super::cells::or_empty;
+use super::check::{default_text, invalid_each, one_of};
+use crate::field::{FieldErrors, Path};
+use crate::kind::{Descriptor, Kind};
+use crate::meta::qualified_name;
+use crate::table::{Cell, Column};
+
+/// The annotation of the class that claims get when they name none.
+pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-class";
+const OLD_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default-class";
+
+impl Kind for StorageClass {
+    const DESCRIPTOR: Descriptor = Descriptor {
+        short_names: &["sc"],
+        columns: &[
+            Column::NAME,
+            Column::text("Provisioner"),
+            Column::text("ReclaimPolicy"),
+            Column::text("VolumeBindingMode"),
+            Column::text("AllowVolumeExpansion"),
+            Column::AGE,
+        ],
+        ..Descriptor::cluster(
+            "storage.k8s.io",
+            "v1",
+            "StorageClass",
+            "storageclasses",
+            "storageclass",
+            "storage.v1.StorageClass",
+        )
+    };
+
+    fn set_defaults(&mut self) {
+        default_text(&mut self.reclaim_policy, "Delete");
+        default_text(&mut self.volume_binding_mode, "Immediate");
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let path = Path::new("provisioner");
+        if self.provisioner.is_empty() {
+            errors.required(&path, "");
+        } else {
+            let wrong = qualified_name(&self.provisioner.to_lowercase());
+            invalid_each(errors, &path, &self.provisioner, wrong);
+        }
+        for key in self.parameters.iter().flatten().map(|(key, _)| key).filter(|key| key.is_empty()) {
+            errors.invalid(&Path::new("parameters"), key.as_str(), "field can not be empty.");
+        }
+        if let Some(policy) = &self.reclaim_policy {
+            one_of(errors, &Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
+        }
+        let modes = ["Immediate", "WaitForFirstConsumer"];
+        if let Some(mode) = &self.volume_binding_mode {
+            one_of(errors, &Path::new("volumeBindingMode"), mode, &modes);
+        }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        if self.parameters.clone().unwrap_or_default() != old.parameters.clone().unwrap_or_default() {
+            errors.forbidden(&Path::new("parameters"), "updates to parameters are forbidden.");
+        }
+        if self.provisioner != old.provisioner {
+            errors.forbidden(&Path::new("provisioner"), "updates to provisioner are forbidden.");
+        }
+        if self.reclaim_policy != old.reclaim_policy {
+            errors.forbidden(&Path::new("reclaimPolicy"), "updates to reclaimPolicy are forbidden.");
+        }
+        let (new, path) = (self.volume_binding_mode.clone(), Path::new("volumeBindingMode"));
+        errors.immutable(&path, &new, &old.volume_binding_mode, new.clone());
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<Cell> {
+        let name = self.metadata.name.clone().unwrap_or_default();
+        vec![
+            Cell::text(if is_default(self) { format!("{name} (default)") } else { name }),
+            or_empty(Some(&self.provisioner)),
+            or_empty(self.reclaim_policy.as_deref()),
+            or_empty(self.volume_binding_mode.as_deref()),
+            Cell(self.allow_volume_expansion.unwrap_or(false).into()),
+            Cell::age(self.metadata(), now),
+        ]
+    }
+}
+
+/// Whether claims that name no class get this one.
+pub fn is_default(class: &StorageClass) -> bool {
+    let annotations = class.metadata.annotations.as_ref();
+    [DEFAULT_ANNOTATION, OLD_DEFAULT_ANNOTATION]
+        .iter()
+        .any(|name| annotations.and_then(|a| a.get(*name)).is_some_and(|value| value == "true"))
+}
+
+/// Whether volumes wait for the pod that uses them, so that they are made where it runs.
+pub fn waits_for_consumer(class: &StorageClass) -> bool {
+    class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn defaults_checks_and_row() {
+        let mut class: StorageClass = serde_json::from_value(json!({"metadata": {"name": "k", "annotations":
+            {"storageclass.kubernetes.io/is-default-class": "true"}}, "provisioner": "example.com/p"}))
+        .unwrap();
+        Kind::set_defaults(&mut class);
+        let cells: Vec<_> = Kind::row(&class, Timestamp::UNIX_EPOCH).into_iter().map(|c| c.0).collect();
+        assert_eq!(
+            cells,
+            [json!("k (default)"), json!("example.com/p"), json!("Delete"), json!("Immediate"), json!(false),
+                json!("<unknown>")]
+        );
+        let mut other = StorageClass { provisioner: "a b".to_owned(), ..class.clone() };
+        other.reclaim_policy = Some("Keep".to_owned());
+        let mut errors = FieldErrors::new();
+        Kind::validate(&other, &mut errors);
+        Kind::validate_update(&other, &class, &mut errors);
+        let fields: Vec<String> = errors.into_vec().into_iter().map(|e| e.field).collect();
+        assert_eq!(fields, ["provisioner", "reclaimPolicy", "provisioner", "reclaimPolicy"]);
+    }
+}
