@@ -78,6 +78,57 @@ async fn a_service_is_reached_from_everywhere() {
 }
 
 #[tokio::test]
+async fn bridges_may_or_may_not_pass_through_netfilter() {
+    let setting = "net.bridge.bridge-nf-call-iptables";
+    // Without the module br_netfilter there is but one way, and it has no setting.
+    let has_choice = std::path::Path::new("/proc/sys/net/bridge").exists();
+    let (lab, proxy) = start().await;
+    proxy.sync(&input(vec![web(&["a"])])).await.unwrap();
+    for value in if has_choice { &["0", "1"][..] } else { &["absent"] } {
+        if has_choice {
+            lab.exec("node", &format!("sysctl -qw {setting}={value}"));
+        }
+        assert_eq!(lab.who("b", WEB).await, "a", "same bridge, {setting}={value}");
+        assert_eq!(lab.who("c", WEB).await, "a", "other bridge, {setting}={value}");
+        assert_eq!(lab.who("a", WEB).await, "a", "itself, {setting}={value}");
+        assert_eq!(lab.who("b", "10.244.1.2:8080").await, "a", "without a service, {setting}={value}");
+    }
+}
+
+#[tokio::test]
+async fn one_change_among_many_services_is_a_small_transaction() {
+    let (lab, proxy) = start().await;
+    let many = |pods: &[&str]| {
+        let others = (0..2000u32).map(|number| {
+            let mut service = web(&["a", "b", "c"]);
+            service.name = format!("s{number}");
+            service.cluster_ips = vec![std::net::Ipv4Addr::from(0x0a60_1000 + number)];
+            service.ports[0].node_port = None;
+            service
+        });
+        input(others.chain([web(pods)]).collect())
+    };
+    proxy.sync(&many(&["a"])).await.unwrap();
+    let started = std::time::Instant::now();
+    let Synced::Changed(commands) = proxy.sync(&many(&["b"])).await.unwrap() else {
+        panic!("nothing changed")
+    };
+    println!("one change among 2000 services: {commands} commands, {:?}", started.elapsed());
+    assert!(commands < 10, "{commands}");
+    assert_eq!(lab.who("c", WEB).await, "b");
+    assert_eq!(answers(&lab, "node", "10.96.20.7:80", 30).await.len(), 3);
+}
+
+#[tokio::test]
+async fn the_mode_comes_with_its_reason() {
+    let lab = Lab::new();
+    let found = balsa_net::proxy::detect(&lab.netns("node")).await;
+    assert_eq!((found.mode, found.mode.name()), (ProxyMode::Nftables, "nftables"));
+    assert!(!found.reason.is_empty());
+    assert!(!lab.exec("node", "nft list tables").contains("check"), "detection changes nothing");
+}
+
+#[tokio::test]
 async fn a_pod_reaches_itself_through_its_service() {
     let (lab, proxy) = start().await;
     proxy.sync(&input(vec![web(&["a"])])).await.unwrap();
