@@ -15,7 +15,7 @@ use crate::types::{
 };
 
 /// The messages generated from `proto/balsa/raft/v1`.
-#[expect(unreachable_pub, clippy::all, reason = "generated")]
+#[expect(unreachable_pub, reason = "generated")]
 pub(crate) mod pb {
     tonic::include_proto!("balsa.raft.v1");
 }
@@ -76,11 +76,8 @@ pub(crate) fn membership(membership: &Membership) -> pb::Membership {
 pub(crate) fn read_membership(membership: &pb::Membership) -> Result<Membership, CodecError> {
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.iter().map(|set| set.node_ids.iter().copied().collect()).collect();
-    let members: BTreeMap<u64, BasicNode> = membership
-        .members
-        .iter()
-        .map(|member| (member.node_id, BasicNode::new(&member.address)))
-        .collect();
+    let members: BTreeMap<u64, BasicNode> =
+        membership.members.iter().map(|member| (member.node_id, BasicNode::new(&member.address))).collect();
     Membership::new(configs, members).map_err(|error| CodecError::Membership(error.to_string()))
 }
 
@@ -182,7 +179,8 @@ mod tests {
 
     #[test]
     fn members_go_there_and_back() {
-        let nodes: BTreeMap<u64, BasicNode> = (1..=3).map(|id| (id, BasicNode::new(format!("h{id}:1")))).collect();
+        let nodes: BTreeMap<u64, BasicNode> =
+            (1..=3).map(|id| (id, BasicNode::new(format!("h{id}:1")))).collect();
         let joint = Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([1])], nodes).unwrap();
         assert_eq!(read_membership(&membership(&joint)).unwrap(), joint);
         let stored = StoredMembership::new(Some(LogId::new(Term::new(1), 1)), joint);

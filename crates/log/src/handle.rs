@@ -18,7 +18,6 @@ use crate::error::{LogError, ProposeError, ReadError};
 use crate::leadership::{self, Leadership};
 use crate::log_store::LogStore;
 use crate::machine::{LogIndex, Machine, StateMachine};
-use crate::{members, metrics};
 use crate::network::Network;
 use crate::read_index::{self, Waiter};
 use crate::service::{self, PeerServer};
@@ -26,6 +25,7 @@ use crate::store::Store;
 use crate::tables::Tables;
 use crate::transport::TransportConfig;
 use crate::types::{NodeId, Payload, Raft, Reply, Types};
+use crate::{members, metrics};
 
 /// How long background tasks may take to end.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
@@ -67,7 +67,8 @@ impl Log {
         let store = Arc::new(opened.map_err(|error| LogError::Fatal(error.to_string()))??);
         let log_store = LogStore::open(store.clone(), config.cache_bytes)?;
         let (announce_applied, applied) = watch::channel(LogIndex::default());
-        let machine = Machine::open(store.clone(), log_store.clone(), Box::new(machine), announce_applied).await?;
+        let machine =
+            Machine::open(store.clone(), log_store.clone(), Box::new(machine), announce_applied).await?;
         let network = Network { transport: transport.clone() };
         let raft = Raft::new(node_id, raft_config, network, log_store, machine)
             .await
@@ -128,7 +129,11 @@ impl Log {
     ///
     /// # Errors
     /// See [`ProposeError`].
-    pub async fn propose_as_leader(&self, term: u64, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+    pub async fn propose_as_leader(
+        &self,
+        term: u64,
+        payload: Bytes,
+    ) -> Result<(LogIndex, Bytes), ProposeError> {
         let outcome = self.shared.propose_here(payload, Some(term)).await;
         outcome.inspect_err(|error| metrics::proposal_failed(reason(error)))
     }
@@ -174,8 +179,7 @@ impl Log {
     pub async fn shutdown(&self) -> Result<(), LogError> {
         self.hand_over().await;
         let stopped = self.shared.raft.shutdown().await;
-        let scope =
-            self.shared.scope.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let scope = self.shared.scope.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
         if let Some(scope) = scope {
             scope.close(CLOSE_LIMIT).await;
         }

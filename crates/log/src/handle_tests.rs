@@ -38,7 +38,7 @@ async fn a_failed_sync_ends_leadership_and_acknowledges_nothing() {
     let after = log.propose(Bytes::from_static(b"after")).await;
     assert!(matches!(after, Err(ProposeError::Fatal(_))), "{after:?}");
     assert!(matches!(log.read_index().await, Err(ReadError::Fatal(_) | ReadError::Unavailable)));
-    let fatal = log.status().fatal.unwrap();
+    let fatal = log.stopped().await.unwrap();
     assert!(fatal.contains("injected"), "{fatal}");
     log.shutdown().await.unwrap();
 }
@@ -46,10 +46,12 @@ async fn a_failed_sync_ends_leadership_and_acknowledges_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_address_is_written_into_the_members_list() {
     let dir = tempfile::tempdir().unwrap();
-    let log = Log::open(LogConfig::new(dir.path(), 1, "old:1"), Echo, TransportConfig::plain()).await.unwrap();
+    let log =
+        Log::open(LogConfig::new(dir.path(), 1, "old:1"), Echo, TransportConfig::plain()).await.unwrap();
     log.initialize().await.unwrap();
     log.leadership().wait_for(|now| now.is_leader).await.unwrap();
     log.shutdown().await.unwrap();
+    assert_eq!(log.stopped().await, None);
     drop(log);
     let config = LogConfig::new(dir.path(), 1, "new:1");
     let deadline = std::time::Instant::now() + Duration::from_secs(20);

@@ -59,7 +59,10 @@ async fn confirm(raft: Raft, mut applied: watch::Receiver<LogIndex>) {
     }
 }
 
-async fn try_confirm(raft: &Raft, applied: &mut watch::Receiver<LogIndex>) -> Result<bool, watch::error::RecvError> {
+async fn try_confirm(
+    raft: &Raft,
+    applied: &mut watch::Receiver<LogIndex>,
+) -> Result<bool, watch::error::RecvError> {
     let Ok(index) = crate::read_index::confirmed_index(raft).await else { return Ok(false) };
     applied.wait_for(|applied| *applied >= index).await?;
     Ok(true)

@@ -12,8 +12,8 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::OptionalSend;
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use tokio::sync::oneshot;
 
 use crate::error::LogError;
@@ -83,7 +83,8 @@ impl State {
     }
 
     fn evict(&mut self, written: u64, limit: usize) {
-        while self.recent_bytes > limit && self.recent.front().is_some_and(|oldest| oldest.sequence <= written)
+        while self.recent_bytes > limit
+            && self.recent.front().is_some_and(|oldest| oldest.sequence <= written)
         {
             self.drop_oldest();
         }

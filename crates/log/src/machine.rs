@@ -145,10 +145,13 @@ impl Machine {
         let Some(last) = last else { return Ok(()) };
         let expected = entries.len();
         let mut tables = TableBatch::default();
-        let replies = if expected == 0 { Vec::new() } else { self.machine().apply(entries, &mut tables).await };
+        let replies =
+            if expected == 0 { Vec::new() } else { self.machine().apply(entries, &mut tables).await };
         if replies.len() != expected {
             let found = replies.len();
-            return Err(LogError::Fatal(format!("the state machine gave {found} replies to {expected} entries")));
+            return Err(LogError::Fatal(format!(
+                "the state machine gave {found} replies to {expected} entries"
+            )));
         }
         self.write(&tables, last)?;
         self.applied = Some(last);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::impls::BasicNode;
 use openraft::{ChangeMembers, ServerState};
 use tokio::sync::watch;
@@ -106,8 +106,19 @@ impl Log {
             log_bytes: self.shared.store.size(Family::Log),
             objects_bytes: self.shared.store.size(Family::Objects),
             history_bytes: self.shared.store.size(Family::History),
-            fatal: metrics.running_state.as_ref().err().map(ToString::to_string),
+            fatal: match &metrics.running_state {
+                Ok(()) | Err(Fatal::Stopped) => None,
+                Err(fatal) => Some(fatal.to_string()),
+            },
         }
+    }
+
+    /// Waits until the log has stopped; why, unless it was shut down. Whoever gets a reason should end
+    /// the process: this server acknowledges nothing any more.
+    pub async fn stopped(&self) -> Option<String> {
+        let mut changes = self.shared.raft.server_metrics();
+        while changes.changed().await.is_ok() {}
+        self.status().fatal
     }
 
     /// Lets server `node` take part without a vote, and waits until it has caught up.
@@ -134,8 +145,12 @@ impl Log {
     pub async fn remove_member(&self, node: NodeId) -> Result<(), LogError> {
         let votes = self.status().members.iter().any(|member| member.node_id == node && member.voter);
         let nodes = BTreeSet::from([node]);
-        self.change(if votes { ChangeMembers::RemoveVoters(nodes) } else { ChangeMembers::RemoveNodes(nodes) })
-            .await
+        self.change(if votes {
+            ChangeMembers::RemoveVoters(nodes)
+        } else {
+            ChangeMembers::RemoveNodes(nodes)
+        })
+        .await
     }
 
     /// Tells the cluster that a member is reached at another address now.
@@ -164,7 +179,11 @@ impl Log {
         raft.trigger().transfer_leader(to).await.map_err(|error| fatal(&error))?;
         let handed_over = async {
             loop {
-                if changes.borrow_and_update().current_leader.is_some_and(|leader| leader != self.shared.config.node_id) {
+                if changes
+                    .borrow_and_update()
+                    .current_leader
+                    .is_some_and(|leader| leader != self.shared.config.node_id)
+                {
                     return Ok(());
                 }
                 changes.changed().await.map_err(|error| fatal(&error))?;
@@ -183,18 +202,16 @@ impl Log {
 }
 
 /// A leader that was started at another address than its members list says puts that right.
-pub(crate) async fn keep_address(
-    raft: Raft,
-    address: String,
-    mut leadership: watch::Receiver<Leadership>,
-) {
+pub(crate) async fn keep_address(raft: Raft, address: String, mut leadership: watch::Receiver<Leadership>) {
     while leadership.wait_for(|now| now.is_leader).await.is_ok() {
         let me = *raft.node_id();
         if crate::handle::address_of(&raft, me).is_some_and(|listed| listed != address) {
             let node = BTreeMap::from([(me, BasicNode::new(&address))]);
             match raft.change_membership(ChangeMembers::SetNodes(node), true).await {
                 Ok(_) => tracing::info!(address, "this server is known at its new address"),
-                Err(error) => tracing::warn!(%error, address, "the new address of this server is not known to others"),
+                Err(error) => {
+                    tracing::warn!(%error, address, "the new address of this server is not known to others")
+                }
             }
         }
         if leadership.wait_for(|now| !now.is_leader).await.is_err() {
@@ -205,7 +222,9 @@ pub(crate) async fn keep_address(
 
 fn refused(error: RaftError<Types, ClientWriteError<Types>>) -> LogError {
     match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => LogError::NotLeader { leader: to.leader_id },
+        RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
+            LogError::NotLeader { leader: to.leader_id }
+        }
         RaftError::APIError(other) => LogError::Membership(other.to_string()),
         RaftError::Fatal(fatal) => LogError::Fatal(fatal.to_string()),
     }

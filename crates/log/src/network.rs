@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
-use openraft::errors::{
-    NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable,
-};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::impls::BasicNode;
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use tokio::sync::mpsc;
@@ -63,7 +61,12 @@ impl Peer {
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 
-    async fn vote_call(&self, rpc: VoteRequest<Types>, pre_vote: bool, option: &RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn vote_call(
+        &self,
+        rpc: VoteRequest<Types>,
+        pre_vote: bool,
+        option: &RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         let request = pb::VoteRequest {
             to: self.target,
             vote: Some(codec::vote(&rpc.vote)),
@@ -109,11 +112,19 @@ impl RaftNetworkV2<Types> for Peer {
         }
     }
 
-    async fn vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         self.vote_call(rpc, false, &option).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         self.vote_call(rpc, true, &option).await
     }
 
@@ -129,8 +140,8 @@ impl RaftNetworkV2<Types> for Peer {
             vote: Some(codec::vote(&vote)),
             chunk: Bytes::new(),
         };
-        let rest = chunks(snapshot.snapshot)
-            .map(|chunk| pb::InstallSnapshotRequest { to: 0, vote: None, chunk });
+        let rest =
+            chunks(snapshot.snapshot).map(|chunk| pb::InstallSnapshotRequest { to: 0, vote: None, chunk });
         let stream = futures::stream::iter([first]).chain(rest);
         let mut client = self.client().map_err(StreamingError::from)?;
         let call = within(option.hard_ttl(), client.install_snapshot(stream));

@@ -36,7 +36,11 @@ pub(crate) async fn run(
     }
 }
 
-async fn find_index(raft: &Raft, node_id: NodeId, transport: &TransportConfig) -> Result<LogIndex, ReadError> {
+async fn find_index(
+    raft: &Raft,
+    node_id: NodeId,
+    transport: &TransportConfig,
+) -> Result<LogIndex, ReadError> {
     match confirmed_index(raft).await {
         Err(ReadError::NotLeader { leader: Some(leader) }) if leader != node_id => {
             ask(raft, leader, transport).await

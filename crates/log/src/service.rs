@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
-};
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::{self, CodecError, pb};
@@ -81,7 +79,8 @@ impl pb::raft_service_server::RaftService for PeerService {
         let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
         let mut rpc = VoteRequest::new(vote, request.last_log_id.as_ref().map(codec::read_log_id));
         rpc.leadership_transfer = request.leadership_transfer;
-        let answer = if request.pre_vote { self.raft().pre_vote(rpc).await } else { self.raft().vote(rpc).await };
+        let answer =
+            if request.pre_vote { self.raft().pre_vote(rpc).await } else { self.raft().vote(rpc).await };
         let answer = answer.map_err(|error| stopped(&error))?;
         Ok(Response::new(pb::VoteResponse {
             vote: Some(codec::vote(&answer.vote)),

@@ -216,7 +216,9 @@ pub(crate) fn install(store: &Store, data: SnapshotData) -> Result<(), LogError>
             let meta = check(store, &file.path)?;
             (file, meta)
         }
-        SnapshotData::Tables(source) => spool(&source, &store.snapshots()).map_err(|error| unusable(store, error))?,
+        SnapshotData::Tables(source) => {
+            spool(&source, &store.snapshots()).map_err(|error| unusable(store, error))?
+        }
     };
     let path = file.keep();
     let name = path.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
@@ -314,8 +316,10 @@ fn meta_at(store: &Store, snapshot: &rocksdb::Snapshot<'_>) -> Result<SnapshotMe
     };
     let damaged = |error: prost::DecodeError| SnapshotError::Damaged(error.to_string());
     let applied = get(Key::Applied)?.map(|bytes| pb::LogId::decode(&*bytes)).transpose().map_err(damaged)?;
-    let members =
-        get(Key::Membership)?.map(|bytes| pb::StoredMembership::decode(&*bytes)).transpose().map_err(damaged)?;
+    let members = get(Key::Membership)?
+        .map(|bytes| pb::StoredMembership::decode(&*bytes))
+        .transpose()
+        .map_err(damaged)?;
     Ok(SnapshotMeta {
         last_log_id: applied.as_ref().map(codec::read_log_id),
         last_membership: codec::read_stored_membership(members.as_ref())

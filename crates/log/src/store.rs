@@ -148,9 +148,7 @@ impl Store {
         }
         match self.number(Key::Node)? {
             Some(found) if found == node_id => Ok(()),
-            Some(found) => {
-                Err(LogError::WrongNode { path: self.path.clone(), found, expected: node_id })
-            }
+            Some(found) => Err(LogError::WrongNode { path: self.path.clone(), found, expected: node_id }),
             None => Err(self.corrupt("whose it is is not written in it")),
         }
     }
@@ -280,8 +278,7 @@ impl Store {
     }
 
     fn decode(&self, key: &[u8], value: Vec<u8>) -> Result<Entry, LogError> {
-        let named: [u8; 8] =
-            key.try_into().map_err(|_| self.corrupt("a key of the log is not an index"))?;
+        let named: [u8; 8] = key.try_into().map_err(|_| self.corrupt("a key of the log is not an index"))?;
         let index = u64::from_be_bytes(named);
         let entry = codec::decode_entry(Bytes::from(value))
             .map_err(|error| self.undecodable(&format!("entry {index}"), &error))?;

@@ -63,11 +63,7 @@ impl TransportConfig {
         Self { connector }
     }
 
-    pub(crate) fn client(
-        &self,
-        node: NodeId,
-        address: &str,
-    ) -> Result<RaftServiceClient<Channel>, LogError> {
+    pub(crate) fn client(&self, node: NodeId, address: &str) -> Result<RaftServiceClient<Channel>, LogError> {
         let channel = self.connector.connect(node, address)?;
         Ok(pb::raft_service_client::RaftServiceClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE)

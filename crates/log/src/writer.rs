@@ -30,16 +30,30 @@ pub(crate) type Done = oneshot::Sender<io::Result<()>>;
 /// Something to write, in the order of the queue.
 pub(crate) enum Write {
     /// `sequence` is published as written when the entries can be read from RocksDB.
-    Append { entries: Vec<Entry>, sequence: u64, done: IOFlushed<Types> },
-    Vote { vote: Vote, done: Done },
-    /// Not waited for: losing it costs a little replay.
+    Append {
+        entries: Vec<Entry>,
+        sequence: u64,
+        done: IOFlushed<Types>,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
+    /// Not waited for, and written along with whatever comes next: what it would save at a restart,
+    /// the tables' own `applied` saves almost always.
     Committed(Option<LogId>),
     /// Entries from here on go.
-    Truncate { from: u64 },
+    Truncate {
+        from: u64,
+    },
     /// Entries up to here go.
-    Purge { upto: LogId },
+    Purge {
+        upto: LogId,
+    },
     /// Nothing: makes what was written before durable.
-    Sync { done: Done },
+    Sync {
+        done: Done,
+    },
 }
 
 /// Hands writes to the thread.
@@ -53,7 +67,7 @@ impl Writer {
     pub(crate) fn start(store: Arc<Store>) -> io::Result<Self> {
         let (queue, inbox) = channel();
         let written = Arc::new(AtomicU64::new(0));
-        let worker = Worker { store, inbox, written: written.clone(), failed: None };
+        let worker = Worker { store, inbox, written: written.clone(), committed: None, failed: None };
         std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
         Ok(Self { queue, written })
     }
@@ -89,6 +103,8 @@ struct Worker {
     store: Arc<Store>,
     inbox: Receiver<Write>,
     written: Arc<AtomicU64>,
+    /// To be written along with the next batch.
+    committed: Option<Option<LogId>>,
     failed: Option<LogError>,
 }
 
@@ -111,7 +127,7 @@ impl Worker {
         }
     }
 
-    fn collect(&self, first: Write, batch: &mut Batch) -> Result<(), LogError> {
+    fn collect(&mut self, first: Write, batch: &mut Batch) -> Result<(), LogError> {
         let mut outcome = self.add(first, batch);
         while batch.batch.size_in_bytes() < BATCH_BYTES {
             let Ok(next) = self.inbox.try_recv() else { break };
@@ -121,7 +137,7 @@ impl Worker {
         outcome
     }
 
-    fn add(&self, write: Write, batch: &mut Batch) -> Result<(), LogError> {
+    fn add(&mut self, write: Write, batch: &mut Batch) -> Result<(), LogError> {
         match write {
             Write::Append { entries, sequence, done } => {
                 batch.waiters.push(Waiter::Append(done));
@@ -144,11 +160,10 @@ impl Worker {
                 let vote = codec::vote(&vote).encode_to_vec();
                 self.store.put_meta(&mut batch.batch, Key::Vote, &vote)
             }
-            Write::Committed(Some(log_id)) => {
-                let log_id = codec::log_id(&log_id).encode_to_vec();
-                self.store.put_meta(&mut batch.batch, Key::Committed, &log_id)
+            Write::Committed(committed) => {
+                self.committed = Some(committed);
+                Ok(())
             }
-            Write::Committed(None) => self.store.delete_meta(&mut batch.batch, Key::Committed),
             Write::Truncate { from } => {
                 let log = self.store.family(Family::Log)?;
                 batch.batch.delete_range_cf(log, from.to_be_bytes(), u64::MAX.to_be_bytes());
@@ -171,9 +186,20 @@ impl Worker {
         }
     }
 
-    fn commit(&self, batch: &mut Batch) -> Result<(), LogError> {
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), LogError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
+        }
+        if batch.batch.is_empty() && !batch.sync {
+            return Ok(());
+        }
+        match self.committed.take() {
+            Some(Some(log_id)) => {
+                let log_id = codec::log_id(&log_id).encode_to_vec();
+                self.store.put_meta(&mut batch.batch, Key::Committed, &log_id)?;
+            }
+            Some(None) => self.store.delete_meta(&mut batch.batch, Key::Committed)?,
+            None => {}
         }
         self.store.write(std::mem::take(&mut batch.batch))?;
         if let Some(sequence) = batch.sequence {

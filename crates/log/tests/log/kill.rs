@@ -13,7 +13,7 @@ use balsa_rt::TaskKind;
 use crate::world::{Applied, open};
 
 const DIRECTORY: &str = "BALSA_LOG_TEST_DIRECTORY";
-const KILLS: usize = 12;
+const KILLS: usize = 8;
 const CLIENTS: usize = 8;
 
 fn config(dir: &Path) -> LogConfig {

@@ -30,7 +30,10 @@ impl StateMachine for Ledger {
             found.insert(u64::from_be_bytes(key.try_into().unwrap()), Bytes::copy_from_slice(value));
             std::ops::ControlFlow::Continue(())
         })?;
-        assert!(found.keys().all(|index| Some(LogIndex(*index)) <= applied), "the tables are ahead of `applied`");
+        assert!(
+            found.keys().all(|index| Some(LogIndex(*index)) <= applied),
+            "the tables are ahead of `applied`"
+        );
         *self.0.lock().unwrap() = found;
         Ok(())
     }
@@ -135,15 +138,17 @@ impl Connector for Wire {
             return Err(LogError::Transport("the link is cut".to_owned()));
         }
         let channel = wires.channels.entry((self.from, to)).or_insert_with(|| {
-            Endpoint::from_static("http://pipe").connect_with_connector_lazy(tower::service_fn(move |_: http::Uri| {
-                let inbox = net.0.lock().unwrap().inboxes.get(&to).cloned();
-                async move {
-                    let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                    let (ours, theirs) = tokio::io::duplex(1 << 20);
-                    inbox.and_then(|inbox| inbox.send(Ok(theirs)).ok()).ok_or_else(refused)?;
-                    Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(ours))
-                }
-            }))
+            Endpoint::from_static("http://pipe").connect_with_connector_lazy(tower::service_fn(
+                move |_: http::Uri| {
+                    let inbox = net.0.lock().unwrap().inboxes.get(&to).cloned();
+                    async move {
+                        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                        let (ours, theirs) = tokio::io::duplex(1 << 20);
+                        inbox.and_then(|inbox| inbox.send(Ok(theirs)).ok()).ok_or_else(refused)?;
+                        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(ours))
+                    }
+                },
+            ))
         });
         Ok(channel.clone())
     }
