@@ -277,6 +277,11 @@ impl Actor {
         let published = self.published.load_full();
         let delivered = Revision(self.delivered.load(Ordering::Acquire));
         let (after, backlog) = match start {
+            // A snapshot is replacing the state: this kind has its new rows, and nobody sees them yet.
+            Start::Now | Start::Initial if published.revision < self.ring_floor => {
+                let (requested, oldest) = (published.revision, self.ring_floor);
+                return Err(WatchError::Expired { requested, oldest });
+            }
             Start::Now => (published.revision, Backlog::Nothing(published.revision)),
             Start::Initial => (published.revision, Backlog::Initial(published.view(self.place))),
             Start::After(after) if after >= delivered => (after, Backlog::Nothing(after)),

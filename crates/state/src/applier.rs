@@ -7,7 +7,7 @@
 //! answered as then.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use crate::actor::{Folded, Message, Share};
-use crate::codec::{EntryError, NewerError, ProposalId, Verdicts, decode_entry, encode_reply, pb};
+use crate::codec::{EntryError, NewerError, Proposal, ProposalId, Verdicts, decode_entry, encode_reply, pb};
 use crate::refusal::Refusal;
 use crate::state::{Published, Reached, State};
 use crate::tables::{
@@ -70,10 +70,20 @@ pub(crate) struct Applier {
     folded: BTreeMap<usize, Arc<Rows>>,
 }
 
+/// A batch on its way to the actors.
+#[derive(Default)]
+struct Batch {
+    outcomes: Vec<Outcome>,
+    /// By place of the kind.
+    shares: BTreeMap<usize, Share>,
+    /// How many mutations there are.
+    slots: usize,
+}
+
 /// What becomes of one entry of a batch.
 enum Outcome {
     /// Its mutations have these slots; its reply is remembered under the id.
-    Slots(std::ops::Range<usize>, Option<ProposalId>),
+    Slots(Range<usize>, Option<ProposalId>),
     /// It was applied before.
     Known(Bytes),
     /// It repeats an entry of the same batch.
@@ -99,7 +109,7 @@ impl Applier {
         entries: Vec<Bytes>,
     ) -> Result<(Vec<Bytes>, Vec<Write>), ApplyError> {
         let started = Instant::now();
-        let (outcomes, shares, slots) = self.share_out(entries)?;
+        let Batch { outcomes, shares, slots } = self.share_out(entries)?;
         let mut verdicts: Vec<Option<Result<Revision, Refusal>>> = vec![None; slots];
         let mut writes = Vec::new();
         for (place, folded) in self.fold(shares).await? {
@@ -117,42 +127,47 @@ impl Applier {
     }
 
     /// Numbers the mutations of new entries and groups them by kind.
-    fn share_out(
-        &mut self,
-        entries: Vec<Bytes>,
-    ) -> Result<(Vec<Outcome>, BTreeMap<usize, Share>, usize), NewerError> {
-        let mut outcomes = Vec::with_capacity(entries.len());
-        let (mut shares, mut slots) = (BTreeMap::<usize, Share>::new(), 0);
+    fn share_out(&mut self, entries: Vec<Bytes>) -> Result<Batch, NewerError> {
+        let mut batch = Batch::default();
         let mut in_batch = HashMap::new();
         for (i, payload) in entries.into_iter().enumerate() {
-            let entry = match decode_entry(payload, &self.state.shared.kinds) {
-                Ok(entry) => entry,
+            let outcome = match decode_entry(payload, &self.state.shared.kinds) {
                 Err(EntryError::Newer(newer)) => return Err(newer),
-                Err(EntryError::Undecodable(why)) => {
-                    outcomes.push(Outcome::Refused(Refusal::Undecodable(why)));
-                    continue;
-                }
+                Err(EntryError::Undecodable(why)) => Outcome::Refused(Refusal::Undecodable(why)),
+                Ok(entry) => match entry.id.and_then(|id| self.repeated(id, i, &mut in_batch)) {
+                    Some(repeated) => repeated,
+                    None => Outcome::Slots(self.number(entry.proposals, &mut batch), entry.id),
+                },
             };
-            if let Some(id) = entry.id {
-                if let Some(reply) = self.replies.get(&id) {
-                    outcomes.push(Outcome::Known(reply));
-                    continue;
-                }
-                if let Some(first) = in_batch.insert(id, i) {
-                    in_batch.insert(id, first);
-                    outcomes.push(Outcome::Same(first));
-                    continue;
-                }
-            }
-            let first = slots;
-            for proposal in entry.proposals {
-                self.revision.0 += 1;
-                shares.entry(proposal.place).or_default().push((slots, self.revision, proposal));
-                slots += 1;
-            }
-            outcomes.push(Outcome::Slots(first..slots, entry.id));
+            batch.outcomes.push(outcome);
         }
-        Ok((outcomes, shares, slots))
+        Ok(batch)
+    }
+
+    /// What becomes of an entry whose id was seen before.
+    fn repeated(
+        &self,
+        id: ProposalId,
+        i: usize,
+        in_batch: &mut HashMap<ProposalId, usize>,
+    ) -> Option<Outcome> {
+        if let Some(reply) = self.replies.get(&id) {
+            return Some(Outcome::Known(reply));
+        }
+        let first = *in_batch.entry(id).or_insert(i);
+        (first != i).then_some(Outcome::Same(first))
+    }
+
+    /// Gives each mutation its revision, also those that will be refused.
+    fn number(&mut self, proposals: Vec<Proposal>, batch: &mut Batch) -> Range<usize> {
+        let first = batch.slots;
+        for proposal in proposals {
+            self.revision.0 += 1;
+            let share = batch.shares.entry(proposal.place).or_default();
+            share.push((batch.slots, self.revision, proposal));
+            batch.slots += 1;
+        }
+        first..batch.slots
     }
 
     /// All actors that have a share fold at the same time.
@@ -243,6 +258,7 @@ impl Applier {
         tables: Arc<dyn Tables>,
         index: Option<u64>,
     ) -> Result<(), RestoreError> {
+        let started = Instant::now();
         let state = self.state.clone();
         let reading = tables.clone();
         let read = balsa_rt::spawn_blocking(move || Stored::read(reading.as_ref(), &state)).await;
@@ -261,9 +277,11 @@ impl Applier {
             Ok::<_, RestoreError>(rows.ok_or_else(|| RestoreError::Stopped(self.name(place)))??)
         });
         let rows = futures::future::try_join_all(restore).await?;
+        let objects: usize = rows.iter().map(|rows| rows.len()).sum();
         shared.history_floor.store(stored.history_floor.0, Ordering::Release);
         shared.published.store(Arc::new(Published { revision: self.revision, rows }));
         shared.reached.send_replace(Reached { index, revision: self.revision });
+        tracing::info!(revision = self.revision.0, objects, took = ?started.elapsed(), "state restored");
         Ok(())
     }
 }
