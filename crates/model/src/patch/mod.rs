@@ -1,1 +1,197 @@
-//! Patches.
+//! Patches: from the object that is there and a client's patch to the object that is wanted.
+//!
+//! - `json`: RFC 6902, with the lenience of Kubernetes' own implementation;
+//! - `merge`: RFC 7386;
+//! - [`strategic`]: Kubernetes' own, which knows how lists merge;
+//! - [`three_way`](fn@three_way): makes a strategic patch out of three versions of an object.
+//!
+//! Server-side apply is no patch in this sense: it keeps books of who owns what, elsewhere.
+
+mod json;
+mod merge;
+pub mod strategic;
+mod three_way;
+
+use serde_json::Value;
+
+use crate::kind::KindRef;
+use crate::schema::{self, Checked};
+use crate::status::{Cause, Failure, Reason};
+
+pub use three_way::three_way;
+
+/// How a patch is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchType {
+    /// A list of operations, RFC 6902.
+    Json,
+    /// A part of the object, RFC 7386.
+    Merge,
+    /// A part of the object, with directives and merge keys.
+    Strategic,
+    /// What one manager wants of the object: server-side apply.
+    Apply,
+}
+
+impl PatchType {
+    /// All of them, in the order in which messages list them.
+    pub const ALL: [Self; 4] = [Self::Json, Self::Merge, Self::Strategic, Self::Apply];
+
+    /// Its media type.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json-patch+json",
+            Self::Merge => "application/merge-patch+json",
+            Self::Strategic => "application/strategic-merge-patch+json",
+            Self::Apply => "application/apply-patch+yaml",
+        }
+    }
+
+    /// The type that a `Content-Type` header names; parameters are ignored.
+    ///
+    /// # Errors
+    /// `UnsupportedMediaType` for anything else.
+    pub fn from_content_type(header: &str) -> Result<Self, Failure> {
+        let media_type = header.split(';').next().unwrap_or_default().trim();
+        Self::ALL.into_iter().find(|t| t.content_type().eq_ignore_ascii_case(media_type)).ok_or_else(|| {
+            let accepted: Vec<&str> = Self::ALL.iter().map(|t| t.content_type()).collect();
+            Failure::new(
+                Reason::UnsupportedMediaType,
+                format!(
+                    "the body of the request was in an unknown format - accepted media types include: {}",
+                    accepted.join(", ")
+                ),
+            )
+        })
+    }
+}
+
+/// Applies a client's patch to the JSON of an object. The result is canonical; unknown fields are
+/// dropped from it and told.
+///
+/// # Errors
+/// `BadRequest` when the patch is no patch, `Invalid` when it cannot be applied or its result is no
+/// object of the kind. [`PatchType::Apply`] is refused: it is not done here.
+pub fn apply(patch_type: PatchType, kind: KindRef, current: &Value, body: &[u8]) -> Result<Checked, Failure> {
+    let message = kind.descriptor().message;
+    let patched = match patch_type {
+        PatchType::Json => json::apply(current, body)?,
+        PatchType::Merge => {
+            let patch: Value =
+                serde_json::from_slice(body).map_err(|_| Failure::bad_request("Invalid JSON Patch"))?;
+            let mut patched = current.clone();
+            merge::apply(&mut patched, patch);
+            patched
+        }
+        PatchType::Strategic => {
+            let patch = object(body)?;
+            strategic::apply(message, current, &patch)?
+        }
+        PatchType::Apply => return Err(Failure::internal("an apply patch is merged by field managers")),
+    };
+    check(message, current, patched)
+}
+
+fn object(body: &[u8]) -> Result<Value, Failure> {
+    let value: Value = serde_json::from_slice(body)
+        .map_err(|error| Failure::bad_request(format!("error decoding patch: {error}")))?;
+    let found = match value {
+        Value::Object(_) => return Ok(value),
+        Value::Null => "null",
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+    };
+    Err(Failure::bad_request(format!(
+        "json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"
+    )))
+}
+
+/// The result as an object: of the kind it was, in canonical form.
+fn check(message: &str, current: &Value, mut patched: Value) -> Result<Checked, Failure> {
+    let shown = patched.to_string();
+    let refuse = |why: &str| invalid(&shown, why);
+    if let Some(map) = patched.as_object_mut() {
+        for field in ["apiVersion", "kind"] {
+            match (map.get(field), current.get(field)) {
+                // What a patch takes away is known anyway.
+                (None | Some(Value::Null), Some(value)) => {
+                    map.insert(field.to_owned(), value.clone());
+                }
+                (new, old) if new == old => {}
+                (new, old) => {
+                    let text =
+                        |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+                    return Err(refuse(&format!(
+                        "{field} must stay \"{}\", not become \"{}\"",
+                        text(old),
+                        text(new)
+                    )));
+                }
+            }
+        }
+    }
+    schema::check(message, patched).map_err(|failure| refuse(&failure.message))
+}
+
+/// How Kubernetes refuses the result of a patch: an error about a field `patch`, of no object.
+fn invalid(shown: &str, why: &str) -> Failure {
+    let body = format!("Invalid value: {}: {why}", Value::from(shown));
+    let mut failure = Failure::new(Reason::Invalid, format!(" \"\" is invalid: patch: {body}"));
+    failure.causes.push(Cause {
+        reason: "FieldValueInvalid".to_owned(),
+        message: body,
+        field: "patch".to_owned(),
+    });
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    use super::*;
+    use crate::kind::kind_of;
+
+    fn config_map() -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1"}})
+    }
+
+    fn patched(patch_type: PatchType, body: &str) -> Result<Checked, Failure> {
+        apply(patch_type, kind_of::<ConfigMap>(), &config_map(), body.as_bytes())
+    }
+
+    #[test]
+    fn results_are_objects_of_the_kind() {
+        let checked = patched(PatchType::Merge, r#"{"data": {"b": "2"}, "bogus": 1, "kind": null}"#).unwrap();
+        assert_eq!(checked.value["data"], json!({"a": "1", "b": "2"}));
+        assert_eq!(checked.value["kind"], "ConfigMap");
+        assert_eq!(checked.unknown, ["unknown field \"bogus\""]);
+        for (patch_type, body) in [
+            (PatchType::Merge, r#"{"data": {"a": 5}}"#),
+            (PatchType::Merge, "[]"),
+            (PatchType::Json, r#"[{"op": "replace", "path": "/kind", "value": "Secret"}]"#),
+            (PatchType::Strategic, r#"{"data": "x"}"#),
+        ] {
+            let failure = patched(patch_type, body).unwrap_err();
+            assert_eq!(failure.reason, Reason::Invalid, "{body}");
+            assert!(failure.message.starts_with(" \"\" is invalid: patch: Invalid value: "), "{body}");
+        }
+        for (patch_type, body) in
+            [(PatchType::Merge, "{"), (PatchType::Strategic, "3"), (PatchType::Json, "{}")]
+        {
+            assert_eq!(patched(patch_type, body).unwrap_err().reason, Reason::BadRequest, "{body}");
+        }
+    }
+
+    #[test]
+    fn content_types_are_read() {
+        let parse = PatchType::from_content_type;
+        assert_eq!(parse("application/merge-patch+json; charset=utf-8"), Ok(PatchType::Merge));
+        let failure = parse("application/json").unwrap_err();
+        assert_eq!(failure.reason, Reason::UnsupportedMediaType);
+        assert!(failure.message.ends_with("application/apply-patch+yaml"));
+    }
+}
