@@ -5,27 +5,36 @@
 mod cells;
 pub mod check;
 mod config_map;
+mod controller_revision;
+mod cron_job;
+mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 mod endpoints;
 mod event;
+pub mod job;
 mod lease;
 pub mod namespace;
 pub mod node;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
 pub mod pod;
+mod pod_disruption_budget;
 pub mod pod_spec;
+pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
 mod replication_controller;
 pub mod secret;
 pub mod service;
 mod service_account;
+mod stateful_set;
 pub mod storage_class;
 mod workload;
 
-use k8s_openapi::api::{apps, coordination, core, discovery, rbac as api_rbac, storage};
+use k8s_openapi::api::{
+    apps, batch, coordination, core, discovery, policy, rbac as api_rbac, scheduling, storage,
+};
 
 use crate::kind::{KindRef, kind_of};
 
@@ -45,13 +54,20 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<core::v1::Secret>(),
             kind_of::<core::v1::ServiceAccount>(),
             kind_of::<core::v1::Service>(),
+            kind_of::<apps::v1::ControllerRevision>(),
+            kind_of::<apps::v1::DaemonSet>(),
             kind_of::<apps::v1::Deployment>(),
             kind_of::<apps::v1::ReplicaSet>(),
+            kind_of::<apps::v1::StatefulSet>(),
+            kind_of::<batch::v1::CronJob>(),
+            kind_of::<batch::v1::Job>(),
+            kind_of::<policy::v1::PodDisruptionBudget>(),
             kind_of::<api_rbac::v1::ClusterRoleBinding>(),
             kind_of::<api_rbac::v1::ClusterRole>(),
             kind_of::<api_rbac::v1::RoleBinding>(),
             kind_of::<api_rbac::v1::Role>(),
             kind_of::<storage::v1::StorageClass>(),
+            kind_of::<scheduling::v1::PriorityClass>(),
             kind_of::<coordination::v1::Lease>(),
             kind_of::<discovery::v1::EndpointSlice>(),
         ]
