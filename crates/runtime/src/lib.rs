@@ -4,8 +4,8 @@
 //! what belongs to what is written in [`labels`]. Nothing is remembered on this side of the seam;
 //! whoever restarts finds everything again with [`Runtime::list`].
 //!
-//! Two implementations pass the same suite (`tests/suite`): `DockerRuntime` for a Docker Engine
-//! (API 1.41 or later) and `SimulatedRuntime`, which keeps containers in memory for load tests and
+//! Two implementations pass the same suite (`tests/suite`): [`DockerRuntime`] for a Docker Engine
+//! (API 1.41 or later) and [`SimulatedRuntime`], which keeps containers in memory for load tests and
 //! says so in its [`Version`].
 //!
 //! # Pod network
@@ -26,19 +26,26 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::mpsc;
 
+mod archive;
 mod container;
+mod docker;
 mod error;
 mod image;
 pub mod labels;
 mod network;
+pub mod pause;
 mod session;
+pub mod simulated;
 mod stats;
+
+pub use archive::ImageBuilder;
 
 pub use container::{
     AppArmor, ContainerConfig, ContainerEvent, ContainerEventKind, ContainerId, ContainerState,
     ContainerStatus, ContainerSummary, EventStream, IpcMode, ListFilter, LogDriver, Mount, MountKind,
     NetworkMode, PidMode, Propagation, Resources, Seccomp,
 };
+pub use docker::{DEFAULT_HOST, DockerRuntime};
 pub use error::{Error, PullReason, Result};
 pub use image::{ImageInfo, ImageSummary, PullProgress, RegistryAuth, with_default_tag};
 pub use network::{Network, NetworkConfig};
@@ -46,6 +53,7 @@ pub use session::{
     AttachOptions, ExecConfig, ExecOutput, ExecSession, LogLine, LogOptions, LogStream, OutputStream,
     SessionControl, StreamKind,
 };
+pub use simulated::SimulatedRuntime;
 pub use stats::{ContainerStats, InterfaceStats, network_stats};
 
 /// What answers for the containers of one machine.
@@ -103,7 +111,13 @@ pub trait Runtime: Send + Sync + 'static {
     async fn load_image(&self, archive: Bytes) -> Result<Vec<String>>;
 
     /// Imports the pause image ([`PAUSE_IMAGE`]) unless it is there; gives its name.
-    async fn ensure_pause_image(&self) -> Result<String>;
+    async fn ensure_pause_image(&self) -> Result<String> {
+        if self.inspect_image(PAUSE_IMAGE).await?.is_none() {
+            let architecture = self.version().await?.architecture;
+            self.load_image(pause::archive(&architecture)?).await?;
+        }
+        Ok(PAUSE_IMAGE.to_owned())
+    }
 
     /// Creates a container, not yet running. [`Error::Conflict`] when its name is taken,
     /// [`Error::ImageNotFound`] when its image is not here.

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 use tokio::io::AsyncWrite;
@@ -135,4 +136,16 @@ pub struct ExecOutput {
 impl ExecOutput {
     /// So many bytes of output are kept: what Kubernetes keeps of a probe's.
     pub const LIMIT: usize = 10 << 10;
+
+    /// Reads a session to its end.
+    pub async fn collect(mut session: ExecSession) -> Result<Self> {
+        let mut output = BytesMut::new();
+        while let Some(piece) = session.output.next().await {
+            let (_, bytes) = piece?;
+            let room = Self::LIMIT - output.len();
+            output.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        let exit_code = session.control.exit_code().await?;
+        Ok(Self { exit_code, output: output.freeze() })
+    }
 }
