@@ -12,9 +12,13 @@ pub mod deployment;
 pub mod endpoint_slice;
 mod endpoints;
 mod event;
+mod ingress;
+mod ingress_class;
 pub mod job;
 mod lease;
+mod limit_range;
 pub mod namespace;
+mod network_policy;
 pub mod node;
 pub mod persistent_volume;
 pub mod persistent_volume_claim;
@@ -25,6 +29,7 @@ pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
 mod replication_controller;
+mod resource_quota;
 pub mod secret;
 pub mod service;
 mod service_account;
@@ -33,7 +38,7 @@ pub mod storage_class;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, batch, coordination, core, discovery, policy, rbac as api_rbac, scheduling, storage,
+    apps, batch, coordination, core, discovery, networking, policy, rbac as api_rbac, scheduling, storage,
 };
 
 use crate::kind::{KindRef, kind_of};
@@ -45,12 +50,14 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<core::v1::ConfigMap>(),
             kind_of::<core::v1::Endpoints>(),
             kind_of::<core::v1::Event>(),
+            kind_of::<core::v1::LimitRange>(),
             kind_of::<core::v1::Namespace>(),
             kind_of::<core::v1::Node>(),
             kind_of::<core::v1::PersistentVolumeClaim>(),
             kind_of::<core::v1::PersistentVolume>(),
             kind_of::<core::v1::Pod>(),
             kind_of::<core::v1::ReplicationController>(),
+            kind_of::<core::v1::ResourceQuota>(),
             kind_of::<core::v1::Secret>(),
             kind_of::<core::v1::ServiceAccount>(),
             kind_of::<core::v1::Service>(),
@@ -61,6 +68,9 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<apps::v1::StatefulSet>(),
             kind_of::<batch::v1::CronJob>(),
             kind_of::<batch::v1::Job>(),
+            kind_of::<networking::v1::IngressClass>(),
+            kind_of::<networking::v1::Ingress>(),
+            kind_of::<networking::v1::NetworkPolicy>(),
             kind_of::<policy::v1::PodDisruptionBudget>(),
             kind_of::<api_rbac::v1::ClusterRoleBinding>(),
             kind_of::<api_rbac::v1::ClusterRole>(),

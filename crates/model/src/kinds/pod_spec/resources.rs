@@ -153,7 +153,8 @@ fn is_standard_for_containers(name: &str) -> bool {
     matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
 }
 
-fn is_standard(name: &str) -> bool {
+/// Whether a name without a prefix is one of the resources that there are.
+pub(crate) fn is_standard(name: &str) -> bool {
     const NAMES: &[&str] = &[
         "storage",
         "pods",
