@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -222,7 +223,15 @@ pub struct ScaleOf {
 
 /// The behaviour of one kind. Every method is pure and deterministic.
 pub trait Kind:
-    Metadata<Ty = ObjectMeta> + Resource + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
+    Metadata<Ty = ObjectMeta>
+    + Resource
+    + Serialize
+    + DeserializeOwned
+    + JsonSchema
+    + Clone
+    + Send
+    + Sync
+    + 'static
 {
     /// What is constant about it.
     const DESCRIPTOR: Descriptor;
@@ -293,6 +302,8 @@ pub trait KindApi: Send + Sync + 'static {
     /// # Errors
     /// When it does not decode (`BadRequest`).
     fn decode(&self, value: Value) -> Result<Box<dyn AnyObject>, Failure>;
+    /// A reference to its schema, which goes into the generator's definitions.
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
 }
 
 /// A kind, as it is passed around.
@@ -485,6 +496,10 @@ impl<K: Kind> KindApi for KindOf<K> {
             ))
         })?;
         Ok(Box::new(typed))
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<K>()
     }
 }
 

@@ -9,6 +9,7 @@
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
 
+pub mod discovery;
 pub mod field;
 pub mod kind;
 pub mod kinds;
