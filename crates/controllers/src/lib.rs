@@ -1,1 +1,115 @@
-//! One controller a file.
+//! The controllers: each brings one thing closer to what is wanted, again and again.
+//!
+//! One controller a file. Each is a [`balsa_client::Reconciler`] on a keyed queue: it reads the shared
+//! [`Caches`], computes a plan with a pure function and carries it out through the client, like
+//! anybody else. They run in the server that leads; dropping the scope stops all of them, and whatever
+//! they keep in memory can be thrown away.
+//!
+//! | file | what it keeps true |
+//! | --- | --- |
+//! | `replica_set`, `replication_controller` (core: `replicas`) | so many pods of a template |
+//! | `deployment` | pods roll from one template to the next |
+//! | `endpoint_slices`, `endpoints` | what stands behind a Service |
+//! | `namespace` | a namespace that is being deleted is emptied |
+//! | `garbage_collector` | what has no owner left goes |
+//! | `node_lifecycle`, `taint_eviction`, `pod_gc` | what becomes of dead nodes and their pods |
+//! | `node_ipam` | each node has its range of pod addresses |
+//! | `service_account`, `root_ca` | what every namespace has |
+//! | `volumes` | claims have volumes |
+
+mod caches;
+mod deployment;
+mod endpoint_plan;
+mod endpoint_slices;
+mod endpoints;
+mod garbage_collector;
+mod namespace;
+mod owner;
+mod pods;
+mod replica_set;
+mod replicas;
+mod replication_controller;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod stories;
+
+pub use caches::Caches;
+
+use std::time::Duration;
+
+use balsa_client::{Client, Recorder};
+use balsa_rt::{Clock, Scope, TaskKind};
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+
+/// What the controllers must be told.
+#[derive(Clone, Debug)]
+pub struct ControllerConfig {
+    /// Where pod addresses come from; each node gets a part of it.
+    pub cluster_cidr: Option<ipnet::IpNet>,
+    /// How long a node may be silent before it counts as dead.
+    pub node_grace: Duration,
+    /// How often nodes are looked at.
+    pub node_period: Duration,
+    /// Ended pods beyond this number are deleted, the oldest first.
+    pub ended_pods: usize,
+    /// The certificate of the cluster's CA, for `kube-root-ca.crt`.
+    pub root_ca: String,
+    /// Where on a node the built-in provisioner puts its volumes.
+    pub local_path_dir: String,
+}
+
+impl Default for ControllerConfig {
+    fn default() -> Self {
+        Self {
+            cluster_cidr: None,
+            node_grace: Duration::from_secs(40),
+            node_period: Duration::from_secs(5),
+            ended_pods: 12_500,
+            root_ca: String::new(),
+            local_path_dir: "/var/lib/balsa/local-path".to_owned(),
+        }
+    }
+}
+
+/// Starts all controllers; they stop when `scope` ends. Nothing runs before the caches show all that
+/// was there.
+pub fn start(client: Client, clock: Clock, config: ControllerConfig, scope: &Scope) {
+    let token = scope.token();
+    scope.spawn(TaskKind::Controller, async move {
+        let inner = Scope::under(&token);
+        let caches = Caches::start(&client, &inner);
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = caches.synced() => {}
+        }
+        start_all(&client, &caches, &clock, &config, &inner);
+        token.cancelled().await;
+    });
+}
+
+fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &ControllerConfig, scope: &Scope) {
+    let recorder = |component| Recorder::new(client.clone(), component, clock.clone());
+    replicas::Replicas::<ReplicaSet>::start(
+        client.clone(),
+        caches.replica_sets.clone(),
+        caches.pods.clone(),
+        recorder("replicaset-controller"),
+        clock.clone(),
+        scope,
+    );
+    replicas::Replicas::<ReplicationController>::start(
+        client.clone(),
+        caches.replication_controllers.clone(),
+        caches.pods.clone(),
+        recorder("replication-controller"),
+        clock.clone(),
+        scope,
+    );
+    deployment::start(client.clone(), caches, recorder("deployment-controller"), clock.clone(), scope);
+    endpoint_slices::start(client.clone(), caches, scope);
+    endpoints::start(client.clone(), caches, scope);
+    namespace::start(client.clone(), caches, clock.clone(), scope);
+    garbage_collector::start(client.clone(), caches, scope);
+    let _ = config;
+}

@@ -1,0 +1,5 @@
+//! Stories: all controllers on a cluster in memory, with a kubelet that says that pods are ready.
+
+mod cluster;
+mod owners;
+mod rollout;

@@ -1,0 +1,264 @@
+//! Tables for the planner, in small clusters.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use serde_json::{Value, json};
+
+use crate::{ClusterView, Decision, Needs, explain, plan};
+
+fn node(name: &str, extra: Value) -> Node {
+    let mut value = json!({
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}},
+    });
+    merge(&mut value, extra);
+    serde_json::from_value(value).unwrap()
+}
+
+fn pod(name: &str, spec: Value) -> Arc<Needs> {
+    let mut value = json!({
+        "metadata": {"name": name, "namespace": "n", "uid": name, "labels": {"app": name.split('-').next()}},
+        "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]},
+    });
+    merge(&mut value["spec"], spec);
+    Arc::new(Needs::of(&serde_json::from_value::<Pod>(value).unwrap()))
+}
+
+fn merge(into: &mut Value, from: Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                merge(into.entry(key).or_insert(Value::Null), value);
+            }
+        }
+        (into, from) => *into = from,
+    }
+}
+
+fn view(nodes: &[Node]) -> ClusterView {
+    let mut view = ClusterView::default();
+    for node in nodes {
+        view.set_node(node);
+    }
+    view.set_namespace("n", Some(Default::default()));
+    view
+}
+
+fn placed(decisions: &[Decision]) -> Vec<String> {
+    let text = |d: &Decision| match &d.outcome {
+        Ok(placement) => placement.node.clone(),
+        Err(reasons) => reasons.to_string(),
+    };
+    decisions.iter().map(text).collect()
+}
+
+fn one(view: &ClusterView, pod: Arc<Needs>) -> String {
+    placed(&plan(view, &[pod])).remove(0)
+}
+
+#[test]
+fn reasons_are_told_in_the_words_of_kubernetes() {
+    let tainted = |name| node(name, json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}));
+    let view = view(&[tainted("a"), tainted("b"), node("c", json!({"status": {"allocatable": {"cpu": "500m"}}}))]);
+    assert_eq!(
+        one(&view, pod("p", json!({}))),
+        "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {k: v}. \
+         preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+    );
+    assert_eq!(one(&ClusterView::default(), pod("p", json!({}))), "no nodes available to schedule pods");
+}
+
+#[test]
+fn filters() {
+    let cordoned = node("a", json!({"spec": {"unschedulable": true}}));
+    let tolerant = json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]});
+    let not_helpful = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    let no_victims = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+    let mut busy = view(&[node("a", json!({}))]);
+    let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    busy.place_pod(pod("web-1", port.clone()), "a");
+    let anti = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
+    let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}});
+    for (view, pod, expected) in [
+        (view(&[cordoned.clone()]), pod("p", json!({})), format!("1 node(s) were unschedulable. {not_helpful}")),
+        (view(&[cordoned]), pod("p", tolerant), "a".to_owned()),
+        (
+            view(&[node("a", json!({}))]),
+            pod("p", json!({"nodeSelector": {"disk": "ssd"}})),
+            format!("1 node(s) didn't match Pod's node affinity/selector. {not_helpful}"),
+        ),
+        (
+            busy.clone(),
+            pod("q", port),
+            format!("1 node(s) didn't have free ports for the requested pod ports. {no_victims}"),
+        ),
+        (
+            busy.clone(),
+            pod("q", json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "4"}}}]})),
+            "a".to_owned(),
+        ),
+        (
+            busy.clone(),
+            pod("q", anti),
+            format!("1 node(s) didn't match pod anti-affinity rules. {no_victims}"),
+        ),
+        (
+            busy.clone(),
+            pod("q", near.clone()),
+            format!("1 node(s) didn't match pod affinity rules. {not_helpful}"),
+        ),
+        (busy.clone(), pod("db-1", near), "a".to_owned()),
+        (
+            busy,
+            pod("q", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})),
+            format!("persistentvolumeclaim \"data\" not found. {not_helpful}"),
+        ),
+    ] {
+        let got = one(&view, pod.clone());
+        assert_eq!(got.strip_prefix("0/1 nodes are available: ").unwrap_or(&got), expected, "{}", pod.key);
+    }
+}
+
+#[test]
+fn pods_that_repel_others_are_heard() {
+    let mut view = view(&[node("a", json!({})), node("b", json!({}))]);
+    let anti = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}});
+    view.place_pod(pod("lonely", anti), "a");
+    assert_eq!(one(&view, pod("web-1", json!({}))), "b");
+    view.remove_node("b");
+    assert!(one(&view, pod("web-1", json!({}))).contains("didn't satisfy existing pods anti-affinity rules"));
+    view.remove_pod("lonely");
+    assert_eq!(one(&view, pod("web-1", json!({}))), "a");
+}
+
+#[test]
+fn a_batch_knows_what_it_has_placed() {
+    let view = view(&[node("a", json!({})), node("b", json!({}))]);
+    let pods: Vec<_> = (0..9).map(|i| pod(&format!("web-{i}"), json!({}))).collect();
+    let placed = placed(&plan(&view, &pods));
+    assert_eq!(placed.iter().filter(|node| *node == "a").count(), 4);
+    assert_eq!(placed.iter().filter(|node| *node == "b").count(), 4);
+    assert!(placed[8].starts_with("0/2 nodes are available: 2 Insufficient cpu."), "{}", placed[8]);
+}
+
+#[test]
+fn equal_pods_spread_and_small_constraints_hold() {
+    let zone = |name: &str, zone: &str| node(name, json!({"metadata": {"labels": {"zone": zone}}}));
+    let view = view(&[zone("a", "x"), zone("b", "x"), zone("c", "y")]);
+    let spread = json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone",
+        "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {"matchLabels": {"app": "web"}}}]});
+    let pods: Vec<_> = (0..6).map(|i| pod(&format!("web-{i}"), spread.clone())).collect();
+    let placed = placed(&plan(&view, &pods));
+    assert_eq!(placed.iter().filter(|node| *node == "c").count(), 3, "{placed:?}");
+}
+
+#[test]
+fn preferences_decide_between_equals() {
+    let ssd = node("b", json!({"metadata": {"labels": {"disk": "ssd"}}}));
+    let avoid = node("c", json!({"spec": {"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}}));
+    let view = view(&[node("a", json!({})), ssd, avoid]);
+    let wish = json!({"affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 5, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
+    assert_eq!(one(&view, pod("p", wish)), "b");
+    let bound: Vec<_> = (0..4).map(|i| pod(&format!("x{i}"), json!({}))).collect();
+    assert!(placed(&plan(&view, &bound[..2])).iter().all(|node| node != "c"));
+}
+
+#[test]
+fn claims_hold_a_pod_or_follow_it() {
+    let mut view = view(&[node("a", json!({})), node("b", json!({}))]);
+    let class = json!({"metadata": {"name": "local"}, "provisioner": "x", "volumeBindingMode": "WaitForFirstConsumer"});
+    view.set_class("local", Some(serde_json::from_value(class).unwrap()));
+    let claim = |extra: Value| {
+        let mut value = json!({"metadata": {"name": "data", "namespace": "n"}, "spec": {"storageClassName": "local"}});
+        merge(&mut value, extra);
+        Some(serde_json::from_value(value).unwrap())
+    };
+    let key = balsa_model::Key::new("n", "data");
+    let user = pod("p", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}));
+    view.set_claim(&key, claim(json!({})));
+    let placement = plan(&view, &[user.clone()]).remove(0).outcome.unwrap();
+    assert_eq!(placement.claims, [key.clone()]);
+    let bound = json!({"spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
+    view.set_claim(&key, claim(bound));
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]}]}}}});
+    view.set_volume("pv", Some(serde_json::from_value(volume).unwrap()));
+    let placement = plan(&view, &[user.clone()]).remove(0).outcome.unwrap();
+    assert_eq!((placement.node.as_str(), placement.claims.len()), ("b", 0));
+    let told = explain(&view, &user).unwrap();
+    assert_eq!(told[0].1[0].to_string(), "node(s) had volume node affinity conflict");
+    view.set_claim(&key, claim(json!({"spec": {"storageClassName": "other"}})));
+    assert!(one(&view, user).contains("pod has unbound immediate PersistentVolumeClaims"));
+}
+
+mod story {
+    //! The loop on a cluster in memory.
+
+    use std::time::Duration;
+
+    use balsa_client::memory::MemoryBackend;
+    use balsa_client::{Client, Subscription};
+    use balsa_model::selector::Filter;
+    use balsa_rt::{Clock, Scope};
+    use k8s_openapi::api::core::v1::Namespace;
+
+    use super::*;
+
+    fn waiting_pod(name: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}}}]},
+        }))
+        .unwrap()
+    }
+
+    async fn until(client: &Client, changes: &mut Subscription, condition: impl Fn(&[Pod]) -> bool) {
+        let holds = async {
+            loop {
+                let all = client.api::<Pod>().list(Filter::everything()).await.unwrap();
+                let all: Vec<Pod> = all.iter().map(|o| o.typed::<Pod>().unwrap().clone()).collect();
+                if condition(&all) {
+                    return;
+                }
+                changes.recv().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), holds).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn pods_are_bound_and_those_without_room_say_so_until_there_is_some() {
+        let client = Client::new(MemoryBackend::new(Clock::system()), "test");
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        client.api::<Namespace>().create(&namespace).await.unwrap();
+        let scope = Scope::new();
+        crate::start(client.clone(), Clock::system(), &scope);
+        let put_node = async |name: &str| {
+            let created = client.api::<Node>().create(&node(name, json!({}))).await.unwrap();
+            // A node's status is its own to write.
+            let mut value = created.typed::<Node>().unwrap().clone();
+            value.status = node(name, json!({})).status;
+            client.api::<Node>().update(&value, balsa_model::strategy::Part::Status).await.unwrap();
+        };
+        put_node("a").await;
+        let mut changes = client.informer::<Pod>(Filter::everything(), &scope).subscribe();
+        for i in 0..6 {
+            client.api::<Pod>().create(&waiting_pod(&format!("p{i}"))).await.unwrap();
+        }
+        let bound = |pods: &[Pod]| pods.iter().filter(|p| p.spec.as_ref().unwrap().node_name.is_some()).count();
+        let said = |pods: &[Pod]| {
+            let conditions = pods.iter().flat_map(|p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()));
+            conditions.filter(|c| c.reason.as_deref() == Some("Unschedulable")).count()
+        };
+        until(&client, &mut changes, |pods| bound(pods) == 4 && said(pods) == 2).await;
+        put_node("b").await;
+        until(&client, &mut changes, |pods| bound(pods) == 6).await;
+    }
+}
