@@ -9,7 +9,7 @@ use balsa_model::kind::KindRef;
 use balsa_model::{Change, Object, Revision};
 use bytes::Bytes;
 
-use crate::view::FieldValues;
+use crate::indexed::FieldValues;
 
 /// How an event goes over the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,8 +11,9 @@ use balsa_model::{Change, Key, Object, Operation, Revision};
 
 use crate::codec::{Proposal, pb};
 use crate::event::{SharedChange, reseal};
+use crate::indexed::{FieldValues, field_values};
 use crate::refusal::Refusal;
-use crate::view::{FieldValues, Row, Rows, field_values};
+use crate::view::{Row, Rows};
 
 /// What one kind's actor folds into.
 #[derive(Clone, Debug)]

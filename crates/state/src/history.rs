@@ -18,11 +18,11 @@ use prost::Message as _;
 
 use crate::codec::{decode_operation, encode_operation, pb};
 use crate::event::SharedChange;
+use crate::indexed::{FieldValues, field_values};
 use crate::tables::{
     HISTORY_FLOOR, TableError, Tables, Write, change_key, number_of, object_key, pointer_key, read_number,
     resource_of,
 };
-use crate::view::{FieldValues, field_values};
 
 /// One version of an object, as the history keeps it.
 #[derive(Clone, Debug)]

@@ -13,6 +13,7 @@ mod codec;
 mod event;
 mod fold;
 mod history;
+mod indexed;
 mod machine;
 mod metrics;
 mod pins;

@@ -12,8 +12,7 @@ use balsa_model::selector::Filter;
 use balsa_model::{Key, Object, Revision};
 use imbl::OrdMap;
 
-/// The values of a kind's indexed fields, in the order of its descriptor.
-pub(crate) type FieldValues = Arc<[Arc<str>]>;
+use crate::indexed::FieldValues;
 
 /// What is kept of one object.
 #[derive(Clone, Debug)]
@@ -74,19 +73,6 @@ impl Rows {
         }
         Some(old)
     }
-}
-
-/// The values of the fields that `object`'s kind indexes.
-pub(crate) fn field_values(object: &Object) -> FieldValues {
-    let labels = object.kind().descriptor().indexed_fields;
-    if labels.is_empty() {
-        return Arc::new([]);
-    }
-    let typed = object.decode();
-    labels
-        .iter()
-        .map(|label| typed.as_ref().map_or_else(String::new, |typed| typed.field(label)).into())
-        .collect()
 }
 
 /// An immutable picture of one kind at a revision of the cluster.

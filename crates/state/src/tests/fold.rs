@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::{EntryError, Kinds, Proposal, decode_entry};
 use crate::fold::Table;
+use crate::indexed::field_values;
 use crate::refusal::Refusal;
-use crate::view::{Rows, field_values};
+use crate::view::Rows;
 
 fn kinds() -> Kinds {
     Kinds::new(&[gadgets(), config_maps()])
