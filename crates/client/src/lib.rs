@@ -15,6 +15,7 @@ mod informer;
 pub mod memory;
 mod queue;
 mod reconcile;
+pub mod remote;
 
 pub use api::{Api, Client};
 pub use backend::{Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions};

@@ -1,0 +1,246 @@
+//! One lazy connection a server, and which of them is asked.
+//!
+//! All calls go to one server until it does not answer; then the next one is asked. Streams that
+//! break are not repeated here: whoever reads them knows where to go on.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use balsa_model::{Failure, Reason};
+use balsa_proto::from_status;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::{Code, Request, Status};
+
+use super::{ConnectError, Identity, RemoteConfig};
+
+/// The name that every server's certificate has.
+const SERVER_NAME: &str = "kubernetes";
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection on which nothing comes back for that long is dead.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// Bytes on the way of one stream; lists are large.
+const WINDOW: u32 = 1 << 20;
+/// A message may be that large: a list's message is half a MiB and the last object more.
+pub(super) const MAX_MESSAGE: usize = 32 << 20;
+/// How long a call that is no stream may take.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Adds the bearer token to every call.
+#[derive(Clone)]
+pub struct Credentials(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Credentials {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(bearer) = &self.0 {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// What generated clients are made of.
+pub type Connection = InterceptedService<Channel, Credentials>;
+
+struct Shared {
+    servers: Vec<String>,
+    connections: Vec<Connection>,
+    current: AtomicUsize,
+}
+
+/// The connections to all servers.
+#[derive(Clone)]
+pub(super) struct Channels(Arc<Shared>);
+
+/// Whether a call may be made again after its answer was lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It changes nothing.
+    Always,
+    /// Only when it has not reached a server.
+    Unsent,
+}
+
+impl Channels {
+    pub(super) fn new(config: &RemoteConfig) -> Result<Self, ConnectError> {
+        if config.servers.is_empty() {
+            return Err(ConnectError::NoServers);
+        }
+        let mut tls = ClientTlsConfig::new()
+            .domain_name(SERVER_NAME)
+            .ca_certificate(Certificate::from_pem(&config.ca_pem))
+            .assume_http2(true);
+        let mut credentials = Credentials(None);
+        match &config.identity {
+            Identity::Certificate { cert_pem, key_pem } => {
+                tls = tls.identity(tonic::transport::Identity::from_pem(cert_pem, key_pem));
+            }
+            Identity::Token(token) => {
+                let bearer = format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?;
+                credentials = Credentials(Some(bearer));
+            }
+        }
+        let connect = |server: &String| {
+            let channel = endpoint(server, &tls)?.connect_lazy();
+            Ok(InterceptedService::new(channel, credentials.clone()))
+        };
+        let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
+        Ok(Self(Arc::new(Shared {
+            servers: config.servers.clone(),
+            connections: connections?,
+            current: AtomicUsize::new(0),
+        })))
+    }
+
+    pub(super) fn servers(&self) -> &[String] {
+        &self.0.servers
+    }
+
+    /// The server that is asked at present.
+    pub(super) fn current(&self) -> (usize, Connection) {
+        let index = self.0.current.load(Ordering::Relaxed) % self.0.connections.len();
+        (index, self.0.connections[index].clone())
+    }
+
+    /// Goes on with the server after `index`, unless somebody else has done so already.
+    pub(super) fn skip(&self, index: usize) {
+        let next = (index + 1) % self.0.connections.len();
+        let _ = self.0.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Makes a call at one server after another, until one answers.
+    pub(super) async fn call<T, F>(
+        &self,
+        repeat: Repeat,
+        make: impl Fn(Connection) -> F + Send + Sync,
+    ) -> Result<T, Failure>
+    where
+        T: Send,
+        F: Future<Output = Result<tonic::Response<T>, Status>> + Send,
+    {
+        let mut last = None;
+        for _ in 0..self.0.connections.len() {
+            let (index, connection) = self.current();
+            let status = match make(connection).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            let failure = self.failure(&status, index);
+            if status.code() != Code::Unavailable && !is_transport(&status) {
+                return Err(failure);
+            }
+            self.skip(index);
+            if repeat == Repeat::Unsent && !is_unsent(&status) {
+                return Err(failure);
+            }
+            last = Some(failure);
+        }
+        Err(last.unwrap_or_else(|| Failure::internal("no server is configured")))
+    }
+
+    /// What a status means; one that no server sent says which server and why.
+    pub(super) fn failure(&self, status: &Status, server: usize) -> Failure {
+        if !is_transport(status) {
+            return from_status(status);
+        }
+        let server = self.0.servers.get(server).map_or("the server", String::as_str);
+        let mut why = status.message().to_owned();
+        let mut source = status.source();
+        while let Some(error) = source {
+            why = error.to_string();
+            source = error.source();
+        }
+        Failure::new(Reason::ServiceUnavailable, format!("cannot reach the server {server}: {why}"))
+    }
+}
+
+fn endpoint(server: &str, tls: &ClientTlsConfig) -> Result<Endpoint, ConnectError> {
+    let wrong = |_| ConnectError::Address { server: server.to_owned() };
+    // Without a port the address is meant for somebody else.
+    if server.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        return Err(ConnectError::Address { server: server.to_owned() });
+    }
+    Ok(Endpoint::from_shared(format!("https://{server}"))
+        .map_err(wrong)?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(8 * WINDOW)
+        .tls_config(tls.clone())
+        .map_err(|error| {
+            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            ConnectError::Tls(why)
+        })?)
+}
+
+/// A request for a call that is no stream.
+pub(super) fn unary<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// No server said this: the way to one is broken. Servers send details.
+fn is_transport(status: &Status) -> bool {
+    status.details().is_empty()
+        && status.source().is_some()
+        && matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled)
+}
+
+/// The call has not reached a server.
+fn is_unsent(status: &Status) -> bool {
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ConnectError, Identity, RemoteBackend, RemoteConfig};
+    use super::*;
+    use balsa_model::kind::kind_of;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    use crate::Backend as _;
+
+    fn config(servers: &[&str]) -> RemoteConfig {
+        RemoteConfig {
+            servers: servers.iter().map(|s| (*s).to_owned()).collect(),
+            ca_pem: String::new(),
+            identity: Identity::Token("t".to_owned()),
+        }
+    }
+
+    #[tokio::test]
+    async fn addresses_need_a_port() {
+        for wrong in ["localhost", ":6443", "a b:1", "host:port"] {
+            let refused = RemoteBackend::connect(&config(&[wrong])).err();
+            assert!(matches!(refused, Some(ConnectError::Address { .. })), "{wrong}");
+        }
+        assert!(matches!(RemoteBackend::connect(&config(&[])).err(), Some(ConnectError::NoServers)));
+    }
+
+    #[tokio::test]
+    async fn who_cannot_be_reached_is_told_by_name() {
+        // Bound and dropped: nobody listens there.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let backend = RemoteBackend::connect(&config(&[&free, &free])).unwrap();
+        let failure = backend.get(kind_of::<ConfigMap>(), &balsa_model::Key::new("n", "c")).await.unwrap_err();
+        assert_eq!(failure.reason, Reason::ServiceUnavailable);
+        assert!(failure.message.starts_with(&format!("cannot reach the server {free}: ")), "{failure}");
+        assert!(failure.message.contains("refused"), "{failure}");
+        assert_eq!(backend.channels.current().0, 0, "both were asked in turn");
+    }
+}
