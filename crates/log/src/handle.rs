@@ -1,7 +1,7 @@
 //! [`Log`]: open it, propose, read, ask how it is, shut it down.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use balsa_rt::{Scope, TaskKind};
@@ -27,7 +27,7 @@ use crate::transport::TransportConfig;
 use crate::types::{NodeId, Payload, Raft, Reply, Types};
 use crate::{members, metrics};
 
-/// How long background tasks may take to end.
+/// How long the last news may take at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 /// The replicated log of one server. Clones are handles to the same log; it runs until
@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogIndex>,
     readers: mpsc::UnboundedSender<Waiter>,
-    scope: std::sync::Mutex<Option<Scope>>,
+    scope: Mutex<Option<Scope>>,
 }
 
 impl Log {
@@ -90,7 +90,7 @@ impl Log {
             leadership,
             applied,
             readers,
-            scope: std::sync::Mutex::new(Some(scope)),
+            scope: Mutex::new(Some(scope)),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -179,10 +179,10 @@ impl Log {
     pub async fn shutdown(&self) -> Result<(), LogError> {
         self.hand_over().await;
         let stopped = self.shared.raft.shutdown().await;
-        let scope = self.shared.scope.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-        if let Some(scope) = scope {
-            scope.close(CLOSE_LIMIT).await;
-        }
+        // Whoever works as leader learns of the end before the tasks that tell it are ended.
+        let told = async { self.leadership().wait_for(|now| !now.is_leader).await.map(|_| ()) };
+        let _ = tokio::time::timeout(CLOSE_LIMIT, told).await;
+        drop(self.shared.scope.lock().unwrap_or_else(PoisonError::into_inner).take());
         stopped.map_err(|error| LogError::Fatal(error.to_string()))
     }
 
