@@ -253,7 +253,7 @@ async fn a_terminal_has_a_size() {
             command: words(&[
                 "sh",
                 "-c",
-                "until [ \"$(stty size)\" = '40 132' ]; do sleep 0.02; done; echo seen",
+                "until [ \"$(stty size 2>/dev/null)\" = '40 132' ]; do sleep 0.02; done; echo seen",
             ]),
             tty: true,
             stdin: true,

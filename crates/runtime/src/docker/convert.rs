@@ -208,6 +208,12 @@ pub(super) fn container_state(found: docker::ContainerInspectResponse) -> Contai
     let ip = found.network_settings.and_then(|settings| settings.networks).and_then(|networks| {
         networks.into_values().find_map(|endpoint| endpoint.ip_address?.parse::<IpAddr>().ok())
     });
+    let started_at = state.started_at.as_deref().and_then(time);
+    let mut finished_at = state.finished_at.as_deref().and_then(time);
+    if status == ContainerStatus::Exited {
+        // Docker notes the start of a short-lived process after its end.
+        finished_at = finished_at.max(started_at);
+    }
     ContainerState {
         id: ContainerId::new(found.id.unwrap_or_default()),
         name: found.name.unwrap_or_default().trim_start_matches('/').to_owned(),
@@ -217,8 +223,8 @@ pub(super) fn container_state(found: docker::ContainerInspectResponse) -> Contai
         oom_killed: state.oom_killed.unwrap_or_default(),
         error: state.error.unwrap_or_default(),
         created_at: found.created.as_deref().and_then(time),
-        started_at: state.started_at.as_deref().and_then(time),
-        finished_at: state.finished_at.as_deref().and_then(time),
+        started_at,
+        finished_at,
         labels: config.labels.unwrap_or_default().into_iter().collect(),
         image: config.image.unwrap_or_default(),
         image_id: found.image.unwrap_or_default(),

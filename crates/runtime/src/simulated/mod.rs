@@ -320,10 +320,8 @@ impl Runtime for SimulatedRuntime {
             let container = machine.running(id)?;
             let exit_code = match (number, container.on_term) {
                 (SIGKILL, _) => 128 + SIGKILL,
-                (SIGTERM, Some(action)) => match action {
-                    Some(exit_code) => exit_code,
-                    None => return Ok(()),
-                },
+                (SIGTERM, Some(Some(exit_code))) => exit_code,
+                (SIGTERM, Some(None)) => return Ok(()),
                 (SIGTERM, None) if container.is_pause() => 0,
                 (2 | 3 | SIGTERM, None) => 128 + number,
                 _ => return Ok(()),

@@ -16,21 +16,21 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncWriteExt as _;
 
 /// The label that everything a test makes carries.
-pub const RUN: &str = "balsa.dev/test-run";
+pub(crate) const RUN: &str = "balsa.dev/test-run";
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A runtime to be tried.
 #[derive(Clone)]
-pub struct Fixture {
-    pub runtime: Arc<dyn Runtime>,
+pub(crate) struct Fixture {
+    pub(crate) runtime: Arc<dyn Runtime>,
     /// An image with the programs.
-    pub image: String,
+    pub(crate) image: String,
     /// The value of [`RUN`], in names too: tests run beside each other.
-    pub run: String,
+    pub(crate) run: String,
 }
 
 impl Fixture {
-    pub fn config(&self, name: &str, command: &[&str]) -> ContainerConfig {
+    pub(crate) fn config(&self, name: &str, command: &[&str]) -> ContainerConfig {
         ContainerConfig {
             name: format!("{}-{name}", self.run),
             image: self.image.clone(),
@@ -40,13 +40,13 @@ impl Fixture {
         }
     }
 
-    pub fn labels(&self, name: &str) -> BTreeMap<String, String> {
+    pub(crate) fn labels(&self, name: &str) -> BTreeMap<String, String> {
         [(RUN, self.run.as_str()), (labels::CONTAINER_NAME, name)]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into()
     }
 
-    pub async fn started(&self, name: &str, command: &[&str]) -> ContainerId {
+    pub(crate) async fn started(&self, name: &str, command: &[&str]) -> ContainerId {
         let id = self.runtime.create_container(&self.config(name, command)).await.unwrap();
         self.runtime.start(&id).await.unwrap();
         id
@@ -64,11 +64,11 @@ impl Fixture {
 }
 
 /// Nothing in this suite takes a minute.
-pub async fn within<T>(work: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, work).await.expect("not within a minute")
 }
 
-pub fn words(words: &[&str]) -> Vec<String> {
+pub(crate) fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
@@ -99,7 +99,7 @@ macro_rules! behaviour {
 }
 pub(crate) use behaviour;
 
-pub async fn it_says_who_it_is(fixture: Fixture) {
+pub(crate) async fn it_says_who_it_is(fixture: Fixture) {
     fixture.runtime.ping().await.unwrap();
     let version = fixture.runtime.version().await.unwrap();
     assert_eq!(version.os, "linux");
@@ -109,7 +109,7 @@ pub async fn it_says_who_it_is(fixture: Fixture) {
     }
 }
 
-pub async fn a_container_lives_and_dies(fixture: Fixture) {
+pub(crate) async fn a_container_lives_and_dies(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let config = fixture.config("life", &["sh", "-c", "echo hello; echo oh no >&2; exit 5"]);
     let id = runtime.create_container(&config).await.unwrap();
@@ -143,7 +143,7 @@ pub async fn a_container_lives_and_dies(fixture: Fixture) {
     runtime.remove(&id, false).await.expect("what is gone is gone");
 }
 
-pub async fn names_and_images_are_checked(fixture: Fixture) {
+pub(crate) async fn names_and_images_are_checked(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let config = fixture.config("twice", &["sleep", "1000"]);
     let id = runtime.create_container(&config).await.unwrap();
@@ -160,7 +160,7 @@ pub async fn names_and_images_are_checked(fixture: Fixture) {
     assert!(runtime.logs(&nobody, &LogOptions::default()).await.err().unwrap().is_not_found());
 }
 
-pub async fn stopping_is_asking_first(fixture: Fixture) {
+pub(crate) async fn stopping_is_asking_first(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let polite =
         fixture.started("polite", &["sh", "-c", "trap 'exit 7' TERM; echo up; sleep 1000 & wait"]).await;
@@ -192,7 +192,7 @@ async fn up(fixture: &Fixture, id: &ContainerId) {
     assert_eq!(within(lines.next()).await.unwrap().unwrap().bytes, "up");
 }
 
-pub async fn starting_and_stopping_twice_is_fine(fixture: Fixture) {
+pub(crate) async fn starting_and_stopping_twice_is_fine(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let id = fixture.started("twice", &["sleep", "1000"]).await;
     let first = runtime.inspect(&id).await.unwrap().started_at;
@@ -208,7 +208,7 @@ pub async fn starting_and_stopping_twice_is_fine(fixture: Fixture) {
     runtime.remove(&id, true).await.unwrap();
 }
 
-pub async fn events_tell_the_life_of_a_container(fixture: Fixture) {
+pub(crate) async fn events_tell_the_life_of_a_container(fixture: Fixture) {
     use ContainerEventKind::{Created, Destroyed, Died, Started};
     let runtime = &fixture.runtime;
     let wanted = vec![(RUN.to_owned(), fixture.run.clone())];
@@ -228,7 +228,7 @@ pub async fn events_tell_the_life_of_a_container(fixture: Fixture) {
     assert_eq!(again.last().unwrap().kind, Destroyed);
 }
 
-pub async fn logs_can_be_cut_and_followed(fixture: Fixture) {
+pub(crate) async fn logs_can_be_cut_and_followed(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let id = fixture.started("log", &["sh", "-c", "echo one; echo two; sleep 0.3; echo three"]).await;
     // Following ends with the container.
@@ -246,7 +246,7 @@ pub async fn logs_can_be_cut_and_followed(fixture: Fixture) {
     assert_eq!(fixture.lines(&id, until).await.last().unwrap().1, "two");
 }
 
-pub async fn a_command_runs_in_a_container(fixture: Fixture) {
+pub(crate) async fn a_command_runs_in_a_container(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let id = fixture.started("host", &["sleep", "1000"]).await;
     let config = ExecConfig {
@@ -271,7 +271,7 @@ pub async fn a_command_runs_in_a_container(fixture: Fixture) {
     assert!(runtime.exec(&id, &config).await.unwrap_err().is_conflict());
 }
 
-pub async fn a_command_reads_its_input_to_the_end(fixture: Fixture) {
+pub(crate) async fn a_command_reads_its_input_to_the_end(fixture: Fixture) {
     let id = fixture.started("host", &["sleep", "1000"]).await;
     let config = ExecConfig { command: words(&["cat"]), stdin: true, stdout: true, ..ExecConfig::default() };
     for shut_down in [true, false] {
@@ -292,7 +292,7 @@ pub async fn a_command_reads_its_input_to_the_end(fixture: Fixture) {
     }
 }
 
-pub async fn short_commands_have_a_time_limit(fixture: Fixture) {
+pub(crate) async fn short_commands_have_a_time_limit(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let id = fixture.started("host", &["sleep", "1000"]).await;
     let healthy = runtime.exec_sync(&id, &words(&["echo", "fine"]), LIMIT).await.unwrap();
@@ -303,7 +303,7 @@ pub async fn short_commands_have_a_time_limit(fixture: Fixture) {
     assert!(matches!(hung, Err(Error::Timeout { .. })), "{hung:?}");
 }
 
-pub async fn attaching_joins_the_first_process(fixture: Fixture) {
+pub(crate) async fn attaching_joins_the_first_process(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let config = ContainerConfig { stdin: true, stdin_once: true, ..fixture.config("joined", &["cat"]) };
     let id = runtime.create_container(&config).await.unwrap();
@@ -321,7 +321,7 @@ pub async fn attaching_joins_the_first_process(fixture: Fixture) {
     assert!(within(session.output.next()).await.is_none());
 }
 
-pub async fn usage_is_of_what_runs(fixture: Fixture) {
+pub(crate) async fn usage_is_of_what_runs(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let id = fixture.started("used", &["sleep", "1000"]).await;
     let stats = runtime.stats(&id).await.unwrap();
@@ -331,13 +331,13 @@ pub async fn usage_is_of_what_runs(fixture: Fixture) {
     assert!(runtime.stats(&id).await.unwrap_err().is_conflict());
 }
 
-pub async fn images_come_and_go(fixture: Fixture) {
+pub(crate) async fn images_come_and_go(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let name = format!("balsa-test/{}:gift", fixture.run);
     let archive = ImageBuilder::new(&name).file("/gift", 0o644, fixture.run.clone()).cmd(["/gift"]).build();
-    assert_eq!(runtime.load_image(archive.unwrap()).await.unwrap(), [name.clone()]);
+    assert_eq!(runtime.load_image(archive.unwrap()).await.unwrap(), [name.as_str()]);
     let info = runtime.inspect_image(&name).await.unwrap().unwrap();
-    assert_eq!(info.repo_tags, [name.clone()]);
+    assert_eq!(info.repo_tags, [name.as_str()]);
     assert_eq!(runtime.inspect_image(&info.id).await.unwrap().unwrap().id, info.id, "by id");
     let listed = runtime.list_images().await.unwrap();
     assert!(listed.iter().any(|image| image.id == info.id && image.repo_tags == info.repo_tags));
@@ -358,7 +358,7 @@ pub async fn images_come_and_go(fixture: Fixture) {
     ));
 }
 
-pub async fn networks_come_and_go(fixture: Fixture) {
+pub(crate) async fn networks_come_and_go(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let config = NetworkConfig {
         name: format!("{}-net", fixture.run),
@@ -388,7 +388,7 @@ pub async fn networks_come_and_go(fixture: Fixture) {
     runtime.remove_network(&config.name).await.expect("what is gone is gone");
 }
 
-pub async fn a_sandbox_is_shared(fixture: Fixture) {
+pub(crate) async fn a_sandbox_is_shared(fixture: Fixture) {
     let runtime = &fixture.runtime;
     let sandbox = ContainerConfig {
         image: runtime.ensure_pause_image().await.unwrap(),
