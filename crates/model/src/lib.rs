@@ -16,6 +16,7 @@ pub mod kinds;
 pub mod meta;
 pub mod mutation;
 pub mod object;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

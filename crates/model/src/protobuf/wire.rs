@@ -4,7 +4,7 @@ use super::ProtobufError;
 
 /// What a tag is followed by.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Scalar<'a> {
+pub(crate) enum Scalar<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32(u32),
@@ -12,18 +12,18 @@ pub(super) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    pub(super) fn bytes(self) -> Result<&'a [u8], ProtobufError> {
+    pub(crate) fn bytes(self) -> Result<&'a [u8], ProtobufError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             _ => Err(ProtobufError::WireType),
         }
     }
 
-    pub(super) fn text(self) -> Result<&'a str, ProtobufError> {
+    pub(crate) fn text(self) -> Result<&'a str, ProtobufError> {
         std::str::from_utf8(self.bytes()?).map_err(|_| ProtobufError::Utf8)
     }
 
-    pub(super) fn varint(self) -> Result<u64, ProtobufError> {
+    pub(crate) fn varint(self) -> Result<u64, ProtobufError> {
         match self {
             Self::Varint(value) => Ok(value),
             _ => Err(ProtobufError::WireType),
@@ -31,26 +31,26 @@ impl<'a> Scalar<'a> {
     }
 
     /// A signed number: negative ones are written as 64 bits.
-    pub(super) fn int(self) -> Result<i64, ProtobufError> {
+    pub(crate) fn int(self) -> Result<i64, ProtobufError> {
         self.varint().map(u64::cast_signed)
     }
 }
 
 /// Reads fields one after the other.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    pub(super) fn varint(&mut self) -> Result<u64, ProtobufError> {
+    pub(crate) fn varint(&mut self) -> Result<u64, ProtobufError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let (byte, rest) = self.rest.split_first().ok_or(ProtobufError::Truncated)?;
@@ -63,7 +63,7 @@ impl<'a> Reader<'a> {
         Err(ProtobufError::Overflow)
     }
 
-    pub(super) fn take(&mut self, length: usize) -> Result<&'a [u8], ProtobufError> {
+    pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], ProtobufError> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(ProtobufError::Truncated)?;
         self.rest = rest;
         Ok(taken)
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
 
     /// The next field; `None` at the end. Groups, which nobody has written since proto2's youth, are
     /// refused.
-    pub(super) fn field(&mut self) -> Result<Option<(u32, Scalar<'a>)>, ProtobufError> {
+    pub(crate) fn field(&mut self) -> Result<Option<(u32, Scalar<'a>)>, ProtobufError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -107,17 +107,17 @@ fn write_tag(out: &mut Vec<u8>, number: u32, wire: u64) {
     write_varint_value(out, u64::from(number) << 3 | wire);
 }
 
-pub(super) fn write_int(out: &mut Vec<u8>, number: u32, value: i64) {
+pub(crate) fn write_int(out: &mut Vec<u8>, number: u32, value: i64) {
     write_tag(out, number, 0);
     write_varint_value(out, value.cast_unsigned());
 }
 
-pub(super) fn write_double(out: &mut Vec<u8>, number: u32, value: f64) {
+pub(crate) fn write_double(out: &mut Vec<u8>, number: u32, value: f64) {
     write_tag(out, number, 1);
     out.extend_from_slice(&value.to_le_bytes());
 }
 
-pub(super) fn write_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+pub(crate) fn write_bytes(out: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     write_tag(out, number, 2);
     write_varint_value(out, bytes.len() as u64);
     out.extend_from_slice(bytes);

@@ -83,11 +83,6 @@ impl Message {
         self.by_json.get(name).map(|(message, _)| message.get())
     }
 
-    /// The JSON names of its fields, in no order.
-    pub(crate) fn json_names(&self) -> impl Iterator<Item = &'static str> {
-        self.by_json.keys().copied()
-    }
-
     /// The field of that number.
     pub(crate) fn number(&self, number: u32) -> Option<&Field> {
         self.fields.binary_search_by_key(&number, |field| field.number).ok().map(|i| &self.fields[i])
