@@ -19,6 +19,7 @@ use balsa_model::{Key, Mutation, Object, Operation, Precondition, Revision};
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -28,14 +29,14 @@ use crate::tables::memory::MemoryTables;
 use crate::{Event, Start, State, StateConfig, Watch, WatchRequest};
 
 /// A kind with an indexed field.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct Gadget {
     metadata: ObjectMeta,
     #[serde(default)]
     spec: GadgetSpec,
 }
 
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct GadgetSpec {
     #[serde(default)]
