@@ -75,9 +75,7 @@ pub(crate) fn port_name(text: &str) -> Vec<String> {
     if text.len() > 15 {
         wrong.push("must be no more than 15 characters".to_owned());
     }
-    if text.is_empty()
-        || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         wrong.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".to_owned());
     }
     if !text.bytes().any(|b| b.is_ascii_lowercase()) {

@@ -34,7 +34,8 @@ impl Kind for ConfigMap {
             size += value.0.len();
         }
         if size > MAX_DATA_BYTES {
-            errors.too_long(&Path::default(), MAX_DATA_BYTES);
+            // The object as a whole has no name; the reference server writes brackets.
+            errors.too_long(&Path::new("[]"), MAX_DATA_BYTES);
         }
     }
 
@@ -57,7 +58,11 @@ impl Kind for ConfigMap {
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let count =
             self.data.as_ref().map_or(0, |d| d.len()) + self.binary_data.as_ref().map_or(0, |d| d.len());
-        vec![Cell::name(self.metadata()), Cell::number(i64::try_from(count).unwrap_or(i64::MAX)), Cell::age(self.metadata(), now)]
+        vec![
+            Cell::name(self.metadata()),
+            Cell::number(i64::try_from(count).unwrap_or(i64::MAX)),
+            Cell::age(self.metadata(), now),
+        ]
     }
 }
 

@@ -41,7 +41,14 @@ impl Kind for Deployment {
             cells::IMAGES,
             cells::SELECTOR,
         ],
-        ..Descriptor::namespaced("apps", "v1", "Deployment", "deployments", "deployment", "apps.v1.Deployment")
+        ..Descriptor::namespaced(
+            "apps",
+            "v1",
+            "Deployment",
+            "deployments",
+            "deployment",
+            "apps.v1.Deployment",
+        )
     };
 
     fn set_defaults(&mut self) {

@@ -101,7 +101,9 @@ fn validate_endpoint(endpoint: &Endpoint, address_type: &str, path: &Path, error
         let path = addresses_path.index(i);
         match address_type {
             "FQDN" => subdomain(errors, &path, address),
-            "IPv4" if address.contains(':') => errors.invalid(&path, address.as_str(), "must be an IPv4 address"),
+            "IPv4" if address.contains(':') => {
+                errors.invalid(&path, address.as_str(), "must be an IPv4 address")
+            }
             "IPv6" if !address.contains(':') => {
                 errors.invalid(&path, address.as_str(), "must be an IPv6 address");
             }

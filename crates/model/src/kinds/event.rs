@@ -142,8 +142,18 @@ mod tests {
         let cells: Vec<_> = cells.into_iter().map(|c| c.0).collect();
         assert_eq!(
             cells,
-            [json!("60s"), json!("Normal"), json!("R"), json!("pod/p"), json!(""), json!("c, h"), json!("m"),
-                json!("<unknown>"), json!(4), json!("e.1")]
+            [
+                json!("60s"),
+                json!("Normal"),
+                json!("R"),
+                json!("pod/p"),
+                json!(""),
+                json!("c, h"),
+                json!("m"),
+                json!("<unknown>"),
+                json!(4),
+                json!("e.1")
+            ]
         );
         let mut errors = FieldErrors::new();
         Kind::validate(&event, &mut errors);

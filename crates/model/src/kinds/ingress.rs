@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::{
 };
 
 use super::cells::or_none;
-use super::check::{default_to, invalid_each, json, one_of, port_name, required_one_of, subdomain};
+use super::check::{default_to, invalid_each, json, one_of, port_name, subdomain};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::meta::dns1123_subdomain;
@@ -30,7 +30,14 @@ impl Kind for Ingress {
             Column::text("Ports"),
             Column::AGE,
         ],
-        ..Descriptor::namespaced("networking.k8s.io", "v1", "Ingress", "ingresses", "ingress", "networking.v1.Ingress")
+        ..Descriptor::namespaced(
+            "networking.k8s.io",
+            "v1",
+            "Ingress",
+            "ingresses",
+            "ingress",
+            "networking.v1.Ingress",
+        )
     };
 
     fn set_defaults(&mut self) {
@@ -171,10 +178,7 @@ fn validate_backend(backend: &IngressBackend, path: &Path, errors: &mut FieldErr
                 }
             }
         }
-        (None, None) => {
-            let known: [&str; 0] = [];
-            required_one_of(errors, &path.child("service").child("name"), None, &known);
-        }
+        (None, None) => errors.required(path, "must specify a resource or a service backend"),
     }
 }
 
@@ -204,7 +208,8 @@ mod tests {
     use super::*;
 
     fn ingress(spec: Value) -> Ingress {
-        let mut ingress: Ingress = serde_json::from_value(json!({"metadata": {"name": "i"}, "spec": spec})).unwrap();
+        let mut ingress: Ingress =
+            serde_json::from_value(json!({"metadata": {"name": "i"}, "spec": spec})).unwrap();
         Kind::prepare_create(&mut ingress);
         Kind::set_defaults(&mut ingress);
         ingress
@@ -231,8 +236,14 @@ mod tests {
         for (spec, wanted) in [
             (json!({}), vec!["spec"]),
             (path(json!({"path": "/", "backend": service})), vec!["spec.rules[0].http.paths[0].pathType"]),
-            (path(json!({"path": "x", "pathType": "Prefix", "backend": service})), vec!["spec.rules[0].http.paths[0].path"]),
-            (json!({"rules": [{"host": "1.2.3.4", "http": {"paths": []}}]}), vec!["spec.rules[0].host", "spec.rules[0].http.paths"]),
+            (
+                path(json!({"path": "x", "pathType": "Prefix", "backend": service})),
+                vec!["spec.rules[0].http.paths[0].path"],
+            ),
+            (
+                json!({"rules": [{"host": "1.2.3.4", "http": {"paths": []}}]}),
+                vec!["spec.rules[0].host", "spec.rules[0].http.paths"],
+            ),
             (json!({"rules": [{"host": "*.*.test"}]}), vec!["spec.rules[0].host"]),
             (path(json!({"path": "/a", "pathType": "Exact", "backend": service})), vec![]),
         ] {

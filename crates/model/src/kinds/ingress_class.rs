@@ -55,7 +55,7 @@ impl Kind for IngressClass {
             let path = path.child("parameters");
             for (field, text) in [("kind", &parameters.kind), ("name", &parameters.name)] {
                 if text.is_empty() {
-                    errors.required(&path.child(field), &format!("{field} is required"));
+                    errors.required(&path.child(field), format!("{field} is required"));
                 }
             }
             let scope = parameters.scope.as_deref().unwrap_or_default();

@@ -119,9 +119,7 @@ impl Kind for Job {
 
     fn field(&self, label: &str) -> String {
         match label {
-            "status.successful" => {
-                self.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string()
-            }
+            "status.successful" => self.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string(),
             _ => String::new(),
         }
     }
@@ -242,7 +240,8 @@ mod tests {
         let mut spec = json!({"template": {"spec": {"restartPolicy": policy,
             "containers": [{"name": "main", "image": "a:1"}]}}});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let mut job: Job = serde_json::from_value(json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec})).unwrap();
+        let mut job: Job =
+            serde_json::from_value(json!({"metadata": {"name": "j", "uid": "u"}, "spec": spec})).unwrap();
         Kind::prepare_create(&mut job);
         Kind::set_defaults(&mut job);
         job

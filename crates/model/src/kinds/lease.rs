@@ -14,7 +14,14 @@ impl Kind for Lease {
     const DESCRIPTOR: Descriptor = Descriptor {
         create_on_update: true,
         columns: &[Column::NAME, Column::text("Holder"), Column::AGE],
-        ..Descriptor::namespaced("coordination.k8s.io", "v1", "Lease", "leases", "lease", "coordination.v1.Lease")
+        ..Descriptor::namespaced(
+            "coordination.k8s.io",
+            "v1",
+            "Lease",
+            "leases",
+            "lease",
+            "coordination.v1.Lease",
+        )
     };
 
     fn set_defaults(&mut self) {

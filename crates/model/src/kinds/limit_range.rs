@@ -117,9 +117,10 @@ mod tests {
 
     #[test]
     fn defaults_follow_from_each_other() {
-        let mut range: LimitRange = serde_json::from_value(json!({"metadata": {"name": "l"}, "spec": {"limits":
+        let mut range: LimitRange =
+            serde_json::from_value(json!({"metadata": {"name": "l"}, "spec": {"limits":
             [{"type": "Container", "max": {"cpu": "2"}, "default": {"memory": "1Gi"}}]}}))
-        .unwrap();
+            .unwrap();
         Kind::set_defaults(&mut range);
         assert_eq!(
             serde_json::to_value(&range.spec).unwrap()["limits"][0],

@@ -13,7 +13,7 @@ pub mod endpoint_slice;
 mod endpoints;
 mod event;
 mod ingress;
-mod ingress_class;
+pub mod ingress_class;
 pub mod job;
 mod lease;
 mod limit_range;

@@ -163,7 +163,8 @@ fn is_strict_subset(inner: &str, outer: &str) -> bool {
         };
         Some((number, bits.parse::<u32>().ok()?, width))
     };
-    let (Some((inner, inner_bits, inner_width)), Some((outer, outer_bits, width))) = (parse(inner), parse(outer))
+    let (Some((inner, inner_bits, inner_width)), Some((outer, outer_bits, width))) =
+        (parse(inner), parse(outer))
     else {
         return false;
     };

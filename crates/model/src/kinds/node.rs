@@ -263,7 +263,8 @@ mod tests {
 
     #[test]
     fn tolerations_cover_taints() {
-        let taint: Taint = serde_json::from_value(json!({"key": "a", "value": "b", "effect": "NoExecute"})).unwrap();
+        let taint: Taint =
+            serde_json::from_value(json!({"key": "a", "value": "b", "effect": "NoExecute"})).unwrap();
         for (toleration, covers) in [
             (json!({"operator": "Exists"}), true),
             (json!({"key": "a", "operator": "Exists", "effect": "NoExecute"}), true),

@@ -161,7 +161,8 @@ fn validate_policy(spec: &PersistentVolumeSpec, path: &Path, errors: &mut FieldE
     let Some(policy) = &spec.persistent_volume_reclaim_policy else { return };
     let path = path.child("persistentVolumeReclaimPolicy");
     one_of(errors, &path, policy, &["Delete", "Recycle", "Retain"]);
-    let is_root = spec.host_path.as_ref().is_some_and(|h| !h.path.is_empty() && h.path.trim_matches('/').is_empty());
+    let is_root =
+        spec.host_path.as_ref().is_some_and(|h| !h.path.is_empty() && h.path.trim_matches('/').is_empty());
     if policy == "Recycle" && is_root {
         errors.forbidden(&path, "may not be 'recycle' for a hostPath mount of '/'");
     }
@@ -269,7 +270,9 @@ mod tests {
         recycled["persistentVolumeReclaimPolicy"] = json!("Recycle");
         assert_eq!(
             errors(recycled),
-            ["spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'"]
+            [
+                "spec.persistentVolumeReclaimPolicy: Forbidden: may not be 'recycle' for a hostPath mount of '/'"
+            ]
         );
     }
 }

@@ -258,15 +258,13 @@ mod tests {
             errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
         };
         let bound = |mut claim: PersistentVolumeClaim, capacity: &str| {
-            claim.status = serde_json::from_value(json!({"phase": "Bound", "capacity": {"storage": capacity}})).unwrap();
+            claim.status =
+                serde_json::from_value(json!({"phase": "Bound", "capacity": {"storage": capacity}})).unwrap();
             claim
         };
         assert_eq!(refused(&sized("2Gi"), &sized("1Gi")), ["spec"]);
         assert!(refused(&bound(sized("2Gi"), "1Gi"), &sized("1Gi")).is_empty());
-        assert_eq!(
-            refused(&bound(sized("1Gi"), "2Gi"), &sized("2Gi")),
-            ["spec.resources.requests.storage"]
-        );
+        assert_eq!(refused(&bound(sized("1Gi"), "2Gi"), &sized("2Gi")), ["spec.resources.requests.storage"]);
         let mut named = sized("1Gi");
         named.spec.as_mut().unwrap().volume_name = Some("v".to_owned());
         assert!(refused(&named, &sized("1Gi")).is_empty());

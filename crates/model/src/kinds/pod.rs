@@ -164,9 +164,7 @@ pub fn is_active(pod: &Pod) -> bool {
 
 /// Whether something holds it back from being scheduled.
 pub fn is_gated(pod: &Pod) -> bool {
-    pod.spec
-        .as_ref()
-        .is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()))
+    pod.spec.as_ref().is_some_and(|s| s.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()))
 }
 
 /// Whether it has been ready for `min_ready_seconds` at `now`.
@@ -244,7 +242,9 @@ mod tests {
                 "spec.containers[0].imagePullPolicy: Unsupported value: \"Maybe\": supported values: \"Always\", \"IfNotPresent\", \"Never\"",
             ),
             (
-                main(json!({"ports": [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}]})),
+                main(
+                    json!({"ports": [{"containerPort": 80, "hostPort": 80}, {"containerPort": 81, "hostPort": 80}]}),
+                ),
                 "spec.containers[0].ports[1].hostPort: Duplicate value: \"TCP//80\"",
             ),
             (

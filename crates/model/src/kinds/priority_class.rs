@@ -52,10 +52,8 @@ impl Kind for PriorityClass {
                 None => {
                     errors.forbidden(&path, format!("{reserved}{name} is not a known system priority class"));
                 }
-                Some((_, value)) if *value != self.value => errors.forbidden(
-                    &path,
-                    format!("{reserved}value of {name} PriorityClass must be {value}"),
-                ),
+                Some((_, value)) if *value != self.value => errors
+                    .forbidden(&path, format!("{reserved}value of {name} PriorityClass must be {value}")),
                 Some(_) => {}
             }
         } else if self.value > MOST_USER_VALUE {

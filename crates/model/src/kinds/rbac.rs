@@ -52,7 +52,14 @@ impl Kind for ClusterRole {
         name_rule: NameRule::PathSegment,
         create_on_update: true,
         columns: ROLE_COLUMNS,
-        ..Descriptor::cluster(GROUP, "v1", "ClusterRole", "clusterroles", "clusterrole", "rbac.v1.ClusterRole")
+        ..Descriptor::cluster(
+            GROUP,
+            "v1",
+            "ClusterRole",
+            "clusterroles",
+            "clusterrole",
+            "rbac.v1.ClusterRole",
+        )
     };
 
     fn validate(&self, errors: &mut FieldErrors) {
@@ -78,7 +85,14 @@ impl Kind for RoleBinding {
         name_rule: NameRule::PathSegment,
         create_on_update: true,
         columns: BINDING_COLUMNS,
-        ..Descriptor::namespaced(GROUP, "v1", "RoleBinding", "rolebindings", "rolebinding", "rbac.v1.RoleBinding")
+        ..Descriptor::namespaced(
+            GROUP,
+            "v1",
+            "RoleBinding",
+            "rolebindings",
+            "rolebinding",
+            "rbac.v1.RoleBinding",
+        )
     };
 
     fn set_defaults(&mut self) {
@@ -257,9 +271,13 @@ mod tests {
         );
         assert_eq!(
             errors::<Role>(rules(json!({"nonResourceURLs": ["/x"], "verbs": ["get"]}))),
-            ["rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs"]
+            [
+                "rules[0].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs"
+            ]
         );
-        assert!(errors::<ClusterRole>(rules(json!({"nonResourceURLs": ["/x"], "verbs": ["get"]}))).is_empty());
+        assert!(
+            errors::<ClusterRole>(rules(json!({"nonResourceURLs": ["/x"], "verbs": ["get"]}))).is_empty()
+        );
     }
 
     #[test]

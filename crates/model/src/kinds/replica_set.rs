@@ -34,7 +34,14 @@ impl Kind for ReplicaSet {
         has_generation: true,
         field_labels: &["status.replicas"],
         columns: COLUMNS,
-        ..Descriptor::namespaced("apps", "v1", "ReplicaSet", "replicasets", "replicaset", "apps.v1.ReplicaSet")
+        ..Descriptor::namespaced(
+            "apps",
+            "v1",
+            "ReplicaSet",
+            "replicasets",
+            "replicaset",
+            "apps.v1.ReplicaSet",
+        )
     };
 
     fn set_defaults(&mut self) {
@@ -112,7 +119,8 @@ mod tests {
     use super::*;
 
     fn set(spec: Value) -> ReplicaSet {
-        let mut set: ReplicaSet = serde_json::from_value(json!({"metadata": {"name": "r"}, "spec": spec})).unwrap();
+        let mut set: ReplicaSet =
+            serde_json::from_value(json!({"metadata": {"name": "r"}, "spec": spec})).unwrap();
         Kind::prepare_create(&mut set);
         Kind::set_defaults(&mut set);
         set
@@ -131,7 +139,16 @@ mod tests {
         let cells: Vec<_> = Kind::row(&set, Timestamp::UNIX_EPOCH).into_iter().map(|c| c.0).collect();
         assert_eq!(
             cells,
-            [json!("r"), json!(1), json!(0), json!(0), json!("<unknown>"), json!("main"), json!("a:1"), json!("app=r")]
+            [
+                json!("r"),
+                json!(1),
+                json!(0),
+                json!(0),
+                json!("<unknown>"),
+                json!("main"),
+                json!("a:1"),
+                json!("app=r")
+            ]
         );
         Kind::set_replicas(&mut set, 4);
         let scale = Kind::scale(&set).unwrap();

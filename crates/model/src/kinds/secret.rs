@@ -140,7 +140,8 @@ mod tests {
 
     #[test]
     fn text_becomes_data() {
-        let value = serde_json::to_value(secret(json!({"stringData": {"a": "x"}, "data": {"b": "eQ=="}}))).unwrap();
+        let value =
+            serde_json::to_value(secret(json!({"stringData": {"a": "x"}, "data": {"b": "eQ=="}}))).unwrap();
         assert_eq!(value["data"], json!({"a": "eA==", "b": "eQ=="}));
         assert_eq!(value["type"], "Opaque");
         assert!(value.get("stringData").is_none());
@@ -150,9 +151,14 @@ mod tests {
     fn types_have_keys() {
         for (value, fields) in [
             (json!({"type": "kubernetes.io/tls"}), vec!["data[tls.crt]", "data[tls.key]"]),
-            (json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "no"}}),
-                vec!["data[.dockerconfigjson]"]),
-            (json!({"type": SERVICE_ACCOUNT_TOKEN}), vec!["metadata.annotations[kubernetes.io/service-account.name]"]),
+            (
+                json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "no"}}),
+                vec!["data[.dockerconfigjson]"],
+            ),
+            (
+                json!({"type": SERVICE_ACCOUNT_TOKEN}),
+                vec!["metadata.annotations[kubernetes.io/service-account.name]"],
+            ),
             (json!({"type": "kubernetes.io/basic-auth", "stringData": {"username": "u"}}), vec![]),
         ] {
             let mut errors = FieldErrors::new();

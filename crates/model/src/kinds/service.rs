@@ -8,7 +8,8 @@
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::core::v1::{
-    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus, SessionAffinityConfig,
+    ClientIPConfig, LoadBalancerStatus, Service, ServicePort, ServiceSpec, ServiceStatus,
+    SessionAffinityConfig,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -58,10 +59,7 @@ impl Kind for Service {
         }
         set_addresses(spec);
         set_traffic(spec);
-        default_to(
-            &mut self.status.get_or_insert_default().load_balancer,
-            LoadBalancerStatus::default(),
-        );
+        default_to(&mut self.status.get_or_insert_default().load_balancer, LoadBalancerStatus::default());
     }
 
     fn prepare_create(&mut self) {
@@ -139,9 +137,10 @@ fn set_affinity(spec: &mut ServiceSpec) {
     if spec.session_affinity.as_deref() == Some("None") {
         spec.session_affinity_config = None;
     } else if spec.session_affinity.as_deref() == Some("ClientIP")
-        && spec.session_affinity_config.as_ref().is_none_or(|c| {
-            c.client_ip.as_ref().is_none_or(|ip| ip.timeout_seconds.is_none())
-        })
+        && spec
+            .session_affinity_config
+            .as_ref()
+            .is_none_or(|c| c.client_ip.as_ref().is_none_or(|ip| ip.timeout_seconds.is_none()))
     {
         let client_ip = ClientIPConfig { timeout_seconds: Some(AFFINITY_SECONDS) };
         spec.session_affinity_config = Some(SessionAffinityConfig { client_ip: Some(client_ip) });
@@ -228,7 +227,8 @@ fn uses_node_ports(type_: &str) -> bool {
 
 fn keep_node_ports(new: &mut ServiceSpec, old: &ServiceSpec) {
     let key = |port: &ServicePort| (port.port, port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()));
-    let taken: Vec<i32> = new.ports.iter().flatten().filter_map(|p| p.node_port).filter(|n| *n != 0).collect();
+    let taken: Vec<i32> =
+        new.ports.iter().flatten().filter_map(|p| p.node_port).filter(|n| *n != 0).collect();
     for port in new.ports.iter_mut().flatten().filter(|p| p.node_port.unwrap_or(0) == 0) {
         let known = old.ports.iter().flatten().find(|old| key(old) == key(port));
         port.node_port = known.and_then(|p| p.node_port).filter(|n| !taken.contains(n));

@@ -3,7 +3,9 @@
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy};
+use k8s_openapi::api::apps::v1::{
+    StatefulSet, StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy,
+};
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 
 use super::check::{default_text, default_to, json, one_of, optional_non_negative};
@@ -21,7 +23,14 @@ impl Kind for StatefulSet {
         subresources: &[Subresource::Status, Subresource::Scale],
         has_generation: true,
         columns: &[Column::NAME, Column::text("Ready"), Column::AGE, cells::CONTAINERS, cells::IMAGES],
-        ..Descriptor::namespaced("apps", "v1", "StatefulSet", "statefulsets", "statefulset", "apps.v1.StatefulSet")
+        ..Descriptor::namespaced(
+            "apps",
+            "v1",
+            "StatefulSet",
+            "statefulsets",
+            "statefulset",
+            "apps.v1.StatefulSet",
+        )
     };
 
     fn set_defaults(&mut self) {
@@ -64,7 +73,12 @@ impl Kind for StatefulSet {
             for (field, policy) in
                 [("whenDeleted", &retention.when_deleted), ("whenScaled", &retention.when_scaled)]
             {
-                one_of(errors, &path.child(field), policy.as_deref().unwrap_or_default(), &["Delete", "Retain"]);
+                one_of(
+                    errors,
+                    &path.child(field),
+                    policy.as_deref().unwrap_or_default(),
+                    &["Delete", "Retain"],
+                );
             }
         }
         optional_non_negative(errors, &path.child("replicas"), spec.replicas);
@@ -179,7 +193,8 @@ mod tests {
             "volumeClaimTemplates": [{"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"],
                 "resources": {"requests": {"storage": "1Gi"}}}}]});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let mut set: StatefulSet = serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap();
+        let mut set: StatefulSet =
+            serde_json::from_value(json!({"metadata": {"name": "s"}, "spec": spec})).unwrap();
         Kind::prepare_create(&mut set);
         Kind::set_defaults(&mut set);
         set
@@ -188,13 +203,18 @@ mod tests {
     #[test]
     fn defaults_and_checks() {
         let value = serde_json::to_value(set(json!({}))).unwrap();
-        assert_eq!(value["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}}));
+        assert_eq!(
+            value["spec"]["updateStrategy"],
+            json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 0}})
+        );
         assert_eq!(value["status"], json!({"replicas": 0, "availableReplicas": 0}));
         for (extra, wanted) in [
             (json!({}), vec![]),
             (
                 json!({"podManagementPolicy": "Fast"}),
-                vec!["spec.podManagementPolicy: Invalid value: \"Fast\": must be 'OrderedReady' or 'Parallel'"],
+                vec![
+                    "spec.podManagementPolicy: Invalid value: \"Fast\": must be 'OrderedReady' or 'Parallel'",
+                ],
             ),
         ] {
             let mut errors = FieldErrors::new();

@@ -117,8 +117,14 @@ mod tests {
         let cells: Vec<_> = Kind::row(&class, Timestamp::UNIX_EPOCH).into_iter().map(|c| c.0).collect();
         assert_eq!(
             cells,
-            [json!("k (default)"), json!("example.com/p"), json!("Delete"), json!("Immediate"), json!(false),
-                json!("<unknown>")]
+            [
+                json!("k (default)"),
+                json!("example.com/p"),
+                json!("Delete"),
+                json!("Immediate"),
+                json!(false),
+                json!("<unknown>")
+            ]
         );
         let mut other = StorageClass { provisioner: "a b".to_owned(), ..class.clone() };
         other.reclaim_policy = Some("Keep".to_owned());

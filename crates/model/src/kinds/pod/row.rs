@@ -193,9 +193,7 @@ mod tests {
     #[test]
     fn containers_are_summed_up() {
         let running = || json!({"running": {}});
-        let status = |name: &str, ready: bool, restarts: i32, state: Value| {
-            json!({"name": name, "ready": ready, "restartCount": restarts, "image": "", "imageID": "", "state": state})
-        };
+        let status = |name: &str, ready: bool, restarts: i32, state: Value| json!({"name": name, "ready": ready, "restartCount": restarts, "image": "", "imageID": "", "state": state});
         let of = |statuses: Vec<Value>| json!({"phase": "Running", "containerStatuses": statuses});
         let crash = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         let mut restarted = status("c0", true, 3, running());
@@ -204,13 +202,36 @@ mod tests {
         let ended = |state: Value| json!({"terminated": state});
         for (init_count, deleting, pod, wanted) in [
             (0, false, json!({"phase": "Pending"}), ["0/2", "Pending", "0"]),
-            (0, false, of(vec![status("c0", true, 2, running()), status("c1", false, 3, crash.clone())]),
-                ["1/2", "CrashLoopBackOff", "5"]),
-            (0, false, of(vec![restarted, status("c1", true, 0, running())]), ["2/2", "Running", "3 (5m ago)"]),
-            (0, false, of(vec![status("c0", false, 2, ended(json!({"exitCode": 3}))),
-                status("c1", false, 0, ended(json!({"exitCode": 0, "signal": 9})))]), ["0/2", "ExitCode:3", "2"]),
-            (0, false, of(vec![status("c0", false, 0, ended(json!({"exitCode": 0, "reason": "Completed"}))),
-                status("c1", true, 0, running())]), ["1/2", "NotReady", "0"]),
+            (
+                0,
+                false,
+                of(vec![status("c0", true, 2, running()), status("c1", false, 3, crash.clone())]),
+                ["1/2", "CrashLoopBackOff", "5"],
+            ),
+            (
+                0,
+                false,
+                of(vec![restarted, status("c1", true, 0, running())]),
+                ["2/2", "Running", "3 (5m ago)"],
+            ),
+            (
+                0,
+                false,
+                of(vec![
+                    status("c0", false, 2, ended(json!({"exitCode": 3}))),
+                    status("c1", false, 0, ended(json!({"exitCode": 0, "signal": 9}))),
+                ]),
+                ["0/2", "ExitCode:3", "2"],
+            ),
+            (
+                0,
+                false,
+                of(vec![
+                    status("c0", false, 0, ended(json!({"exitCode": 0, "reason": "Completed"}))),
+                    status("c1", true, 0, running()),
+                ]),
+                ["1/2", "NotReady", "0"],
+            ),
             (0, false, json!({"phase": "Failed", "reason": "Evicted"}), ["0/2", "Evicted", "0"]),
             (0, true, json!({"phase": "Running"}), ["0/2", "Terminating", "0"]),
             (0, true, json!({"phase": "Running", "reason": "NodeLost"}), ["0/2", "Unknown", "0"]),

@@ -114,12 +114,7 @@ pub(super) fn validate_ephemeral(
     }
 }
 
-fn validate_hooks(
-    container: &Container,
-    around: &Surroundings<'_>,
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
+fn validate_hooks(container: &Container, around: &Surroundings<'_>, path: &Path, errors: &mut FieldErrors) {
     validate_lifecycle(container.lifecycle.as_ref(), around.grace, &path.child("lifecycle"), errors);
     let probes = [
         ("livenessProbe", &container.liveness_probe, Which::LivenessOrStartup),
@@ -131,12 +126,7 @@ fn validate_hooks(
     }
 }
 
-fn validate_common(
-    container: &Container,
-    around: &Surroundings<'_>,
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
+fn validate_common(container: &Container, around: &Surroundings<'_>, path: &Path, errors: &mut FieldErrors) {
     if container.name.is_empty() {
         errors.required(&path.child("name"), "");
     } else {
@@ -313,7 +303,8 @@ fn validate_devices(
         match volumes.iter().find(|v| v.name == name) {
             None => errors.not_found(&item.child("name"), name),
             Some(v) if v.persistent_volume_claim.is_none() && v.ephemeral.is_none() => {
-                let detail = "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
+                let detail =
+                    "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode";
                 errors.invalid(&item.child("name"), name, detail);
             }
             Some(_) => {}
@@ -350,7 +341,8 @@ fn validate_security(context: Option<&SecurityContext>, path: &Path, errors: &mu
         }
         let added = context.capabilities.iter().flat_map(|c| c.add.iter().flatten());
         if added.into_iter().any(|name| name == "CAP_SYS_ADMIN") {
-            let detail = "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
+            let detail =
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN";
             errors.invalid(&path, false, detail);
         }
     }

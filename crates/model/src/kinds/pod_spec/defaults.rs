@@ -79,10 +79,9 @@ fn set_container(container: &mut Container) {
     set_ports(container.ports.as_mut());
     set_env(container.env.as_mut());
     set_lifecycle(container.lifecycle.as_mut());
-    for probe in
-        [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe]
-            .into_iter()
-            .flatten()
+    for probe in [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe]
+        .into_iter()
+        .flatten()
     {
         set_probe(probe);
     }

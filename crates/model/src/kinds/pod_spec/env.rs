@@ -202,7 +202,9 @@ pub(super) fn validate_resource(
     }
     let Some(divisor) = selector.divisor.as_ref().map(|q| q.0.as_str()) else { return };
     let (known, what): (&[&str], &str) = match resource.split_once('.').map(|(_, name)| name) {
-        Some("cpu") => (&["0", "1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource"),
+        Some("cpu") => {
+            (&["0", "1m", "1"], "only divisor's values 1m and 1 are supported with the cpu resource")
+        }
         Some("memory") => (
             BYTES,
             "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource",

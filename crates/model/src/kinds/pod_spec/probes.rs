@@ -123,8 +123,7 @@ fn validate_handler(handler: Handler<'_>, grace: i64, path: &Path, errors: &mut 
         && first("sleep", errors)
         && !(0..=grace).contains(&sleep.seconds)
     {
-        let detail =
-            format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
         errors.invalid(&path.child("sleep"), sleep.seconds, detail);
     }
     if !seen {
@@ -145,4 +144,3 @@ fn validate_http_get(get: &HTTPGetAction, path: &Path, errors: &mut FieldErrors)
         }
     }
 }
-

@@ -178,11 +178,7 @@ pub(crate) fn is_standard(name: &str) -> bool {
 }
 
 /// Checks what a container asks for and may use.
-pub(super) fn validate(
-    resources: Option<&ResourceRequirements>,
-    path: &Path,
-    errors: &mut FieldErrors,
-) {
+pub(super) fn validate(resources: Option<&ResourceRequirements>, path: &Path, errors: &mut FieldErrors) {
     let Some(resources) = resources else { return };
     let empty = ResourceList::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
@@ -280,9 +276,17 @@ mod tests {
         for (containers, class) in [
             (json!([container(none.clone(), none.clone())]), "BestEffort"),
             (json!([container(json!({"cpu": "1"}), none.clone())]), "Burstable"),
-            (json!([container(json!({"cpu": "1", "memory": "1"}), json!({"cpu": "1", "memory": "1"}))]), "Guaranteed"),
-            (json!([container(json!({"cpu": "1", "memory": "1"}), json!({"cpu": "1", "memory": "1"})),
-                container(none.clone(), none)]), "Burstable"),
+            (
+                json!([container(json!({"cpu": "1", "memory": "1"}), json!({"cpu": "1", "memory": "1"}))]),
+                "Guaranteed",
+            ),
+            (
+                json!([
+                    container(json!({"cpu": "1", "memory": "1"}), json!({"cpu": "1", "memory": "1"})),
+                    container(none.clone(), none)
+                ]),
+                "Burstable",
+            ),
         ] {
             assert_eq!(qos_class(&spec(json!({"containers": containers}))), class);
         }
@@ -291,10 +295,26 @@ mod tests {
     #[test]
     fn wrong_amounts_are_refused() {
         for (requests, limits, wanted) in [
-            (json!({"cpu": "2"}), json!({"cpu": "1"}), "requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1"),
-            (json!({"cpu": "-1"}), json!({}), "requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"),
-            (json!({"example.com/gpu": "1"}), json!({}), "limits: Required value: Limit must be set for non overcommitable resources"),
-            (json!({}), json!({"example.com/gpu": "1.5"}), "limits[example.com/gpu]: Invalid value: \"1500m\": must be an integer"),
+            (
+                json!({"cpu": "2"}),
+                json!({"cpu": "1"}),
+                "requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
+            ),
+            (
+                json!({"cpu": "-1"}),
+                json!({}),
+                "requests[cpu]: Invalid value: \"-1\": must be greater than or equal to 0",
+            ),
+            (
+                json!({"example.com/gpu": "1"}),
+                json!({}),
+                "limits: Required value: Limit must be set for non overcommitable resources",
+            ),
+            (
+                json!({}),
+                json!({"example.com/gpu": "1.5"}),
+                "limits[example.com/gpu]: Invalid value: \"1500m\": must be an integer",
+            ),
         ] {
             let spec = spec(json!({"containers": [container(requests, limits)]}));
             let mut errors = FieldErrors::new();

@@ -26,7 +26,8 @@ pub(crate) fn validate_tolerations(tolerations: &[Toleration], path: &Path, erro
         if !key.is_empty() {
             label_key(errors, &path.child("key"), key);
         } else if operator != "Exists" {
-            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let detail =
+                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.invalid(&path.child("operator"), operator, detail);
         }
         if toleration.toleration_seconds.is_some() && effect != "NoExecute" {
@@ -190,10 +191,9 @@ pub(crate) fn validate_label_selector(selector: &LabelSelector, path: &Path, err
         let path = path.child("matchExpressions").index(i);
         let count = requirement.values.as_ref().map_or(0, Vec::len);
         match requirement.operator.as_str() {
-            "In" | "NotIn" if count == 0 => errors.required(
-                &path.child("values"),
-                "must be specified when `operator` is 'In' or 'NotIn'",
-            ),
+            "In" | "NotIn" if count == 0 => {
+                errors.required(&path.child("values"), "must be specified when `operator` is 'In' or 'NotIn'")
+            }
             "Exists" | "DoesNotExist" if count > 0 => errors.forbidden(
                 &path.child("values"),
                 "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
@@ -238,9 +238,8 @@ pub(super) fn validate_spread(
                 errors.invalid(&path, domains, "must be greater than 0");
             }
             if action != "DoNotSchedule" {
-                let detail = format!(
-                    "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}"
-                );
+                let detail =
+                    format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {action}");
                 errors.invalid(&path, domains, detail);
             }
         }

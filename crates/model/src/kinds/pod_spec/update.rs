@@ -194,6 +194,9 @@ mod tests {
         assert_eq!(refused(spec(json!({"tolerations": [{"key": "a"}]})), old()), ["spec.tolerations"]);
         let gated = json!({"schedulingGates": [{"name": "x/y"}]});
         assert!(refused(spec(gated), spec(json!({"nodeSelector": {"a": "b"}}))).is_empty());
-        assert_eq!(refused(old(), spec(json!({"schedulingGates": [{"name": "a/b"}]}))), ["spec.schedulingGates[0]"]);
+        assert_eq!(
+            refused(old(), spec(json!({"schedulingGates": [{"name": "a/b"}]}))),
+            ["spec.schedulingGates[0]"]
+        );
     }
 }

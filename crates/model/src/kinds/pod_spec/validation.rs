@@ -33,8 +33,12 @@ pub(crate) fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
 
 fn validate_ephemeral(spec: &PodSpec, around: &Surroundings<'_>, path: &Path, errors: &mut FieldErrors) {
     let Some(ephemeral) = &spec.ephemeral_containers else { return };
-    let others: Vec<&str> =
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).map(|c| c.name.as_str()).collect();
+    let others: Vec<&str> = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .map(|c| c.name.as_str())
+        .collect();
     let path = path.child("ephemeralContainers");
     containers::validate_ephemeral(ephemeral, &others, around, &path, errors);
 }

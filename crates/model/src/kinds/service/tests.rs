@@ -38,7 +38,8 @@ fn defaults_by_type() {
     );
     let headless = spec(json!({"clusterIP": "None", "selector": {"a": "b"}}));
     assert_eq!(headless["clusterIPs"], json!(["None"]));
-    let balanced = spec(json!({"type": "LoadBalancer", "ports": [{"port": 80}], "sessionAffinity": "ClientIP"}));
+    let balanced =
+        spec(json!({"type": "LoadBalancer", "ports": [{"port": 80}], "sessionAffinity": "ClientIP"}));
     assert_eq!(balanced["allocateLoadBalancerNodePorts"], true);
     assert_eq!(balanced["externalTrafficPolicy"], "Cluster");
     assert_eq!(balanced["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 10800}}));

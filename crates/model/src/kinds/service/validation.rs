@@ -149,7 +149,11 @@ fn validate_addresses(spec: &ServiceSpec, type_: &str, path: &Path, errors: &mut
             if address.is_unspecified() {
                 errors.invalid(&path, text.as_str(), format!("may not be unspecified ({address})"));
             } else if address.is_loopback() {
-                errors.invalid(&path, text.as_str(), "may not be in the loopback range (127.0.0.0/8, ::1/128)");
+                errors.invalid(
+                    &path,
+                    text.as_str(),
+                    "may not be in the loopback range (127.0.0.0/8, ::1/128)",
+                );
             }
         }
     }
@@ -186,7 +190,8 @@ fn validate_traffic(spec: &ServiceSpec, type_: &str, path: &Path, errors: &mut F
     let health_path = path.child("healthCheckNodePort");
     if let Some(number) = spec.health_check_node_port.filter(|n| *n != 0) {
         if !super::wants_health_check(spec) {
-            let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+            let detail =
+                "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
             errors.invalid(&health_path, number, detail);
         }
         in_range(errors, &health_path, number, 0, 65_535);
@@ -219,7 +224,8 @@ pub(super) fn validate_update(new: &Service, old: &Service, errors: &mut FieldEr
     if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" {
         return;
     }
-    let ips = |service: &Service| service.spec.as_ref().and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
+    let ips =
+        |service: &Service| service.spec.as_ref().and_then(|s| s.cluster_ips.clone()).unwrap_or_default();
     let (new_ips, old_ips) = (ips(new), ips(old));
     let path = Path::new("spec").child("clusterIPs").index(0);
     match (new_ips.first(), old_ips.first()) {
