@@ -1,0 +1,91 @@
+//! What the actors of one node share.
+
+use std::sync::Arc;
+
+use balsa_client::{Informer, Recorder};
+use balsa_rt::Clock;
+use balsa_runtime::Runtime;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service};
+use tokio::sync::watch;
+
+use crate::board::StatusBoard;
+use crate::config::AgentConfig;
+use crate::logs::{LogName, Logs};
+use crate::net::NetworkSeam;
+use crate::node::facts::Machine;
+use crate::objects::Objects;
+use crate::pod::env::service_variables;
+use crate::pod::fields::PodFacts;
+use crate::pod::image::Images;
+use crate::volumes;
+
+/// What the actors of one node share.
+pub(crate) struct NodeContext {
+    pub config: Arc<AgentConfig>,
+    pub runtime: Arc<dyn Runtime>,
+    /// The scheme of container ids.
+    pub engine: String,
+    pub pause_image: String,
+    pub network: NetworkSeam,
+    /// Whether pods may be attached.
+    pub network_ready: watch::Receiver<bool>,
+    pub objects: Arc<Objects>,
+    pub volumes: volumes::Shared,
+    pub images: Images,
+    pub board: Arc<StatusBoard>,
+    pub logs: Arc<Logs>,
+    pub recorder: Recorder,
+    pub services: Informer,
+    pub machine: Machine,
+    pub clock: Clock,
+}
+
+impl NodeContext {
+    /// Records an event about a pod, or about one of its containers.
+    pub(crate) fn event(&self, pod: &Pod, container: Option<&str>, type_: &'static str, reason: &str, message: impl Into<String>) {
+        let mut about: ObjectReference = balsa_client::events::reference_to(pod);
+        about.field_path = container.map(|name| {
+            let init = crate::pod::observed::init_containers(pod).any(|(_, container)| container.name == name);
+            format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
+        });
+        self.recorder.event(&about, type_, reason, message);
+    }
+
+    /// What a pod may learn of itself.
+    pub(crate) fn facts(&self, address: Option<std::net::IpAddr>) -> PodFacts {
+        PodFacts {
+            pod_ip: address.map(|address| address.to_string()).unwrap_or_default(),
+            host_ip: self.config.node_ip.to_string(),
+            node_name: self.config.node_name.clone(),
+            node_cpu_milli: self.machine.cpu_milli,
+            node_memory: self.machine.memory,
+            node_storage: self.machine.storage,
+        }
+    }
+
+    /// The service variables of a pod.
+    pub(crate) fn service_variables(&self, pod: &Pod) -> Vec<(String, String)> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
+        let objects = self.services.list();
+        let services = objects.iter().filter_map(|object| object.typed::<Service>());
+        let mut variables = service_variables(services, namespace, links);
+        let known = variables.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
+        if let Some((address, port)) = self.config.api_service.filter(|_| !known) {
+            variables.push(("KUBERNETES_SERVICE_HOST".to_owned(), address.to_string()));
+            variables.push(("KUBERNETES_SERVICE_PORT".to_owned(), port.to_string()));
+        }
+        variables
+    }
+
+    /// Whose log a container's is.
+    pub(crate) fn log_name(&self, pod: &Pod, container: &str) -> LogName {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        LogName {
+            namespace: text(&pod.metadata.namespace),
+            pod: text(&pod.metadata.name),
+            uid: text(&pod.metadata.uid),
+            container: container.to_owned(),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Services, endpoints and names: what the API says, in the words of balsa-net. Pure but for the loop.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::{Client, Informer};
+use balsa_model::selector::Filter;
+use balsa_model::{Key, Object};
+use balsa_net::dns::{DnsEndpoint, DnsPort, DnsService, DnsTarget};
+use balsa_net::proxy::{Protocol, ProxyEndpoint, ProxyPort, ProxyService};
+use balsa_net::{DnsView, ProxyInput, ServiceProxy};
+use balsa_rt::{Scope, TaskKind};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+
+use crate::config::AgentConfig;
+use crate::net::NetworkSeam;
+use crate::pod::manager::Pods;
+
+/// Changes that come together are made true together.
+const SETTLE: Duration = Duration::from_millis(20);
+/// The label of a slice that names its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Keeps services and names true until the scope ends.
+pub(crate) fn start(
+    config: Arc<AgentConfig>,
+    client: &Client,
+    services: Informer,
+    network: NetworkSeam,
+    pods: Arc<Pods>,
+    scope: &Scope,
+) {
+    let slices = client.informer::<EndpointSlice>(Filter::everything(), scope);
+    let namespaces = client.informer::<Namespace>(Filter::everything(), scope);
+    let token = scope.token();
+    scope.spawn(TaskKind::Network, async move {
+        let keeper = Keeper { config, services, slices, namespaces, network, pods };
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = keeper.run() => {}
+        }
+        keeper.network.stop().await;
+    });
+}
+
+struct Keeper {
+    config: Arc<AgentConfig>,
+    services: Informer,
+    slices: Informer,
+    namespaces: Informer,
+    network: NetworkSeam,
+    pods: Arc<Pods>,
+}
+
+impl Keeper {
+    async fn run(&self) {
+        let (mut a, mut b, mut c) =
+            (self.services.subscribe(), self.slices.subscribe(), self.namespaces.subscribe());
+        // Rules made from half of the picture would cut off what works.
+        tokio::join!(self.services.synced(), self.slices.synced(), self.namespaces.synced());
+        let mut serial = 0_u32;
+        let mut last: Option<DnsView> = None;
+        loop {
+            while a.try_recv().is_ok() || b.try_recv().is_ok() || c.try_recv().is_ok() {}
+            let slices = by_service(&self.slices.list());
+            let services: Vec<Arc<Object>> = self.services.list();
+            let services: Vec<&Service> = services.iter().filter_map(|object| object.typed::<Service>()).collect();
+            let input = self.proxy_input(&services, &slices);
+            if let Err(error) = self.network.sync_services(&input).await {
+                tracing::warn!(%error, "services not made true; will try again");
+            }
+            serial = serial.wrapping_add(1);
+            let view = self.dns_view(&services, &slices, serial);
+            self.network.sync_dns(view.clone()).await;
+            last.replace(view);
+            let changed = tokio::select! {
+                changed = a.recv() => changed.is_some(),
+                changed = b.recv() => changed.is_some(),
+                changed = c.recv() => changed.is_some(),
+                () = tokio::time::sleep(ServiceProxy::PERIOD) => true,
+            };
+            if !changed {
+                return;
+            }
+            tokio::time::sleep(SETTLE).await;
+        }
+    }
+
+    fn proxy_input(&self, services: &[&Service], slices: &Slices) -> ProxyInput {
+        let node = &self.config.node_name;
+        let dns = self.config.cluster_dns;
+        let mut input = ProxyInput { cluster_cidr: Some(self.config.cluster_cidr), ..ProxyInput::default() };
+        for service in services {
+            let found = proxy_service(service, slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default(), node);
+            // The pod network leads to the node's own resolver already.
+            input.services.extend(found.filter(|found| !found.cluster_ips.iter().any(|ip| Some(*ip) == dns)));
+        }
+        input.services.extend(self.pods.all().iter().filter_map(|pod| host_ports(pod)));
+        input
+    }
+
+    fn dns_view(&self, services: &[&Service], slices: &Slices, serial: u32) -> DnsView {
+        let namespaces = self.namespaces.list().iter().map(|object| object.key().name.to_string()).collect::<Vec<_>>();
+        let services = services
+            .iter()
+            .map(|service| dns_service(service, slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default()))
+            .collect();
+        let view = DnsView::new(&self.config.cluster_domain, serial, namespaces, services);
+        match self.config.cluster_dns {
+            Some(address) => view.with_dns_service(address),
+            None => view,
+        }
+    }
+}
+
+type Slices = BTreeMap<Key, Vec<EndpointSlice>>;
+
+fn by_service(objects: &[Arc<Object>]) -> Slices {
+    let mut slices = Slices::new();
+    for slice in objects.iter().filter_map(|object| object.typed::<EndpointSlice>()) {
+        let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else { continue };
+        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+        slices.entry(Key::new(namespace, name.as_str())).or_default().push(slice.clone());
+    }
+    slices
+}
+
+fn key(service: &Service) -> Key {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    Key::new(text(&service.metadata.namespace), text(&service.metadata.name))
+}
+
+fn port_number(port: i32) -> u16 {
+    u16::try_from(port).unwrap_or(0)
+}
+
+fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
+    texts.filter_map(|text| text.parse().ok()).collect()
+}
+
+/// A service with rules; none for headless and external ones.
+fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Option<ProxyService> {
+    let spec = service.spec.as_ref()?;
+    let own = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+    let cluster_ips = addresses(own);
+    if cluster_ips.is_empty() {
+        return None;
+    }
+    let key = key(service);
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
+    let vip = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy")).filter_map(|e| e.ip.as_ref());
+    let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
+        let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+        let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(10_800);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(10_800))
+    });
+    let ports = spec.ports.iter().flatten().map(|port| ProxyPort {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: Protocol::from_spec(port.protocol.as_deref()),
+        port: port_number(port.port),
+        node_port: port.node_port.map(port_number).filter(|port| *port > 0),
+        endpoints: endpoints(port, slices, node),
+    });
+    Some(ProxyService {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        cluster_ips,
+        external_ips: addresses(spec.external_ips.iter().flatten()),
+        load_balancer_ips: addresses(vip),
+        source_ranges: spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect(),
+        ports: ports.collect(),
+        affinity,
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+    })
+}
+
+/// Where a port leads: the slices' endpoints at the port of the same name.
+fn endpoints(port: &ServicePort, slices: &[EndpointSlice], node: &str) -> Vec<ProxyEndpoint> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let mut found: Vec<ProxyEndpoint> = Vec::new();
+    for slice in slices {
+        let ports = slice.ports.as_deref().unwrap_or_default();
+        let target = ports.iter().find(|p| p.name.as_deref().unwrap_or_default() == name).and_then(|p| p.port);
+        let Some(target) = target.map(port_number).filter(|port| *port > 0) else { continue };
+        for endpoint in &slice.endpoints {
+            let conditions = endpoint.conditions.clone().unwrap_or_default();
+            let ready = conditions.ready != Some(false);
+            for address in addresses(endpoint.addresses.iter()) {
+                let endpoint = ProxyEndpoint {
+                    address,
+                    port: target,
+                    ready,
+                    serving: conditions.serving.unwrap_or(ready),
+                    terminating: conditions.terminating == Some(true),
+                    local: endpoint.node_name.as_deref() == Some(node),
+                };
+                // A pod may be in two slices while it moves from one to the other.
+                if !found.iter().any(|known| (known.address, known.port) == (address, target)) {
+                    found.push(endpoint);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A pod's host ports, as the node ports of a service that only this pod is behind.
+fn host_ports(pod: &Pod) -> Option<ProxyService> {
+    let spec = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true))?;
+    let address: Ipv4Addr = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
+    let all = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let ports: Vec<ProxyPort> = all
+        .filter_map(|port| {
+            let host = port_number(port.host_port?);
+            (host > 0).then(|| ProxyPort {
+                name: format!("host-{host}"),
+                protocol: Protocol::from_spec(port.protocol.as_deref()),
+                port: host,
+                node_port: Some(host),
+                endpoints: vec![ProxyEndpoint::ready(address, port_number(port.container_port))],
+            })
+        })
+        .collect();
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    (!ports.is_empty()).then(|| ProxyService {
+        namespace: text(&pod.metadata.namespace),
+        name: format!("hostport.{}", text(&pod.metadata.name)),
+        ports,
+        ..ProxyService::default()
+    })
+}
+
+/// A service as DNS sees it.
+fn dns_service(service: &Service, slices: &[EndpointSlice]) -> DnsService {
+    let key = key(service);
+    let spec = service.spec.clone().unwrap_or_default();
+    let target = if spec.type_.as_deref() == Some("ExternalName") {
+        DnsTarget::ExternalName(spec.external_name.clone().unwrap_or_default())
+    } else if spec.cluster_ip.as_deref() == Some("None") {
+        DnsTarget::Headless
+    } else {
+        let texts = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+        DnsTarget::ClusterIps(texts.filter_map(|text| text.parse::<IpAddr>().ok()).collect())
+    };
+    let ports = spec.ports.iter().flatten().map(|port| DnsPort {
+        name: port.name.clone().unwrap_or_default(),
+        protocol: Protocol::from_spec(port.protocol.as_deref()),
+        port: port_number(port.port),
+    });
+    DnsService {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        ports: ports.collect(),
+        endpoints: if target == DnsTarget::Headless { dns_endpoints(slices) } else { Vec::new() },
+        target,
+        publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+    }
+}
+
+fn dns_endpoints(slices: &[EndpointSlice]) -> Vec<DnsEndpoint> {
+    let mut found = Vec::new();
+    for slice in slices {
+        let ports: Vec<DnsPort> = slice
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| DnsPort {
+                name: port.name.clone().unwrap_or_default(),
+                protocol: Protocol::from_spec(port.protocol.as_deref()),
+                port: port.port.map_or(0, port_number),
+            })
+            .collect();
+        for endpoint in &slice.endpoints {
+            let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+            let addresses = endpoint.addresses.iter().filter_map(|text| text.parse().ok());
+            found.extend(addresses.map(|address| DnsEndpoint {
+                address,
+                hostname: endpoint.hostname.clone(),
+                ready,
+                ports: ports.clone(),
+            }));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn slice(ready: bool) -> EndpointSlice {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "namespace": "n", "labels": {SERVICE_NAME: "web"}},
+            "addressType": "IPv4",
+            "ports": [{"name": "http", "port": 8080}],
+            "endpoints": [{"addresses": ["10.0.0.2"], "nodeName": "n1", "hostname": "web-0", "conditions": {"ready": ready}}],
+        }))
+        .unwrap()
+    }
+
+    fn service(cluster_ip: &str) -> Service {
+        serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "n"},
+            "spec": {"clusterIP": cluster_ip, "clusterIPs": [cluster_ip], "sessionAffinity": "ClientIP",
+                "ports": [{"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080}]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_services_port_leads_to_its_slices_port_of_that_name() {
+        let found = proxy_service(&service("10.96.0.7"), &[slice(true), slice(true)], "n1").unwrap();
+        let port = &found.ports[0];
+        assert_eq!((port.port, port.node_port), (80, Some(30080)));
+        assert_eq!(port.endpoints, [ProxyEndpoint::ready("10.0.0.2".parse().unwrap(), 8080)]);
+        assert_eq!(found.affinity, Some(Duration::from_secs(10_800)));
+        let away = proxy_service(&service("10.96.0.7"), &[slice(false)], "n2").unwrap();
+        assert!(!away.ports[0].endpoints[0].ready && !away.ports[0].endpoints[0].local);
+        assert_eq!(proxy_service(&service("None"), &[slice(true)], "n1"), None);
+    }
+
+    #[test]
+    fn headless_services_show_their_endpoints() {
+        let found = dns_service(&service("None"), &[slice(true)]);
+        assert_eq!(found.target, DnsTarget::Headless);
+        assert_eq!(found.endpoints[0].label(), "web-0");
+        assert!(dns_service(&service("10.96.0.7"), &[slice(true)]).endpoints.is_empty());
+    }
+
+    #[test]
+    fn host_ports_are_node_ports_of_one_pod() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n"},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]}]},
+            "status": {"podIP": "10.0.0.3"},
+        }))
+        .unwrap();
+        let found = host_ports(&pod).unwrap();
+        assert_eq!(found.ports.len(), 1);
+        assert_eq!(found.ports[0].node_port, Some(8080));
+    }
+}

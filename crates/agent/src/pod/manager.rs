@@ -1,0 +1,269 @@
+//! Which pods this node shall have: from the server, or, until one answers, from the cache; and
+//! what runs here that nobody wants any more.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use balsa_client::{Changed, Informer};
+use balsa_model::Object;
+use balsa_rt::{Backoff, CancellationToken, Scope, TaskKind};
+use balsa_runtime::{ContainerEventKind, ListFilter, labels};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use tokio::sync::mpsc;
+
+use crate::context::NodeContext;
+use crate::pod::actor::{self, Desired, PodHandle, Running};
+use crate::pod::cache::PodCache;
+
+/// How long the server is waited for before the cache is used.
+const SERVER_WAIT: Duration = Duration::from_secs(3);
+
+/// The pods of this node.
+pub(crate) struct Pods {
+    node: Arc<NodeContext>,
+    cache: PodCache,
+    token: CancellationToken,
+    actors: Mutex<HashMap<String, PodHandle>>,
+    gone: mpsc::UnboundedSender<String>,
+}
+
+impl Pods {
+    /// Starts to follow the server's wishes and the runtime's events.
+    pub(crate) fn start(
+        node: Arc<NodeContext>,
+        informer: Informer,
+        objects_changed: mpsc::UnboundedReceiver<String>,
+        scope: &Scope,
+    ) -> Arc<Self> {
+        let (gone, ended) = mpsc::unbounded_channel();
+        let cache = PodCache::new(node.config.data_dir.join("pod-cache"));
+        let pods = Arc::new(Self { node, cache, token: scope.token(), actors: Mutex::default(), gone });
+        let token = scope.token();
+        let this = pods.clone();
+        scope.spawn(TaskKind::Agent, async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = this.follow(informer, objects_changed, ended) => {}
+            }
+        });
+        let (this, token) = (pods.clone(), scope.token());
+        scope.spawn(TaskKind::Agent, async move {
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = this.listen() => {}
+            }
+        });
+        pods
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, PodHandle>> {
+        self.actors.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether a pod is here.
+    pub(crate) fn has(&self, uid: &str) -> bool {
+        self.lock().contains_key(uid)
+    }
+
+    /// What is wanted and what runs of the pod of that name.
+    pub(crate) fn find(&self, namespace: &str, name: &str, uid: &str) -> Option<(Arc<Pod>, Running)> {
+        let actors = self.lock();
+        let named = |handle: &&PodHandle| {
+            let meta = handle.desired().pod.metadata.clone();
+            meta.namespace.as_deref() == Some(namespace)
+                && meta.name.as_deref() == Some(name)
+                && (uid.is_empty() || meta.uid.as_deref() == Some(uid))
+        };
+        let handle = actors.values().find(named)?;
+        Some((handle.desired().pod, handle.running.borrow().clone()))
+    }
+
+    /// Every pod that is wanted here.
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.lock().values().map(|handle| handle.desired().pod).collect()
+    }
+
+    /// How many pods and containers run.
+    pub(crate) fn running(&self) -> (usize, usize) {
+        let actors = self.lock();
+        let running = actors.values().map(|handle| handle.running.borrow());
+        running.fold((0, 0), |(pods, containers), now| (pods + usize::from(now.sandbox), containers + now.containers))
+    }
+
+    async fn follow(
+        &self,
+        informer: Informer,
+        mut objects_changed: mpsc::UnboundedReceiver<String>,
+        mut ended: mpsc::UnboundedReceiver<String>,
+    ) {
+        let mut changes = informer.subscribe();
+        let mut synced = tokio::time::timeout(SERVER_WAIT, informer.synced()).await.is_ok();
+        if !synced {
+            tracing::warn!("no server answers; going on with the pods that are known");
+            self.cache.load().into_iter().for_each(|pod| self.want(Arc::new(pod)));
+        }
+        let mut swept = false;
+        loop {
+            if synced && !swept && changes.is_empty() {
+                swept = self.sweep(&informer).await;
+            }
+            let wait = if swept { Duration::from_secs(300) } else { Duration::from_secs(1) };
+            tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(changed) => self.on_changed(&changed),
+                    None => return,
+                },
+                Some(uid) = objects_changed.recv() => self.poke(&uid),
+                Some(uid) = ended.recv() => self.on_ended(&uid, &informer),
+                () = informer.synced(), if !synced => synced = true,
+                () = tokio::time::sleep(wait) => swept = false,
+            }
+        }
+    }
+
+    fn on_changed(&self, changed: &Changed) {
+        let (old, new) = (changed.old.as_ref(), changed.new.as_ref());
+        if let Some(old) = old.filter(|old| new.is_none_or(|new| new.uid() != old.uid())) {
+            self.unwant(old.uid());
+        }
+        let Some(object) = new else { return };
+        match object.typed::<Pod>() {
+            Some(pod) => {
+                if old.is_none_or(|old| differs(old, object)) {
+                    self.cache.keep(object.uid(), object.bytes());
+                }
+                self.want(Arc::new(pod.clone()));
+            }
+            None => tracing::error!(pod = %object.key(), "pod does not decode"),
+        }
+    }
+
+    fn want(&self, pod: Arc<Pod>) {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let desired = Desired { pod, orphaned: false };
+        let mut actors = self.lock();
+        match actors.get(&uid) {
+            Some(handle) => handle.update(desired),
+            None => {
+                let handle = actor::spawn(self.node.clone(), desired, self.token.clone(), self.gone.clone());
+                actors.insert(uid, handle);
+            }
+        }
+    }
+
+    /// The server has the pod no more.
+    fn unwant(&self, uid: &str) {
+        self.cache.forget(uid);
+        self.node.board.forget(uid);
+        if let Some(handle) = self.lock().get(uid) {
+            let desired = handle.desired();
+            handle.update(Desired { orphaned: true, ..desired });
+        }
+    }
+
+    fn poke(&self, uid: &str) {
+        if let Some(handle) = self.lock().get(uid) {
+            handle.poke();
+        }
+    }
+
+    /// Nothing of the pod is left. While the server still shows it, the last status waits to be written.
+    fn on_ended(&self, uid: &str, informer: &Informer) {
+        self.lock().remove(uid);
+        self.cache.forget(uid);
+        if !informer.list().iter().any(|object| object.uid() == uid) {
+            self.node.board.forget(uid);
+        }
+    }
+
+    /// Ends what runs here, or is kept here, of pods that nobody wants. True when it was carried out.
+    async fn sweep(&self, informer: &Informer) -> bool {
+        let wanted: HashSet<String> = informer.list().iter().map(|object| object.uid().to_owned()).collect();
+        let stale: Vec<String> = self.lock().keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
+        stale.iter().for_each(|uid| self.unwant(uid));
+        let filter = ListFilter::label(labels::NODE, &self.node.config.node_name)
+            .and(labels::CLUSTER, &self.node.config.cluster);
+        let Ok(containers) = self.node.runtime.list(&filter).await else { return false };
+        let mut left: BTreeMap<String, Pod> = BTreeMap::new();
+        for container in containers {
+            let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
+            left.entry(uid.clone()).or_insert_with(|| pod_of_labels(&container.labels));
+        }
+        let directories = std::fs::read_dir(self.node.config.data_dir.join("pods")).into_iter().flatten().flatten();
+        let directories = directories.filter_map(|entry| entry.file_name().into_string().ok());
+        for uid in directories.chain(self.node.network.attached().await) {
+            let meta = ObjectMeta { uid: Some(uid.clone()), ..ObjectMeta::default() };
+            left.entry(uid).or_insert_with(|| Pod { metadata: meta, ..Pod::default() });
+        }
+        for (uid, pod) in left {
+            if !wanted.contains(&uid) && !self.has(&uid) {
+                tracing::info!(uid, "taking away what is left of a pod that is gone");
+                let desired = Desired { pod: Arc::new(pod), orphaned: true };
+                let handle = actor::spawn(self.node.clone(), desired, self.token.clone(), self.gone.clone());
+                self.lock().insert(uid, handle);
+            }
+        }
+        true
+    }
+
+    /// Hears from the runtime when containers end, and asks for the pod to be looked at.
+    async fn listen(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let filter = [(labels::NODE.to_owned(), self.node.config.node_name.clone())];
+        loop {
+            match self.node.runtime.events(&filter, None).await {
+                Ok(mut events) => {
+                    // What happened while nobody listened is found by looking.
+                    self.lock().values().for_each(PodHandle::poke);
+                    while let Some(Ok(event)) = events.next().await {
+                        backoff.reset();
+                        let ours = matches!(
+                            event.kind,
+                            ContainerEventKind::Died { .. } | ContainerEventKind::Oom | ContainerEventKind::Destroyed
+                        );
+                        if let Some(uid) = event.labels.get(labels::POD_UID).filter(|_| ours) {
+                            self.poke(uid);
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "runtime tells no events; will ask again"),
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+}
+
+/// More than the status has changed: statuses are our own and need not be kept.
+fn differs(old: &Object, new: &Object) -> bool {
+    let (old, new) = (old.typed::<Pod>(), new.typed::<Pod>());
+    let key = |pod: &Pod| (pod.spec.clone(), pod.metadata.deletion_timestamp.clone(), container_ids(pod));
+    match (old, new) {
+        (Some(old), Some(new)) => key(old) != key(new),
+        _ => true,
+    }
+}
+
+/// Ids and readiness are what an agent that starts without a server takes over.
+fn container_ids(pod: &Pod) -> Vec<(Option<String>, bool)> {
+    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    statuses.iter().map(|status| (status.container_id.clone(), status.ready)).collect()
+}
+
+/// As much of a pod as is needed to end it.
+fn pod_of_labels(all: &BTreeMap<String, String>) -> Pod {
+    let label = |name: &str| all.get(name).cloned();
+    let grace = label(labels::GRACE_PERIOD).and_then(|grace| grace.parse().ok());
+    Pod {
+        metadata: ObjectMeta {
+            name: label(labels::POD_NAME),
+            namespace: label(labels::POD_NAMESPACE),
+            uid: label(labels::POD_UID),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PodSpec { termination_grace_period_seconds: grace, ..PodSpec::default() }),
+        status: None,
+    }
+}

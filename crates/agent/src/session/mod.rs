@@ -1,0 +1,190 @@
+//! The session with a server: the agent dials, says that it lives, and is told which streams somebody
+//! wants into its pods. When the server goes it moves on to the next.
+
+mod streams;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use balsa_proto::agent::agent_service_client::AgentServiceClient;
+use balsa_proto::agent::{CreateTokenRequest, SessionRequest, session_request, session_response};
+use balsa_rt::{Backoff, Scope, TaskKind};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::context::NodeContext;
+use crate::pod::manager::Pods;
+use crate::pod::status::kubelet_version;
+use crate::volumes::{ServiceAccountToken, TokenRequest, TokenSource};
+
+/// A connection that says nothing for so long is asked whether it lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long a server may take to take a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Heartbeats when the server does not say how often.
+const HEARTBEAT: u32 = 5;
+
+type Dial = dyn Fn(&str) -> Result<Endpoint, tonic::transport::Error> + Send + Sync;
+
+/// The servers, and how to reach them. Cheap to clone; clones share what they learn.
+#[derive(Clone)]
+pub struct SessionEndpoint {
+    dial: Arc<Dial>,
+    shared: Arc<Mutex<Known>>,
+}
+
+#[derive(Default)]
+struct Known {
+    servers: Vec<String>,
+    channel: Option<Channel>,
+}
+
+impl SessionEndpoint {
+    /// Servers as `host:port`; `dial` makes the endpoint of one, with its TLS.
+    pub fn new(
+        servers: Vec<String>,
+        dial: impl Fn(&str) -> Result<Endpoint, tonic::transport::Error> + Send + Sync + 'static,
+    ) -> Self {
+        Self { dial: Arc::new(dial), shared: Arc::new(Mutex::new(Known { servers, channel: None })) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Connects to the n-th server, counted round.
+    async fn connect(&self, n: usize) -> Result<Channel, tonic::transport::Error> {
+        let server = {
+            let known = self.lock();
+            known.servers.get(n % known.servers.len().max(1)).cloned().unwrap_or_default()
+        };
+        let endpoint = (self.dial)(&server)?
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true);
+        let channel = endpoint.connect().await?;
+        self.lock().channel = Some(channel.clone());
+        Ok(channel)
+    }
+
+    fn learn(&self, servers: Vec<String>) {
+        let mut known = self.lock();
+        for server in servers {
+            if !known.servers.contains(&server) {
+                known.servers.push(server);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl TokenSource for SessionEndpoint {
+    async fn token(&self, request: &TokenRequest) -> Result<ServiceAccountToken, String> {
+        let known = self.lock().channel.clone();
+        let channel = match known {
+            Some(channel) => channel,
+            None => self.connect(0).await.map_err(|error| error.to_string())?,
+        };
+        let request = CreateTokenRequest {
+            namespace: request.namespace.clone(),
+            service_account: request.service_account.clone(),
+            audiences: request.audiences.clone(),
+            expiration_seconds: request.expiration_seconds,
+            pod_name: request.pod_name.clone(),
+            pod_uid: request.pod_uid.clone(),
+        };
+        let answer = AgentServiceClient::new(channel).create_token(request).await;
+        let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
+        let expires = answer.expires.parse().map_err(|error| format!("the token's end does not parse: {error}"))?;
+        Ok(ServiceAccountToken { token: answer.token, expires })
+    }
+}
+
+/// What a session works with.
+struct Session {
+    endpoint: SessionEndpoint,
+    node: Arc<NodeContext>,
+    pods: Arc<Pods>,
+    /// Whether the server renews the node's Lease.
+    connected: watch::Sender<bool>,
+}
+
+/// Keeps a session until the scope ends.
+pub(crate) fn start(
+    endpoint: SessionEndpoint,
+    node: Arc<NodeContext>,
+    pods: Arc<Pods>,
+    connected: watch::Sender<bool>,
+    scope: &Scope,
+) {
+    let session = Session { endpoint, node, pods, connected };
+    let token = scope.token();
+    scope.spawn(TaskKind::Agent, async move {
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = session.keep() => {}
+        }
+    });
+}
+
+impl Session {
+    async fn keep(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        for n in 0.. {
+            let ended = match self.endpoint.connect(n).await {
+                Ok(channel) => self.run(channel, &mut backoff).await.map_err(|status| status.message().to_owned()),
+                Err(error) => Err(error.to_string()),
+            };
+            self.connected.send_replace(false);
+            if let Err(error) = ended {
+                tracing::info!(error, "no session; trying the next server");
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    async fn run(&self, channel: Channel, backoff: &mut Backoff) -> Result<(), tonic::Status> {
+        // A heartbeat waits for the one before; the server takes them at once.
+        let (sender, receiver) = mpsc::channel(4);
+        let say = |message| SessionRequest { message: Some(message) };
+        let hello = session_request::Hello {
+            node_name: self.node.config.node_name.clone(),
+            version: kubelet_version(),
+        };
+        let _ = sender.send(say(session_request::Message::Hello(hello))).await;
+        let mut client = AgentServiceClient::new(channel.clone());
+        let mut told = client.session(ReceiverStream::new(receiver)).await?.into_inner();
+        let mut ticks = tokio::time::interval(Duration::from_secs(u64::from(HEARTBEAT)));
+        loop {
+            let message = tokio::select! {
+                _ = ticks.tick() => {
+                    let beat = say(session_request::Message::Heartbeat(session_request::Heartbeat {}));
+                    if sender.send(beat).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                message = told.message() => message?,
+            };
+            match message.map(|response| response.message) {
+                None => return Ok(()),
+                Some(Some(session_response::Message::Welcome(welcome))) => {
+                    backoff.reset();
+                    self.endpoint.learn(welcome.servers);
+                    let seconds = if welcome.heartbeat_seconds == 0 { HEARTBEAT } else { welcome.heartbeat_seconds };
+                    ticks = tokio::time::interval(Duration::from_secs(u64::from(seconds)));
+                    self.connected.send_replace(true);
+                }
+                Some(Some(session_response::Message::Open(open))) => {
+                    let (node, pods, channel) = (self.node.clone(), self.pods.clone(), channel.clone());
+                    balsa_rt::spawn(TaskKind::Connection, streams::serve(channel, node, pods, open));
+                }
+                // A newer server's word.
+                Some(None) => {}
+            }
+        }
+    }
+}

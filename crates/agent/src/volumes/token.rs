@@ -1,0 +1,144 @@
+//! Service account tokens for projected volumes, renewed after four fifths of their life.
+//!
+//! Kept in memory only: after a restart of the agent new ones are asked for; where no server answers,
+//! the volume goes on showing the old one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ServiceAccountTokenProjection;
+
+use super::{Job, VolumeError};
+
+/// Lifetime when the pod does not say.
+const DEFAULT_SECONDS: i64 = 3600;
+
+/// What a token is to be good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenRequest {
+    /// The service account's namespace.
+    pub namespace: String,
+    /// The service account.
+    pub service_account: String,
+    /// Who shall accept it; empty: the API.
+    pub audiences: Vec<String>,
+    /// For how long.
+    pub expiration_seconds: i64,
+    /// The pod that it is bound to.
+    pub pod_name: String,
+    /// The pod's uid.
+    pub pod_uid: String,
+}
+
+/// A token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ServiceAccountToken {
+    /// What the pod sends.
+    pub token: String,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// Makes service account tokens: `POST serviceaccounts/NAME/token`, whoever carries that out.
+#[async_trait]
+pub trait TokenSource: Send + Sync {
+    /// A token, or why there is none.
+    async fn token(&self, request: &TokenRequest) -> Result<ServiceAccountToken, String>;
+}
+
+/// A node whose cluster makes no tokens.
+pub struct NoTokens;
+
+#[async_trait]
+impl TokenSource for NoTokens {
+    async fn token(&self, _request: &TokenRequest) -> Result<ServiceAccountToken, String> {
+        Err("this cluster makes no service account tokens".to_owned())
+    }
+}
+
+/// The tokens of this node's pods.
+pub(crate) struct Tokens {
+    source: Arc<dyn TokenSource>,
+    known: Mutex<HashMap<(String, String, String), (ServiceAccountToken, Timestamp)>>,
+}
+
+impl Tokens {
+    pub(crate) fn new(source: Arc<dyn TokenSource>) -> Self {
+        Self { source, known: Mutex::default() }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String, String), (ServiceAccountToken, Timestamp)>> {
+        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The pod is gone.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.lock().retain(|(of, _, _), _| of != uid);
+    }
+
+    /// The token of one projection.
+    pub(super) async fn token(
+        &self,
+        job: &Job<'_>,
+        source: &ServiceAccountTokenProjection,
+    ) -> Result<String, VolumeError> {
+        let meta = &job.pod.metadata;
+        let uid = meta.uid.clone().unwrap_or_default();
+        let key = (uid.clone(), job.volume.name.clone(), source.path.clone());
+        let now = job.shared.clock.now();
+        let known = self.lock().get(&key).cloned();
+        if let Some((token, _)) = known.as_ref().filter(|(_, renew)| now < *renew) {
+            return Ok(token.token.clone());
+        }
+        let spec = job.pod.spec.as_ref();
+        let request = TokenRequest {
+            namespace: job.namespace().to_owned(),
+            service_account: spec
+                .and_then(|spec| spec.service_account_name.clone())
+                .filter(|name| !name.is_empty())
+                .unwrap_or_else(|| "default".to_owned()),
+            audiences: source.audience.iter().filter(|audience| !audience.is_empty()).cloned().collect(),
+            expiration_seconds: source.expiration_seconds.unwrap_or(DEFAULT_SECONDS),
+            pod_name: meta.name.clone().unwrap_or_default(),
+            pod_uid: uid,
+        };
+        match self.source.token(&request).await {
+            Ok(token) => {
+                let text = token.token.clone();
+                self.lock().insert(key, (token.clone(), renewal(now, token.expires)));
+                Ok(text)
+            }
+            // The old one is better than none for as long as it is good.
+            Err(error) => match known.filter(|(token, _)| now < token.expires) {
+                Some((token, _)) => Ok(token.token),
+                None => self.shown(job, source).ok_or(VolumeError::Source(format!("failed to fetch token: {error}"))),
+            },
+        }
+    }
+
+    /// What the volume shows from before this agent's start.
+    fn shown(&self, job: &Job<'_>, source: &ServiceAccountTokenProjection) -> Option<String> {
+        std::fs::read_to_string(job.directory("projected").join(&source.path)).ok()
+    }
+}
+
+/// After four fifths of its life.
+fn renewal(now: Timestamp, expires: Timestamp) -> Timestamp {
+    let life = expires.duration_since(now).as_secs().max(0);
+    now.checked_add(SignedDuration::from_secs(life / 5 * 4)).unwrap_or(expires)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn tokens_are_renewed_well_before_their_end() {
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        assert_eq!(renewal(at(0), at(3600)), at(2880));
+        assert_eq!(renewal(at(100), at(50)), at(100));
+    }
+}

@@ -1,0 +1,149 @@
+//! Pods from their arrival to their end, on simulated containers.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_runtime::{PullReason, SimulatedRuntime};
+use common::{World, condition, first, waiting};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use serde_json::json;
+
+async fn world(runtime: SimulatedRuntime) -> World {
+    let mut world = World::new(Arc::new(runtime));
+    world.start().await;
+    world
+}
+
+#[tokio::test]
+async fn a_pod_runs_and_is_taken_away() {
+    let world = world(SimulatedRuntime::new()).await;
+    world.pod("web", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    let status = world.ready("web").await;
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert!(status.pod_ip.unwrap().starts_with("10.231.7."));
+    assert_eq!(world.containers().await, 2, "a sandbox and a container");
+    world.delete("web").await;
+    world.gone("web").await;
+    assert_eq!(world.containers().await, 0);
+    let left = std::fs::read_dir(world.directory.path().join("pods")).unwrap().count();
+    assert_eq!(left, 0, "the pod's files are gone");
+    let reasons = world.reasons().await;
+    for reason in ["Pulled", "Created", "Started", "Killing"] {
+        assert!(reasons.iter().any(|known| known == reason), "{reason} of {reasons:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_loop_shows() {
+    let world = world(SimulatedRuntime::builder().exit_after("bad:1", Duration::from_millis(5), 3).build()).await;
+    world.pod("bad", json!({"containers": [{"name": "c", "image": "bad:1"}]})).await;
+    let looping = |status: &_| waiting(status) == "CrashLoopBackOff" && first(status).restart_count >= 2;
+    let status = world.until("bad", "in a crash loop", looping).await;
+    let last = first(&status).last_state.unwrap().terminated.unwrap();
+    assert_eq!((last.exit_code, last.reason.as_deref()), (3, Some("Error")));
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert!(world.containers().await <= 4, "old attempts are removed");
+}
+
+#[tokio::test]
+async fn init_containers_come_first_and_work_ends() {
+    let runtime = SimulatedRuntime::builder()
+        .exit_after("init:1", Duration::from_millis(50), 0)
+        .exit_after("job:1", Duration::from_millis(50), 0);
+    let world = world(runtime.build()).await;
+    world
+        .pod(
+            "job",
+            json!({
+                "restartPolicy": "Never",
+                "initContainers": [{"name": "i", "image": "init:1"}, {"name": "side", "image": "side:1", "restartPolicy": "Always"}],
+                "containers": [{"name": "c", "image": "job:1"}],
+            }),
+        )
+        .await;
+    let status = world.until("job", "succeeded", |status| status.phase.as_deref() == Some("Succeeded")).await;
+    assert_eq!(condition(&status, "Ready"), "False");
+    let reason = |status: &k8s_openapi::api::core::v1::ContainerStatus| {
+        status.state.clone().unwrap().terminated.and_then(|terminated| terminated.reason)
+    };
+    assert_eq!(reason(&first(&status)).as_deref(), Some("Completed"));
+    assert_eq!(reason(&status.init_container_statuses.unwrap()[0]).as_deref(), Some("Completed"));
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_is_asked_for_again_later() {
+    let runtime = SimulatedRuntime::builder().images_must_be_pulled().failing_pull("none:1", PullReason::NotFound, "no such image");
+    let world = world(runtime.build()).await;
+    world.pod("p", json!({"containers": [{"name": "c", "image": "none:1"}]})).await;
+    world.until("p", "ErrImagePull or later", |status| waiting(status).contains("ImagePull")).await;
+    world.until("p", "ImagePullBackOff", |status| waiting(status) == "ImagePullBackOff").await;
+    world.delete("p").await;
+    world.gone("p").await;
+}
+
+#[tokio::test]
+async fn a_missing_config_map_is_waited_for() {
+    let world = world(SimulatedRuntime::new()).await;
+    let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]);
+    world.pod("p", json!({"containers": [{"name": "c", "image": "i:1", "env": env}]})).await;
+    world.until("p", "CreateContainerConfigError", |status| waiting(status) == "CreateContainerConfigError").await;
+    world.create::<ConfigMap>(json!({"metadata": {"name": "cm"}, "data": {"a": "1"}})).await;
+    world.ready("p").await;
+}
+
+#[tokio::test]
+async fn a_restarted_agent_adopts_what_runs() {
+    let mut world = world(SimulatedRuntime::new()).await;
+    world.pod("web", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    let before = first(&world.ready("web").await);
+    world.stop().await;
+    assert_eq!(world.containers().await, 2, "containers go on");
+    world.start().await;
+    world.pod("second", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    world.ready("second").await;
+    let after = first(&world.ready("web").await);
+    assert_eq!((after.container_id, after.restart_count), (before.container_id, 0));
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_taken_away_after_a_restart() {
+    let mut world = world(SimulatedRuntime::new()).await;
+    world.pod("web", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    world.ready("web").await;
+    world.stop().await;
+    let now = balsa_model::strategy::DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
+    let key = balsa_model::Key::new("default", "web");
+    world.client.api::<k8s_openapi::api::core::v1::Pod>().delete(&key, "", now).await.unwrap();
+    world.gone("web").await;
+    world.start().await;
+    let cleaned = async {
+        while world.containers().await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), cleaned).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_node_reports_itself() {
+    let world = world(SimulatedRuntime::new()).await;
+    let key = balsa_model::Key::new("", world.config.node_name.as_str());
+    let ready = async {
+        loop {
+            let node = world.client.api::<Node>().find(&key).await.unwrap();
+            let status = node.and_then(|node| node.status).unwrap_or_default();
+            if status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True") {
+                return status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let status = tokio::time::timeout(Duration::from_secs(20), ready).await.unwrap();
+    assert!(status.node_info.unwrap().container_runtime_version.starts_with("simulated://"));
+    let lease = world.client.api::<k8s_openapi::api::coordination::v1::Lease>();
+    let lease = lease.find(&balsa_model::Key::new("kube-node-lease", &*key.name)).await.unwrap().unwrap();
+    assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(&*key.name));
+}
