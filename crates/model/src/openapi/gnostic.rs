@@ -190,7 +190,7 @@ fn in_field(number: u32, body: &[u8]) -> Vec<u8> {
     out
 }
 
-fn texts<'a>(value: &'a Value) -> impl Iterator<Item = &'a str> {
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 

@@ -285,3 +285,34 @@ fn wrap_references(schema: &mut Value) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tables_have_every_field_of_the_types() {
+        let mut missing = Vec::new();
+        for (name, schema) in &DEFINITIONS.schemas {
+            let Some(message) = message_of(name).and_then(|name| table::find(&name)) else { continue };
+            for field in schema["properties"].as_object().into_iter().flat_map(Map::keys) {
+                let type_meta = matches!(field.as_str(), "apiVersion" | "kind");
+                if message.get().json_field(field).is_none() && !type_meta {
+                    missing.push(format!("{name}.{field}"));
+                }
+            }
+        }
+        assert_eq!(missing, [""; 0]);
+    }
+
+    #[test]
+    fn every_kind_has_a_message_and_survives_it() {
+        for kind in kinds::all() {
+            let message = kind.descriptor().message;
+            let value = kind.decode(json!({"metadata": {"name": "x"}})).unwrap().to_value();
+            let bytes = crate::protobuf::from_json(message, &value).unwrap();
+            let back = crate::protobuf::to_json(message, &bytes).unwrap();
+            assert_eq!(back["metadata"]["name"], "x", "{message}");
+        }
+    }
+}

@@ -73,7 +73,14 @@ impl PatchType {
 /// `BadRequest` when the patch is no patch, `Invalid` when it cannot be applied or its result is no
 /// object of the kind. [`PatchType::Apply`] is refused: it is not done here.
 pub fn apply(patch_type: PatchType, kind: KindRef, current: &Value, body: &[u8]) -> Result<Checked, Failure> {
-    let message = kind.descriptor().message;
+    apply_to(patch_type, kind.descriptor().message, current, body)
+}
+
+/// The same for what is no kind of its own, such as a Scale: `message` is its name in the schema.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_to(patch_type: PatchType, message: &str, current: &Value, body: &[u8]) -> Result<Checked, Failure> {
     let patched = match patch_type {
         PatchType::Json => json::apply(current, body)?,
         PatchType::Merge => {
