@@ -1,1 +1,24 @@
 //! The front doors (REST and gRPC), identity, authorization and admission.
+//!
+//! A request's way: `listener` (TLS) → `rest` or `grpc` → `identity` (who) → `authorize` (may they) →
+//! `engine`: decode, default, `admission`, validate, propose. Each step's type can only be had from
+//! the step before. `server` puts it together and starts the leader's work; `sessions` joins streams
+//! into pods with the agents that serve them.
+
+mod admission;
+mod authorize;
+mod bootstrap;
+mod engine;
+mod front;
+mod grpc;
+mod identity;
+mod leases;
+mod listener;
+mod pods;
+mod rest;
+mod server;
+mod sessions;
+
+pub use engine::{LocalBackend, MAX_OBJECT_BYTES};
+pub use identity::{Authority, IdentityError, Issued, create_token, write_private};
+pub use server::{Server, ServerConfig, ServerError, nth_address};

@@ -1,0 +1,95 @@
+//! ClusterIPs and node ports: a free one is picked here, and the fold refuses a second owner.
+//!
+//! Whoever loses that race is told so by [`is_address_collision`] and picks again.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use balsa_model::kind::kind_of;
+use balsa_model::{AnyObject, Failure, Reason};
+use balsa_state::{Refusal, State};
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
+use rand::Rng as _;
+
+use super::AdmissionConfig;
+
+/// How many random picks are tried before the range is searched in order.
+const PICKS: usize = 32;
+
+pub(super) fn allocate(
+    state: &State,
+    config: &AdmissionConfig,
+    object: &mut dyn AnyObject,
+) -> Result<(), Failure> {
+    let Some(service) = object.as_any_mut().downcast_mut::<Service>() else { return Ok(()) };
+    let Some(spec) = service.spec.as_mut() else { return Ok(()) };
+    let kind = spec.type_.as_deref().unwrap_or("ClusterIP").to_owned();
+    if kind == "ExternalName" {
+        return Ok(());
+    }
+    if spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
+        let ip = pick_address(state, config.service_cidr)?.to_string();
+        spec.cluster_ip = Some(ip.clone());
+        spec.cluster_ips = Some(vec![ip]);
+    } else if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) {
+        spec.cluster_ips = spec.cluster_ip.clone().map(|ip| vec![ip]);
+    }
+    let wants_ports = kind == "NodePort"
+        || (kind == "LoadBalancer" && spec.allocate_load_balancer_node_ports != Some(false));
+    if wants_ports {
+        pick_node_ports(state, config.node_ports, spec)?;
+    }
+    Ok(())
+}
+
+fn services(state: &State) -> Vec<ServiceSpec> {
+    let view = state.view(kind_of::<Service>());
+    view.iter().filter_map(|o| o.typed::<Service>().and_then(|s| s.spec.clone())).collect()
+}
+
+fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
+    let used: HashSet<String> = services(state).into_iter().filter_map(|spec| spec.cluster_ip).collect();
+    let IpNet::V4(range) = range else {
+        return Err(Failure::internal("the service range must be IPv4"));
+    };
+    // The network, the API's own address and DNS come first and are taken or reserved by name.
+    let (first, last) = (u32::from(range.network()) + 1, u32::from(range.broadcast()).saturating_sub(1));
+    let mut random = rand::rng();
+    let free = |n: u32| {
+        let ip = IpAddr::V4(n.into());
+        (!used.contains(&ip.to_string())).then_some(ip)
+    };
+    let lucky = (0..PICKS).find_map(|_| free(random.random_range(first..=last)));
+    lucky.or_else(|| (first..=last).find_map(free)).ok_or_else(|| {
+        Failure::new(Reason::InternalError, format!("range is full: no free address in {range}"))
+    })
+}
+
+fn pick_node_ports(state: &State, (first, last): (u16, u16), spec: &mut ServiceSpec) -> Result<(), Failure> {
+    let all = services(state);
+    let used_ports = all.iter().flat_map(|s| s.ports.iter().flatten());
+    let mut used: HashSet<(String, i32)> =
+        used_ports.filter_map(|port| port.node_port.map(|n| (protocol(port), n))).collect();
+    let mut random = rand::rng();
+    for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
+        let protocol = protocol(port);
+        let lucky = (0..PICKS).map(|_| i32::from(random.random_range(first..=last)));
+        let mut candidates = lucky.chain(i32::from(first)..=i32::from(last));
+        let free = candidates.find(|n| !used.contains(&(protocol.clone(), *n))).ok_or_else(|| {
+            Failure::new(Reason::InternalError, format!("range is full: no free node port in {first}-{last}"))
+        })?;
+        used.insert((protocol, free));
+        port.node_port = Some(free);
+    }
+    Ok(())
+}
+
+fn protocol(port: &ServicePort) -> String {
+    port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())
+}
+
+/// Whether a proposal failed only because somebody else has just taken what was picked for it.
+pub(crate) fn is_address_collision(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Claimed { .. })
+}

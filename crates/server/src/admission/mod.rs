@@ -1,0 +1,87 @@
+//! Admission: what the cluster adds to an object, or refuses, before it is validated and proposed.
+//!
+//! A fixed chain of small steps, in one order. [`Admitted`] is the proof that an object passed; the
+//! engine proposes nothing else.
+
+mod addresses;
+mod namespaces;
+mod nodes;
+mod pods;
+mod volumes;
+
+use balsa_model::{AnyObject, Failure, Mutation, Object};
+use balsa_state::State;
+use ipnet::IpNet;
+
+use crate::authorize::Authorized;
+
+pub(crate) use addresses::is_address_collision;
+
+/// What of a cluster's configuration admission needs.
+#[derive(Clone, Debug)]
+pub struct AdmissionConfig {
+    /// Where ClusterIPs come from.
+    pub service_cidr: IpNet,
+    /// Where node ports come from, both ends included.
+    pub node_ports: (u16, u16),
+}
+
+/// Mutations that passed admission.
+pub struct Admitted(Vec<Mutation>);
+
+impl Admitted {
+    pub(crate) fn into_mutations(self) -> Vec<Mutation> {
+        self.0
+    }
+
+    pub(crate) fn join(parts: Vec<Self>) -> Self {
+        Self(parts.into_iter().flat_map(|part| part.0).collect())
+    }
+}
+
+/// The chain.
+#[derive(Clone)]
+pub struct Admission {
+    state: State,
+    config: AdmissionConfig,
+}
+
+impl Admission {
+    /// A chain that reads from `state`.
+    pub fn new(state: State, config: AdmissionConfig) -> Self {
+        Self { state, config }
+    }
+
+    /// Completes an object that is about to be created.
+    ///
+    /// # Errors
+    /// When policy forbids it.
+    pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
+        namespaces::require_active(&self.state, object)?;
+        nodes::require_own(who, object)?;
+        pods::complete(&self.state, object)?;
+        volumes::default_class(&self.state, object);
+        addresses::allocate(&self.state, &self.config, object)
+    }
+
+    /// Completes a new version of an object.
+    ///
+    /// # Errors
+    /// When policy forbids it.
+    pub fn admit_update(&self, object: &mut dyn AnyObject, _old: &Object) -> Result<(), Failure> {
+        addresses::allocate(&self.state, &self.config, object)
+    }
+
+    /// Judges a deletion.
+    ///
+    /// # Errors
+    /// When policy forbids it.
+    pub fn admit_delete(&self, old: &Object) -> Result<(), Failure> {
+        namespaces::protect(old)
+    }
+
+    /// The proof for a mutation that went through one of the steps above.
+    pub(crate) fn admitted(&self, mutation: Mutation) -> Admitted {
+        Admitted(vec![mutation])
+    }
+}

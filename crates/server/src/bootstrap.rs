@@ -1,0 +1,284 @@
+//! The objects that a cluster has from the start (WIRE-CONTRACT section 15). Written by the leader at
+//! every start, where they are missing; what a user changed stays changed.
+
+use std::net::IpAddr;
+
+use balsa_client::Client;
+use balsa_model::kind::kind_of;
+use balsa_model::{Failure, Key, Kind, Reason};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::storage::v1::StorageClass;
+use serde_json::{Value, json};
+
+/// What of a cluster's configuration its first objects show.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// First address of the Service range: `default/kubernetes`.
+    pub api_ip: IpAddr,
+    /// Where that Service leads: this server.
+    pub server: std::net::SocketAddr,
+    /// Tenth address of the Service range: DNS.
+    pub dns_ip: IpAddr,
+    /// The CA, PEM.
+    pub ca: String,
+}
+
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// Creates what is missing.
+///
+/// # Errors
+/// What the engine says, but for `AlreadyExists`.
+pub async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
+    for name in NAMESPACES {
+        create::<Namespace>(client, json!({"metadata": {"name": name}})).await?;
+    }
+    for role in cluster_roles() {
+        create::<ClusterRole>(client, role).await?;
+    }
+    for binding in cluster_role_bindings() {
+        create::<ClusterRoleBinding>(client, binding).await?;
+    }
+    create::<StorageClass>(client, local_path()).await?;
+    create::<ConfigMap>(client, authentication(&seed.ca)).await?;
+    create::<Service>(client, kubernetes_service(seed)).await?;
+    create::<Service>(client, dns_service(seed)).await?;
+    // Where the API is may have changed since the last start.
+    put::<Endpoints>(client, kubernetes_endpoints(seed)).await?;
+    put::<EndpointSlice>(client, kubernetes_slice(seed)).await
+}
+
+fn typed<K: Kind>(value: Value) -> Result<K, Failure> {
+    serde_json::from_value(value).map_err(Failure::internal)
+}
+
+async fn create<K: Kind>(client: &Client, value: Value) -> Result<(), Failure> {
+    let object: K = typed(value)?;
+    // Looked for first, so that a restart costs no entries.
+    let meta = object.metadata();
+    let key =
+        Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    if client.api::<K>().find(&key).await?.is_some() {
+        return Ok(());
+    }
+    match client.api::<K>().create(&object).await {
+        Ok(_) => Ok(()),
+        Err(failure) if failure.reason == Reason::AlreadyExists => Ok(()),
+        Err(failure) => {
+            let kind = kind_of::<K>().descriptor().kind;
+            tracing::error!(kind, %key, %failure, "cannot create an object that every cluster has");
+            Err(failure)
+        }
+    }
+}
+
+async fn put<K: Kind>(client: &Client, value: Value) -> Result<(), Failure> {
+    create::<K>(client, value.clone()).await?;
+    let wanted: K = typed(value)?;
+    let meta = wanted.metadata().clone();
+    let key = Key::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
+    let replace = |present: &mut K| {
+        let metadata = present.metadata().clone();
+        *present = wanted.clone();
+        *present.metadata_mut() = metadata;
+        true
+    };
+    client.api::<K>().modify(&key, balsa_model::strategy::Part::Main, replace).await.map(|_| ())
+}
+
+fn kubernetes_service(seed: &Seed) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes", "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": seed.api_ip.to_string(), "clusterIPs": [seed.api_ip.to_string()],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": seed.server.port()}],
+        },
+    })
+}
+
+fn kubernetes_endpoints(seed: &Seed) -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{
+            "addresses": [{"ip": seed.server.ip().to_string()}],
+            "ports": [{"name": "https", "port": seed.server.port(), "protocol": "TCP"}],
+        }],
+    })
+}
+
+fn kubernetes_slice(seed: &Seed) -> Value {
+    json!({
+        "metadata": {"name": "kubernetes", "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": if seed.server.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [seed.server.ip().to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": seed.server.port(), "protocol": "TCP"}],
+    })
+}
+
+/// DNS answers on every node itself; the Service has an address and no pods behind it.
+fn dns_service(seed: &Seed) -> Value {
+    json!({
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "type": "ClusterIP", "clusterIP": seed.dns_ip.to_string(), "clusterIPs": [seed.dns_ip.to_string()],
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+                {"name": "metrics", "port": 9153, "protocol": "TCP", "targetPort": 9153},
+            ],
+        },
+    })
+}
+
+fn local_path() -> Value {
+    json!({
+        "metadata": {
+            "name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "balsa.dev/local-path",
+        "reclaimPolicy": "Delete", "volumeBindingMode": "WaitForFirstConsumer",
+    })
+}
+
+fn authentication(ca: &str) -> Value {
+    json!({
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": {"client-ca-file": ca},
+    })
+}
+
+fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
+    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
+}
+
+fn urls(paths: &[&str], verbs: &[&str]) -> Value {
+    json!({"nonResourceURLs": paths, "verbs": verbs})
+}
+
+/// The roles that people and charts refer to by name.
+fn cluster_roles() -> Vec<Value> {
+    const READ: &[&str] = &["get", "list", "watch"];
+    const WRITE: &[&str] =
+        &["create", "delete", "deletecollection", "patch", "update", "get", "list", "watch"];
+    const CORE: &[&str] = &[
+        "pods",
+        "pods/log",
+        "pods/status",
+        "services",
+        "endpoints",
+        "configmaps",
+        "events",
+        "persistentvolumeclaims",
+        "replicationcontrollers",
+        "replicationcontrollers/scale",
+        "serviceaccounts",
+        "namespaces",
+    ];
+    let role = |name: &str, rules: Vec<Value>| {
+        json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+            "rules": rules,
+        })
+    };
+    let workloads = |verbs: &[&str]| {
+        rule(
+            &["apps", "batch", "autoscaling", "policy", "networking.k8s.io", "discovery.k8s.io"],
+            &["*"],
+            verbs,
+        )
+    };
+    let streams = || {
+        rule(&[""], &["pods/exec", "pods/attach", "pods/portforward", "pods/eviction"], &["get", "create"])
+    };
+    let secrets = || rule(&[""], &["secrets"], WRITE);
+    vec![
+        role("cluster-admin", vec![rule(&["*"], &["*"], &["*"]), urls(&["*"], &["*"])]),
+        role("view", vec![rule(&[""], CORE, READ), workloads(READ)]),
+        role("edit", vec![rule(&[""], CORE, WRITE), workloads(WRITE), secrets(), streams()]),
+        role(
+            "admin",
+            vec![
+                rule(&[""], CORE, WRITE),
+                workloads(WRITE),
+                secrets(),
+                streams(),
+                rule(&["rbac.authorization.k8s.io"], &["roles", "rolebindings"], WRITE),
+            ],
+        ),
+        role(
+            "system:discovery",
+            vec![urls(
+                &[
+                    "/api",
+                    "/api/*",
+                    "/apis",
+                    "/apis/*",
+                    "/healthz",
+                    "/livez",
+                    "/readyz",
+                    "/openapi",
+                    "/openapi/*",
+                    "/version",
+                    "/version/",
+                    "/",
+                ],
+                &["get"],
+            )],
+        ),
+        role(
+            "system:monitoring",
+            vec![urls(
+                &[
+                    "/healthz",
+                    "/healthz/*",
+                    "/livez",
+                    "/livez/*",
+                    "/metrics",
+                    "/metrics/slis",
+                    "/readyz",
+                    "/readyz/*",
+                ],
+                &["get"],
+            )],
+        ),
+        role(
+            "system:public-info-viewer",
+            vec![urls(&["/healthz", "/livez", "/readyz", "/version", "/version/"], &["get"])],
+        ),
+    ]
+}
+
+fn cluster_role_bindings() -> Vec<Value> {
+    let binding = |name: &str, role: &str, groups: &[&str]| {
+        let subjects: Vec<Value> = groups
+            .iter()
+            .map(|group| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}))
+            .collect();
+        json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+            "subjects": subjects,
+        })
+    };
+    vec![
+        binding("cluster-admin", "cluster-admin", &["system:masters"]),
+        binding("system:discovery", "system:discovery", &["system:authenticated"]),
+        binding("system:monitoring", "system:monitoring", &["system:monitoring"]),
+        binding(
+            "system:public-info-viewer",
+            "system:public-info-viewer",
+            &["system:authenticated", "system:unauthenticated"],
+        ),
+    ]
+}

@@ -1,0 +1,126 @@
+//! Delete, and delete many.
+
+use std::sync::Arc;
+
+use balsa_model::selector::Filter;
+use balsa_model::strategy::{self, DeleteOptions, Deletion};
+use balsa_model::{Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason};
+use balsa_state::Refusal;
+
+use super::{ATTEMPTS, Engine, check_precondition, refused};
+use crate::authorize::Authorized;
+
+/// What a deletion came to.
+#[derive(Clone, Debug)]
+pub struct Deleted {
+    /// The object as it is now, or as it was last.
+    pub object: Arc<Object>,
+    /// Whether it is gone, or only marked.
+    pub gone: bool,
+}
+
+impl Engine {
+    /// Deletes an object, or marks it when something must happen first.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict` when the precondition does not hold, and what admission says.
+    pub async fn delete(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        options: &DeleteOptions,
+        precondition: &Precondition,
+        dry_run: bool,
+    ) -> Result<Deleted, Failure> {
+        let mut last = Failure::internal("no attempt was made");
+        for attempt in 0..ATTEMPTS {
+            let old = match self.state().get(kind, key) {
+                Some(old) if attempt == 0 => old,
+                _ => {
+                    self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+                    self.state()
+                        .get(kind, key)
+                        .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?
+                }
+            };
+            check_precondition(&old, precondition)?;
+            self.admission.admit_delete(&old)?;
+            match self.delete_once(who, &old, options, dry_run).await? {
+                Ok(deleted) => return Ok(deleted),
+                Err(refusal) => last = refused(kind, &key.name, refusal),
+            }
+        }
+        Err(last)
+    }
+
+    async fn delete_once(
+        &self,
+        who: &Authorized,
+        old: &Arc<Object>,
+        options: &DeleteOptions,
+        dry_run: bool,
+    ) -> Result<Result<Deleted, Refusal>, Failure> {
+        let kind = old.kind();
+        let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
+        let deletion = strategy::prepare_delete(old, options, self.clock.now_seconds())?;
+        let (mutation, gone) = match &deletion {
+            Deletion::Unchanged => return Ok(Ok(Deleted { object: old.clone(), gone: false })),
+            Deletion::Mark(object) => {
+                (self.mutation(who, Operation::Replace, object.as_ref(), precondition), false)
+            }
+            Deletion::Remove => {
+                let mutation = Mutation {
+                    operation: Operation::Remove,
+                    kind,
+                    key: old.key().clone(),
+                    object: bytes::Bytes::new(),
+                    precondition,
+                    claims: Vec::new(),
+                    user: who.name().clone(),
+                };
+                (mutation, true)
+            }
+        };
+        if dry_run {
+            return Ok(Ok(Deleted { object: old.clone(), gone }));
+        }
+        let bytes = mutation.object.clone();
+        let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
+        Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
+            Ok(_) if gone => Ok(Deleted { object: old.clone(), gone }),
+            Ok(revision) => {
+                let object = Object::seal(kind, &bytes, revision).map_err(Failure::internal)?;
+                Ok(Deleted { object: Arc::new(object), gone })
+            }
+            Err(refusal) => Err(refusal),
+        })
+    }
+
+    /// Deletes all objects that match; those that were there.
+    ///
+    /// # Errors
+    /// What a single deletion says, but for `NotFound`; the ones before it are deleted.
+    pub async fn delete_collection(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        filter: &Filter,
+        options: &DeleteOptions,
+        dry_run: bool,
+    ) -> Result<Vec<Arc<Object>>, Failure> {
+        self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+        let view = self.state().view(kind);
+        let matching: Vec<Arc<Object>> = view.select(filter, None).cloned().collect();
+        for object in &matching {
+            let precondition = Precondition { uid: Some(object.uid().to_owned()), ..Precondition::default() };
+            match self.delete(who, kind, object.key(), options, &precondition, dry_run).await {
+                Err(failure) if !matches!(failure.reason, Reason::NotFound | Reason::Conflict) => {
+                    return Err(failure);
+                }
+                _ => {}
+            }
+        }
+        Ok(matching)
+    }
+}

@@ -1,0 +1,186 @@
+//! The [`Backend`] of the server's own parts: the same engine, the same admission, no network.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use balsa_client::{
+    Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions,
+};
+use balsa_model::kind::kind_of;
+use balsa_model::selector::Filter;
+use balsa_model::strategy::Part;
+use balsa_model::{Failure, Key, KindRef, Object, Operation, Precondition};
+use balsa_state::{Event, Watch};
+use futures::StreamExt as _;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+
+use super::read::{Page, Wanted, watch_failed};
+use super::{Engine, check_precondition, refused};
+use crate::admission::Admitted;
+use crate::authorize::Authorized;
+
+/// How often an in-process watch learns how far the cluster has come.
+const BOOKMARKS: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// The cluster as a part of this server sees it.
+pub struct LocalBackend {
+    engine: Engine,
+    who: Authorized,
+}
+
+impl LocalBackend {
+    /// A backend whose writes are those of `who`.
+    pub fn new(engine: Engine, who: Authorized) -> Arc<Self> {
+        Arc::new(Self { engine, who })
+    }
+}
+
+/// An event of the state as clients know it.
+fn translate(event: Event) -> WatchEvent {
+    match event {
+        Event::Added(version) | Event::Modified(version) => WatchEvent::Applied(version.object().clone()),
+        Event::Deleted(version) => WatchEvent::Deleted(version.object().clone()),
+        Event::Bookmark(_, revision) => WatchEvent::Bookmark(revision),
+        Event::InitialEnd(_, revision) => WatchEvent::Synced(revision),
+    }
+}
+
+fn stream(watch: Watch) -> WatchStream {
+    futures::stream::unfold(watch, |mut watch| async {
+        let event = watch.next().await?;
+        Some((event.map(translate).map_err(|error| watch_failed(&error)), watch))
+    })
+    .boxed()
+}
+
+#[async_trait]
+impl Backend for LocalBackend {
+    async fn get(&self, kind: KindRef, key: &Key) -> Result<Arc<Object>, Failure> {
+        self.engine.get(&self.who, kind, key, Wanted::Latest).await
+    }
+
+    async fn list(&self, kind: KindRef, query: &ListQuery) -> Result<ObjectList, Failure> {
+        let wanted = if query.stale_allowed { Wanted::Any } else { Wanted::Latest };
+        let page = Page { limit: query.limit, continue_token: query.continue_token.clone() };
+        let listed = self.engine.list(&self.who, kind, &query.filter, wanted, &page).await?;
+        Ok(ObjectList {
+            items: listed.items,
+            revision: listed.revision,
+            continue_token: listed.continue_token,
+        })
+    }
+
+    async fn watch(&self, kind: KindRef, filter: &Filter, start: Start) -> Result<WatchStream, Failure> {
+        let start = match start {
+            Start::Initial => balsa_state::Start::Initial,
+            Start::After(revision) => balsa_state::Start::After(revision),
+        };
+        let watch = self.engine.watch(&self.who, kind, filter.clone(), start, Some(BOOKMARKS)).await?;
+        Ok(stream(watch))
+    }
+
+    async fn create(
+        &self,
+        kind: KindRef,
+        namespace: &str,
+        value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Failure> {
+        Ok(self.engine.create(&self.who, kind, namespace, value, options.dry_run).await?.object)
+    }
+
+    async fn update(
+        &self,
+        kind: KindRef,
+        key: &Key,
+        part: Part,
+        value: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, Failure> {
+        Ok(self.engine.update(&self.who, kind, key, part, value, options.dry_run).await?.object)
+    }
+
+    async fn delete(&self, kind: KindRef, key: &Key, query: &DeleteQuery) -> Result<Arc<Object>, Failure> {
+        let DeleteQuery { options, precondition, dry_run } = query;
+        Ok(self.engine.delete(&self.who, kind, key, options, precondition, *dry_run).await?.object)
+    }
+
+    async fn bind(&self, bindings: Vec<(Key, String, String)>) -> Vec<Result<(), Failure>> {
+        self.engine.bind(&self.who, bindings).await
+    }
+}
+
+/// Says in the status that the pod has a node.
+fn mark_scheduled(pod: &mut Pod, now: Timestamp) {
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "PodScheduled");
+    conditions.push(PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "True".to_owned(),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+}
+
+impl Engine {
+    /// Gives pods their nodes, all in one entry.
+    pub async fn bind(
+        &self,
+        who: &Authorized,
+        bindings: Vec<(Key, String, String)>,
+    ) -> Vec<Result<(), Failure>> {
+        let mut answers = vec![Ok(()); bindings.len()];
+        let mut proposed = Vec::new();
+        for (i, (key, uid, node)) in bindings.iter().enumerate() {
+            match self.binding(who, key, uid, node) {
+                Ok(admitted) => proposed.push((i, admitted)),
+                Err(failure) => answers[i] = Err(failure),
+            }
+        }
+        if proposed.is_empty() {
+            return answers;
+        }
+        let (places, admitted): (Vec<usize>, Vec<Admitted>) = proposed.into_iter().unzip();
+        match self.propose(who, Admitted::join(admitted)).await {
+            Ok(verdicts) => {
+                for (place, verdict) in places.into_iter().zip(verdicts) {
+                    answers[place] = verdict
+                        .map(|_| ())
+                        .map_err(|r| refused(kind_of::<Pod>(), &bindings[place].0.name, r));
+                }
+            }
+            Err(failure) => places.into_iter().for_each(|place| answers[place] = Err(failure.clone())),
+        }
+        answers
+    }
+
+    fn binding(&self, who: &Authorized, key: &Key, uid: &str, node: &str) -> Result<Admitted, Failure> {
+        let pods = kind_of::<Pod>();
+        let old =
+            self.state().get(pods, key).ok_or_else(|| Failure::not_found(pods.descriptor(), &key.name))?;
+        let precondition =
+            Precondition { uid: (!uid.is_empty()).then(|| uid.to_owned()), ..Precondition::default() };
+        check_precondition(&old, &precondition)?;
+        let mut pod = old.typed::<Pod>().cloned().ok_or_else(|| Failure::internal("pod does not decode"))?;
+        if old.is_deleting() {
+            return Err(Failure::conflict(
+                pods.descriptor(),
+                &key.name,
+                format!("pod {} is being deleted, cannot be assigned to a host", key.name),
+            ));
+        }
+        let spec = pod.spec.get_or_insert_default();
+        if let Some(present) = spec.node_name.as_deref().filter(|n| !n.is_empty()) {
+            let why = format!("pod {} is already assigned to node \"{present}\"", key.name);
+            return Err(Failure::conflict(pods.descriptor(), &key.name, why));
+        }
+        spec.node_name = Some(node.to_owned());
+        let now = self.clock.now_seconds();
+        mark_scheduled(&mut pod, now);
+        let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
+        Ok(self.admission.admitted(self.mutation(who, Operation::Replace, &pod, precondition)))
+    }
+}

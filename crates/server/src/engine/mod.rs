@@ -1,0 +1,173 @@
+//! The engine behind every front door: what can be done with objects, for any kind.
+//!
+//! REST, gRPC and the server's own parts all come through here, with the proof that they may
+//! ([`Authorized`]). Writes are read-modify-write under a precondition on the revision read: a client's
+//! own precondition is judged once, everything else is tried again here when somebody was faster.
+
+mod delete;
+mod local;
+mod read;
+mod scale;
+mod write;
+
+use balsa_log::{ProposeError, ReadError};
+use balsa_model::{
+    AnyObject, Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision,
+};
+use balsa_rt::Clock;
+use balsa_state::{Refusal, State, Store};
+use serde_json::Value;
+
+use crate::admission::{Admission, Admitted};
+use crate::authorize::Authorized;
+
+pub use local::LocalBackend;
+pub(crate) use read::watch_failed;
+pub use read::{Listed, Page, ResourceVersionMatch, Wanted};
+pub use scale::scale_of;
+pub use write::{Patch, Written};
+
+/// Largest object that is stored, in bytes of JSON: etcd's limit, which clients know.
+pub const MAX_OBJECT_BYTES: usize = 1_572_864;
+
+/// How often a write without a client's precondition is tried again.
+const ATTEMPTS: usize = 8;
+
+/// What can be done with objects. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    store: Store,
+    admission: Admission,
+    clock: Clock,
+}
+
+impl Engine {
+    /// An engine on a store.
+    pub fn new(store: Store, admission: Admission, clock: Clock) -> Self {
+        Self { store, admission, clock }
+    }
+
+    /// What is there now, on this server.
+    pub fn state(&self) -> &State {
+        self.store.state()
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The clock that stamps objects.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// Proposes what was admitted: one verdict a mutation.
+    async fn propose(
+        &self,
+        who: &Authorized,
+        admitted: Admitted,
+    ) -> Result<Vec<Result<Revision, Refusal>>, Failure> {
+        let mutations = admitted.into_mutations();
+        if let Some(large) = mutations.iter().find(|m| m.object.len() > MAX_OBJECT_BYTES) {
+            let message = format!(
+                "Request entity too large: {} \"{}\" has {} bytes; the limit is {MAX_OBJECT_BYTES}",
+                large.kind.descriptor().resource(),
+                large.key.name,
+                large.object.len()
+            );
+            return Err(Failure::new(Reason::RequestEntityTooLarge, message));
+        }
+        let outcome = match who.leader_term() {
+            Some(term) => self.store.propose_as_leader(term, mutations).await,
+            None => self.store.propose(mutations).await,
+        };
+        outcome.map_err(|error| proposal_failed(&error))
+    }
+
+    fn mutation(
+        &self,
+        who: &Authorized,
+        operation: Operation,
+        object: &dyn AnyObject,
+        precondition: Precondition,
+    ) -> Mutation {
+        let meta = object.meta();
+        let key =
+            Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        Mutation {
+            operation,
+            kind: object.kind(),
+            key,
+            object: Object::canonical(object.kind(), &object.to_value()).into(),
+            precondition,
+            claims: object.claims(),
+            user: who.name().clone(),
+        }
+    }
+}
+
+/// The preconditions that stand in an object's metadata.
+pub(crate) fn precondition_of(value: &Value) -> Result<Precondition, Failure> {
+    let text = |field: &str| {
+        let found = value.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+        found.filter(|text| !text.is_empty())
+    };
+    let revision = match text("resourceVersion") {
+        Some(version) => Some(version.parse().map_err(|_| {
+            Failure::bad_request(format!(
+                "metadata.resourceVersion: Invalid value: \"{version}\": must be an unsigned decimal integer"
+            ))
+        })?),
+        None => None,
+    };
+    Ok(Precondition { revision, uid: text("uid").map(str::to_owned) })
+}
+
+/// Holds an object against a client's precondition, before the fold does.
+pub(crate) fn check_precondition(old: &Object, precondition: &Precondition) -> Result<(), Failure> {
+    let descriptor = old.kind().descriptor();
+    if let Some(uid) = precondition.uid.as_deref().filter(|uid| *uid != old.uid()) {
+        let why =
+            format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", old.uid());
+        return Err(Failure::conflict(descriptor, &old.key().name, why));
+    }
+    if precondition.revision.is_some_and(|revision| revision != old.revision()) {
+        return Err(Failure::modified(descriptor, &old.key().name));
+    }
+    Ok(())
+}
+
+/// A refusal of the fold as the client sees it.
+fn refused(kind: KindRef, name: &str, refusal: Refusal) -> Failure {
+    let descriptor = kind.descriptor();
+    match refusal {
+        Refusal::AlreadyExists => Failure::already_exists(descriptor, name),
+        Refusal::NotFound => Failure::not_found(descriptor, name),
+        Refusal::Conflict { .. } | Refusal::UidMismatch { .. } => Failure::modified(descriptor, name),
+        Refusal::Claimed { field, value, refusal } => {
+            let mut errors = balsa_model::field::FieldErrors::new();
+            let shown = value.rsplit('/').next().unwrap_or_default();
+            errors.invalid(&balsa_model::field::Path::new(&field), shown, refusal);
+            Failure::invalid(descriptor, name, errors)
+                .unwrap_or_else(|| Failure::internal("a claim was refused without a reason"))
+        }
+        Refusal::Undecodable(why) => Failure::internal(why),
+    }
+}
+
+fn proposal_failed(error: &ProposeError) -> Failure {
+    match error {
+        ProposeError::NotLeader { .. } | ProposeError::Shutdown => {
+            Failure::new(Reason::ServiceUnavailable, error.to_string()).retry_after(1)
+        }
+        ProposeError::Unknown => Failure::new(Reason::Timeout, error.to_string()),
+        ProposeError::Overloaded => Failure::new(Reason::TooManyRequests, error.to_string()).retry_after(1),
+        ProposeError::TooLarge { .. } => Failure::new(Reason::RequestEntityTooLarge, error.to_string()),
+        ProposeError::Fatal(_) => Failure::internal(error),
+    }
+}
+
+fn read_failed(error: &ReadError) -> Failure {
+    Failure::new(Reason::ServiceUnavailable, error.to_string()).retry_after(1)
+}

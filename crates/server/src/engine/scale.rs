@@ -1,0 +1,65 @@
+//! The `scale` subresource: `autoscaling/v1 Scale` of whatever has replicas.
+
+use balsa_model::strategy::Part;
+use balsa_model::{Failure, Key, KindRef, Object, Precondition, Subresource};
+use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
+
+use super::write::Written;
+use super::{Engine, check_precondition, precondition_of};
+use crate::authorize::Authorized;
+
+/// The Scale of an object.
+///
+/// # Errors
+/// `NotFound` when its kind has none.
+pub fn scale_of(object: &Object) -> Result<Scale, Failure> {
+    let descriptor = object.kind().descriptor();
+    let typed = object.decode().filter(|_| descriptor.has(Subresource::Scale));
+    let scale = typed.and_then(|typed| typed.scale());
+    let scale = scale.ok_or_else(|| Failure::not_found(descriptor, &object.key().name))?;
+    let meta = object.meta();
+    Ok(Scale {
+        metadata: ObjectMeta {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            uid: meta.uid.clone(),
+            resource_version: Some(object.revision().to_string()),
+            creation_timestamp: meta.creation_timestamp.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: Some(ScaleSpec { replicas: Some(scale.replicas) }),
+        status: Some(scale.status),
+    })
+}
+
+impl Engine {
+    /// Sets the replicas. `new_scale` makes the wanted Scale, as JSON, from the present one.
+    ///
+    /// # Errors
+    /// As an update, and `BadRequest` when the Scale is malformed.
+    pub async fn update_scale(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        dry_run: bool,
+        new_scale: impl Fn(&Value) -> Result<Value, Failure>,
+    ) -> Result<Written, Failure> {
+        let change = |old: &Object| {
+            let present = serde_json::to_value(scale_of(old)?).map_err(Failure::internal)?;
+            let wanted = new_scale(&present)?;
+            check_precondition(old, &precondition_of(&wanted)?)?;
+            let replicas = wanted.pointer("/spec/replicas").map_or(Some(0), Value::as_i64);
+            let replicas = replicas
+                .and_then(|n| i32::try_from(n).ok())
+                .ok_or_else(|| Failure::bad_request("Scale: spec.replicas: must be a 32-bit integer"))?;
+            let mut object =
+                old.decode().ok_or_else(|| Failure::internal("stored object does not decode"))?;
+            object.set_replicas(replicas);
+            Ok(object.to_value())
+        };
+        self.change(who, kind, key, Part::Main, &Precondition::default(), dry_run, change).await
+    }
+}

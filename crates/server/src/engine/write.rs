@@ -1,0 +1,274 @@
+//! Create, update and patch.
+
+use std::sync::Arc;
+
+use balsa_model::patch::{self, PatchType};
+use balsa_model::strategy::{self, Part, Stamp};
+use balsa_model::{AnyObject, Failure, Key, KindRef, Object, Operation, Precondition, Reason, Revision};
+use balsa_state::Refusal;
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::{ATTEMPTS, Engine, check_precondition, precondition_of, refused};
+use crate::admission::is_address_collision;
+use crate::authorize::Authorized;
+use crate::rest::body::{self, FieldValidation};
+
+/// Letters that `generateName` is completed with, and the longest name that leaves room for them.
+const SUFFIX: usize = 5;
+const LONGEST_BASE: usize = 63 - SUFFIX;
+
+/// What a write came to.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The object as it is now.
+    pub object: Arc<Object>,
+    /// Whether it was not there before.
+    pub created: bool,
+    /// What the client should be told.
+    pub warnings: Vec<String>,
+}
+
+/// A patch, and what it applies to.
+#[derive(Clone, Debug)]
+pub struct Patch {
+    /// Its language.
+    pub kind: PatchType,
+    /// Its text.
+    pub body: Bytes,
+}
+
+impl Engine {
+    /// Puts a new object.
+    ///
+    /// # Errors
+    /// `AlreadyExists`, `Invalid`, and what admission says.
+    pub async fn create(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        namespace: &str,
+        value: Value,
+        dry_run: bool,
+    ) -> Result<Written, Failure> {
+        let base = generated_base(&value);
+        let mut last = Failure::internal("no attempt was made");
+        for _ in 0..ATTEMPTS {
+            let mut value = value.clone();
+            if let Some(base) = &base {
+                let cut = base.len().min(LONGEST_BASE);
+                let name = format!("{}{}", base.get(..cut).unwrap_or(base), balsa_rt::random_suffix(SUFFIX));
+                value["metadata"]["name"] = name.into();
+            }
+            match self.create_once(who, kind, namespace, value, dry_run).await {
+                // A generated name or a picked address was taken in the meantime.
+                Err((failure, true)) => last = failure,
+                Err((failure, false)) if failure.reason == Reason::AlreadyExists && base.is_some() => {
+                    last = failure
+                }
+                Err((failure, false)) => return Err(failure),
+                Ok(written) => return Ok(written),
+            }
+        }
+        Err(last)
+    }
+
+    /// One attempt; the flag says that another may pick differently.
+    async fn create_once(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        namespace: &str,
+        value: Value,
+        dry_run: bool,
+    ) -> Result<Written, (Failure, bool)> {
+        let final_failure = |failure| (failure, false);
+        let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
+        let mut object = strategy::prepare_create(kind, namespace, value, &stamp).map_err(final_failure)?;
+        self.admission.admit_create(who, object.as_mut()).map_err(final_failure)?;
+        strategy::validate_create(object.as_ref()).map_err(final_failure)?;
+        let warnings = object.warnings();
+        let name = object.meta().name.clone().unwrap_or_default();
+        let mutation = self.mutation(who, Operation::Create, object.as_ref(), Precondition::default());
+        let bytes = mutation.object.clone();
+        if dry_run {
+            if self.state().get(kind, &mutation.key).is_some() {
+                return Err((Failure::already_exists(kind.descriptor(), &name), false));
+            }
+            let object =
+                Object::stored(kind, bytes, Revision(0)).map_err(|e| (Failure::internal(e), false))?;
+            return Ok(Written { object: Arc::new(object), created: true, warnings });
+        }
+        let admitted = self.admission.admitted(mutation);
+        let verdict = self.propose(who, admitted).await.map_err(final_failure)?.into_iter().next();
+        let revision = verdict.unwrap_or(Err(Refusal::NotFound)).map_err(|refusal| {
+            let again = is_address_collision(&refusal);
+            (refused(kind, &name, refusal), again)
+        })?;
+        let object = Object::seal(kind, &bytes, revision).map_err(|e| (Failure::internal(e), false))?;
+        Ok(Written { object: Arc::new(object), created: true, warnings })
+    }
+
+    /// Puts another version of a part of an object. A resourceVersion or UID in `value` is a
+    /// precondition.
+    ///
+    /// # Errors
+    /// `NotFound`, `Conflict`, `Invalid`, and what admission says.
+    pub async fn update(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        part: Part,
+        value: Value,
+        dry_run: bool,
+    ) -> Result<Written, Failure> {
+        let precondition = precondition_of(&value)?;
+        if kind.descriptor().create_on_update && part == Part::Main && self.state().get(kind, key).is_none() {
+            self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+            if self.state().get(kind, key).is_none() && precondition == Precondition::default() {
+                return self.create(who, kind, &key.namespace, value, dry_run).await;
+            }
+        }
+        self.change(who, kind, key, part, &precondition, dry_run, |_| Ok(value.clone())).await
+    }
+
+    /// Changes a part of an object by a patch.
+    ///
+    /// # Errors
+    /// As [`Self::update`], and when the patch does not apply.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    pub(crate) async fn patch(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        part: Part,
+        patch: &Patch,
+        validation: FieldValidation,
+        dry_run: bool,
+    ) -> Result<Written, Failure> {
+        let found = std::sync::Mutex::new(Vec::new());
+        let apply = |old: &Object| {
+            let checked = patch::apply(patch.kind, kind, &old.value(), &patch.body)?;
+            // What a patch says of version and UID is judged on its result.
+            check_precondition(old, &precondition_of(&checked.value)?)?;
+            let decoded = body::judge(kind.descriptor(), checked, Vec::new(), validation)?;
+            if let Ok(mut found) = found.lock() {
+                *found = decoded.warnings;
+            }
+            Ok(decoded.value)
+        };
+        let mut written = self.change(who, kind, key, part, &Precondition::default(), dry_run, apply).await?;
+        written.warnings.extend(found.into_inner().unwrap_or_default());
+        Ok(written)
+    }
+
+    /// Reads, changes and writes an object, again when somebody else was faster and the client did not
+    /// name a version.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
+    pub(super) async fn change(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        part: Part,
+        precondition: &Precondition,
+        dry_run: bool,
+        new_value: impl Fn(&Object) -> Result<Value, Failure>,
+    ) -> Result<Written, Failure> {
+        let mut last = Failure::internal("no attempt was made");
+        for attempt in 0..ATTEMPTS {
+            let old = self.find_for_write(kind, key, attempt > 0).await?;
+            if let Err(failure) = check_precondition(&old, precondition) {
+                if attempt > 0 {
+                    return Err(failure);
+                }
+                // This server may only be behind.
+                last = failure;
+                continue;
+            }
+            let value = new_value(&old)?;
+            if let Some(meta) = value.get("metadata").filter(|meta| meta.is_object()) {
+                let name = meta.get("name").and_then(Value::as_str).unwrap_or_default();
+                if !name.is_empty() && *name != *key.name {
+                    return Err(Failure::bad_request(format!(
+                        "the name of the object ({name}) does not match the name on the URL ({})",
+                        key.name
+                    )));
+                }
+            }
+            match self.replace_once(who, &old, part, value, dry_run).await? {
+                Ok(written) => return Ok(written),
+                Err(refusal) => last = refused(kind, &key.name, refusal),
+            }
+        }
+        Err(last)
+    }
+
+    async fn find_for_write(&self, kind: KindRef, key: &Key, fresh: bool) -> Result<Arc<Object>, Failure> {
+        if !fresh && let Some(old) = self.state().get(kind, key) {
+            return Ok(old);
+        }
+        self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+        self.state().get(kind, key).ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))
+    }
+
+    async fn replace_once(
+        &self,
+        who: &Authorized,
+        old: &Arc<Object>,
+        part: Part,
+        value: Value,
+        dry_run: bool,
+    ) -> Result<Result<Written, Refusal>, Failure> {
+        let kind = old.kind();
+        let mut object = strategy::prepare_update(old, value, part)?;
+        self.admission.admit_update(object.as_mut(), old)?;
+        strategy::validate_update(object.as_ref(), old)?;
+        let warnings = if part == Part::Status { Vec::new() } else { object.warnings() };
+        if is_same(object.as_ref(), old) {
+            return Ok(Ok(Written { object: old.clone(), created: false, warnings }));
+        }
+        let finished = strategy::is_finished(object.as_ref());
+        let operation = if finished { Operation::Remove } else { Operation::Replace };
+        let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
+        let mut mutation = self.mutation(who, operation, object.as_ref(), precondition);
+        let bytes = mutation.object.clone();
+        if finished {
+            mutation.object = bytes::Bytes::new();
+            mutation.claims = Vec::new();
+        }
+        if dry_run {
+            let object = Object::stored(kind, bytes, old.revision()).map_err(Failure::internal)?;
+            return Ok(Ok(Written { object: Arc::new(object), created: false, warnings }));
+        }
+        let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
+        Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
+            Ok(revision) => {
+                let object = Object::seal(kind, &bytes, revision).map_err(Failure::internal)?;
+                Ok(Written { object: Arc::new(object), created: false, warnings })
+            }
+            Err(refusal) => Err(refusal),
+        })
+    }
+}
+
+/// The `generateName` of an object that has no name.
+fn generated_base(value: &Value) -> Option<String> {
+    let text = |field| value.pointer(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    if text("/metadata/name").is_some() { None } else { text("/metadata/generateName").map(str::to_owned) }
+}
+
+/// Whether a new version says the same as the old one: it then gets no revision.
+fn is_same(object: &dyn AnyObject, old: &Object) -> bool {
+    let mut new = object.to_value();
+    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    let mut before = old.value();
+    if let Some(meta) = before.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("resourceVersion");
+    }
+    new == before
+}

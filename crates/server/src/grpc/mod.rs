@@ -1,0 +1,98 @@
+//! The gRPC front door: the services of `proto/`, with reflection and health.
+
+mod agents;
+mod cluster;
+mod objects;
+mod pods;
+
+use axum::Router;
+use balsa_model::{Descriptor, Failure, Key, KindRef, Reason, kinds};
+use balsa_proto::{agent, to_status, v1};
+use tonic::service::Routes;
+use tonic::{Request, Status};
+
+use crate::authorize::{Attributes, Authorized};
+use crate::front::{Front, Peer};
+use crate::identity::Authenticated;
+
+/// Largest message that is taken, in bytes: the largest request body over REST.
+const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// The routes of all services.
+pub(crate) fn router(front: &Front) -> Router {
+    use agent::agent_service_server::AgentServiceServer;
+    use v1::cluster_service_server::ClusterServiceServer;
+    use v1::object_service_server::ObjectServiceServer;
+    use v1::pod_service_server::PodServiceServer;
+
+    let objects = ObjectServiceServer::new(objects::Objects(front.clone()))
+        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (_, health_server) = tonic_health::server::health_reporter();
+    let mut routes = Routes::builder();
+    routes
+        .add_service(objects)
+        .add_service(PodServiceServer::new(pods::Pods(front.clone())))
+        .add_service(ClusterServiceServer::new(cluster::Cluster(front.clone())))
+        .add_service(AgentServiceServer::new(agents::Agents(front.clone())))
+        .add_service(health_server);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(balsa_proto::FILE_DESCRIPTOR_SET)
+        .build_v1();
+    match reflection {
+        Ok(reflection) => {
+            routes.add_service(reflection);
+        }
+        Err(error) => tracing::error!(%error, "server reflection is not available"),
+    }
+    routes.routes().into_axum_router()
+}
+
+/// Who asks.
+fn authenticate<T>(front: &Front, request: &Request<T>) -> Result<Authenticated, Status> {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let headers = request.metadata().clone().into_headers();
+    front.authenticate(&peer, &headers).map_err(|failure| to_status(&failure))
+}
+
+/// The proof that whoever asks may do `verb` on objects of a kind.
+fn authorize<T>(front: &Front, request: &Request<T>, wanted: &Attributes) -> Result<Authorized, Status> {
+    let user = authenticate(front, request)?;
+    front.authorize(&user, wanted).map_err(|failure| to_status(&failure))
+}
+
+/// The kind that a request means.
+fn kind_of(resource: Option<&v1::Resource>) -> Result<KindRef, Status> {
+    let resource = resource.ok_or_else(|| missing("resource"))?;
+    kinds::by_resource(&resource.group, &resource.plural).ok_or_else(|| {
+        let name = if resource.group.is_empty() {
+            resource.plural.clone()
+        } else {
+            format!("{}.{}", resource.plural, resource.group)
+        };
+        to_status(&Failure::new(
+            Reason::NotFound,
+            format!("the server doesn't have a resource type \"{name}\""),
+        ))
+    })
+}
+
+/// The key that a request means, within a kind.
+fn key_of(key: Option<v1::ObjectKey>, kind: &Descriptor) -> Result<Key, Status> {
+    let key = key.ok_or_else(|| missing("key"))?;
+    if key.name.is_empty() {
+        return Err(missing("key.name"));
+    }
+    if kind.is_namespaced() == key.namespace.is_empty() {
+        let why = if kind.is_namespaced() {
+            "must be set: the kind is namespaced"
+        } else {
+            "must be empty: the kind is cluster-scoped"
+        };
+        return Err(to_status(&Failure::bad_request(format!("key.namespace: {why}"))));
+    }
+    Ok(Key::new(key.namespace, key.name))
+}
+
+fn missing(field: &str) -> Status {
+    to_status(&Failure::bad_request(format!("{field}: Required value")))
+}

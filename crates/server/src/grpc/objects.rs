@@ -1,0 +1,337 @@
+//! `balsa.v1.ObjectService`: objects of every kind.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use balsa_model::patch::PatchType;
+use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
+use balsa_model::strategy::{DeleteOptions, Part, Propagation};
+use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Revision, kinds, schema};
+use balsa_proto::v1::object_service_server::ObjectService;
+use balsa_proto::{to_status, v1};
+use balsa_state::{Event, Start, Watch};
+use futures::{Stream, StreamExt as _};
+use serde_json::Value;
+use tonic::{Request, Response, Status};
+
+use super::{authorize, key_of, kind_of};
+use crate::authorize::{Attributes, Authorized};
+use crate::engine::{Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::front::Front;
+use crate::rest::body::{self, Decoded, FieldValidation};
+
+/// Objects in one message of a list, in bytes of JSON: well below what clients take at once.
+const LIST_CHUNK_BYTES: usize = 512 * 1024;
+/// How often a quiet watch tells how far it is.
+const BOOKMARKS: Duration = Duration::from_secs(10);
+
+type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+pub(super) struct Objects(pub(super) Front);
+
+fn failed(failure: Failure) -> Status {
+    to_status(&failure)
+}
+
+fn object(object: &Object) -> Option<v1::Object> {
+    Some(v1::Object { revision: object.revision().0, json: object.bytes().clone() })
+}
+
+fn filter_of(selection: Option<v1::Selection>, kind: &Descriptor) -> Result<(Filter, Attributes), Status> {
+    let selection = selection.unwrap_or_default();
+    let mut filter = Filter::everything();
+    if !selection.namespace.is_empty() {
+        filter.namespace = Some(selection.namespace.as_str().into());
+    }
+    filter.labels = LabelSelector::parse(&selection.label_selector).map_err(failed)?;
+    filter.fields = FieldSelector::parse(&selection.field_selector, kind).map_err(failed)?;
+    let mut attributes = Attributes::resource("", kind, &selection.namespace, "");
+    attributes.field_selector = selection.field_selector;
+    Ok((filter, attributes))
+}
+
+/// An object from a request's JSON, and what the client should be told about it.
+fn decode(kind: &Descriptor, json: &[u8], options: &v1::WriteOptions) -> Result<Decoded, Status> {
+    let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
+    let parsed = schema::parse_json(json).map_err(failed)?;
+    body::check(kind, parsed, validation).map_err(failed)
+}
+
+fn part_of(part: v1::Part) -> Part {
+    if part == v1::Part::Status { Part::Status } else { Part::Main }
+}
+
+/// The rights that a write of a part needs.
+fn write_attributes(verb: &str, kind: &Descriptor, key: &Key, part: v1::Part) -> Attributes {
+    let attributes = Attributes::resource(verb, kind, &key.namespace, &key.name);
+    attributes.part(match part {
+        v1::Part::Status => "status",
+        v1::Part::Scale => "scale",
+        _ => "",
+    })
+}
+
+fn delete_options(options: &v1::DeleteOptions) -> (DeleteOptions, Precondition) {
+    let propagation = match options.propagation() {
+        v1::Propagation::Unspecified => None,
+        v1::Propagation::Background => Some(Propagation::Background),
+        v1::Propagation::Foreground => Some(Propagation::Foreground),
+        v1::Propagation::Orphan => Some(Propagation::Orphan),
+    };
+    let precondition = Precondition {
+        revision: (options.revision > 0).then_some(Revision(options.revision)),
+        uid: (!options.uid.is_empty()).then(|| options.uid.clone()),
+    };
+    (DeleteOptions { grace_period_seconds: options.grace_period_seconds, propagation }, precondition)
+}
+
+/// Cuts a list into messages; the last one says where the next page starts.
+fn list_messages(listed: crate::engine::Listed) -> Vec<v1::ListResponse> {
+    let revision = listed.revision.0;
+    let mut messages = vec![v1::ListResponse { revision, ..Default::default() }];
+    let mut size = 0;
+    for item in &listed.items {
+        if size > LIST_CHUNK_BYTES {
+            messages.push(v1::ListResponse { revision, ..Default::default() });
+            size = 0;
+        }
+        size += item.bytes().len();
+        if let Some(last) = messages.last_mut() {
+            last.objects.extend(object(item));
+        }
+    }
+    if let Some(last) = messages.last_mut() {
+        last.continue_token = listed.continue_token;
+    }
+    messages
+}
+
+fn event_message(event: &Event) -> v1::WatchEvent {
+    use v1::watch_event::Type;
+    let kind = match event {
+        Event::Added(_) => Type::Added,
+        Event::Modified(_) => Type::Modified,
+        Event::Deleted(_) => Type::Deleted,
+        Event::Bookmark(..) => Type::Bookmark,
+        Event::InitialEnd(..) => Type::Synced,
+    };
+    v1::WatchEvent {
+        r#type: kind.into(),
+        revision: event.revision().0,
+        object: event.object().and_then(|found| object(found)),
+    }
+}
+
+fn watch_messages(watch: Watch) -> Messages<v1::WatchResponse> {
+    futures::stream::unfold(Some(watch), |watch| async {
+        let mut watch = watch?;
+        match watch.next_batch().await? {
+            Ok(events) => {
+                let events = events.iter().map(event_message).collect();
+                Some((Ok(v1::WatchResponse { events }), Some(watch)))
+            }
+            Err(error) => Some((Err(to_status(&watch_failed(&error))), None)),
+        }
+    })
+    .boxed()
+}
+
+impl Objects {
+    async fn update_scale(
+        &self,
+        who: &Authorized,
+        (kind, key): (KindRef, &Key),
+        dry_run: bool,
+        change: impl Fn(&Value) -> Result<Value, Failure>,
+    ) -> Result<v1::Object, Status> {
+        let written = self.0.engine.update_scale(who, kind, key, dry_run, change).await.map_err(failed)?;
+        let scale = scale_of(&written.object).map_err(failed)?;
+        let json = serde_json::to_vec(&scale).map_err(|error| failed(Failure::internal(error)))?;
+        Ok(v1::Object { revision: written.object.revision().0, json: json.into() })
+    }
+}
+
+fn answered(written: &Written, mut warnings: Vec<String>) -> (Option<v1::Object>, Vec<String>) {
+    warnings.extend(written.warnings.iter().cloned());
+    (object(&written.object), warnings)
+}
+
+#[tonic::async_trait]
+impl ObjectService for Objects {
+    type ListStream = Messages<v1::ListResponse>;
+    type WatchStream = Messages<v1::WatchResponse>;
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
+        let wanted = Attributes::resource("get", kind.descriptor(), &key.namespace, &key.name);
+        let who = authorize(&self.0, &request, &wanted)?;
+        let found = self.0.engine.get(&who, kind, &key, Wanted::Latest).await.map_err(failed)?;
+        Ok(Response::new(v1::GetResponse { object: object(&found) }))
+    }
+
+    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<Self::ListStream>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
+        wanted.verb = "list".to_owned();
+        let who = authorize(&self.0, &request, &wanted)?;
+        let request = request.into_inner();
+        let page = Page { limit: request.limit as usize, continue_token: request.continue_token };
+        let freshness = if request.stale_allowed { Wanted::Any } else { Wanted::Latest };
+        let listed = self.0.engine.list(&who, kind, &filter, freshness, &page).await.map_err(failed)?;
+        Ok(Response::new(futures::stream::iter(list_messages(listed)).map(Ok).boxed()))
+    }
+
+    async fn create(
+        &self,
+        request: Request<v1::CreateRequest>,
+    ) -> Result<Response<v1::CreateResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let namespace = request.get_ref().namespace.clone();
+        let wanted = Attributes::resource("create", kind.descriptor(), &namespace, "");
+        let who = authorize(&self.0, &request, &wanted)?;
+        let request = request.into_inner();
+        let options = request.options.unwrap_or_default();
+        let decoded = decode(kind.descriptor(), &request.json, &options)?;
+        let written = self.0.engine.create(&who, kind, &namespace, decoded.value, options.dry_run).await;
+        let (object, warnings) = answered(&written.map_err(failed)?, decoded.warnings);
+        Ok(Response::new(v1::CreateResponse { object, warnings }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateRequest>,
+    ) -> Result<Response<v1::UpdateResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
+        let part = request.get_ref().part();
+        let who = authorize(&self.0, &request, &write_attributes("update", kind.descriptor(), &key, part))?;
+        let request = request.into_inner();
+        let options = request.options.unwrap_or_default();
+        if part == v1::Part::Scale {
+            let (scale, _) = schema::parse_json(&request.json).map_err(failed)?;
+            let object =
+                self.update_scale(&who, (kind, &key), options.dry_run, |_| Ok(scale.clone())).await?;
+            return Ok(Response::new(v1::UpdateResponse { object: Some(object), warnings: Vec::new() }));
+        }
+        let decoded = decode(kind.descriptor(), &request.json, &options)?;
+        let written =
+            self.0.engine.update(&who, kind, &key, part_of(part), decoded.value, options.dry_run).await;
+        let (object, warnings) = answered(&written.map_err(failed)?, decoded.warnings);
+        Ok(Response::new(v1::UpdateResponse { object, warnings }))
+    }
+
+    async fn patch(&self, request: Request<v1::PatchRequest>) -> Result<Response<v1::PatchResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
+        let part = request.get_ref().part();
+        let who = authorize(&self.0, &request, &write_attributes("patch", kind.descriptor(), &key, part))?;
+        let language = match request.get_ref().r#type() {
+            v1::PatchType::Json => PatchType::Json,
+            v1::PatchType::Merge => PatchType::Merge,
+            v1::PatchType::Strategic => PatchType::Strategic,
+            v1::PatchType::Unspecified => return Err(super::missing("type")),
+        };
+        let request = request.into_inner();
+        let options = request.options.unwrap_or_default();
+        let body = request.patch;
+        if part == v1::Part::Scale {
+            let change = |present: &Value| {
+                Ok(balsa_model::patch::apply_to(language, "autoscaling.v1.Scale", present, &body)?.value)
+            };
+            let object = self.update_scale(&who, (kind, &key), options.dry_run, change).await?;
+            return Ok(Response::new(v1::PatchResponse { object: Some(object), warnings: Vec::new() }));
+        }
+        let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
+        let patch = Patch { kind: language, body };
+        let engine = &self.0.engine;
+        let written =
+            engine.patch(&who, kind, &key, part_of(part), &patch, validation, options.dry_run).await;
+        let (object, warnings) = answered(&written.map_err(failed)?, Vec::new());
+        Ok(Response::new(v1::PatchResponse { object, warnings }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
+        let wanted = Attributes::resource("delete", kind.descriptor(), &key.namespace, &key.name);
+        let who = authorize(&self.0, &request, &wanted)?;
+        let request = request.into_inner().options.unwrap_or_default();
+        let (options, precondition) = delete_options(&request);
+        let deleted = self.0.engine.delete(&who, kind, &key, &options, &precondition, request.dry_run).await;
+        Ok(Response::new(v1::DeleteResponse { object: object(&deleted.map_err(failed)?.object) }))
+    }
+
+    async fn delete_collection(
+        &self,
+        request: Request<v1::DeleteCollectionRequest>,
+    ) -> Result<Response<v1::DeleteCollectionResponse>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
+        wanted.verb = "deletecollection".to_owned();
+        let who = authorize(&self.0, &request, &wanted)?;
+        let request = request.into_inner().options.unwrap_or_default();
+        let (options, _) = delete_options(&request);
+        let engine = &self.0.engine;
+        let deleted = engine.delete_collection(&who, kind, &filter, &options, request.dry_run).await;
+        let count = u32::try_from(deleted.map_err(failed)?.len()).unwrap_or(u32::MAX);
+        Ok(Response::new(v1::DeleteCollectionResponse { count }))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let kind = kind_of(request.get_ref().resource.as_ref())?;
+        let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
+        wanted.verb = "watch".to_owned();
+        let who = authorize(&self.0, &request, &wanted)?;
+        let start = match request.get_ref().after_revision {
+            0 => Start::Initial,
+            revision => Start::After(Revision(revision)),
+        };
+        let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
+        Ok(Response::new(watch_messages(watch)))
+    }
+
+    async fn bind(&self, request: Request<v1::BindRequest>) -> Result<Response<v1::BindResponse>, Status> {
+        let wanted =
+            Attributes { verb: "create".to_owned(), resource: "pods".to_owned(), ..Attributes::default() };
+        let who = authorize(&self.0, &request, &wanted.part("binding"))?;
+        let bindings = request.into_inner().bindings.into_iter().map(|binding| {
+            let pod = binding.pod.unwrap_or_default();
+            (Key::new(pod.namespace, pod.name), binding.uid, binding.node)
+        });
+        let answers = self.0.engine.bind(&who, bindings.collect()).await;
+        let results = answers.iter().map(|answer| match answer {
+            Ok(()) => v1::ErrorDetails::default(),
+            Err(failure) => failure.into(),
+        });
+        Ok(Response::new(v1::BindResponse { results: results.collect() }))
+    }
+
+    async fn list_kinds(
+        &self,
+        request: Request<v1::ListKindsRequest>,
+    ) -> Result<Response<v1::ListKindsResponse>, Status> {
+        let wanted = Attributes { verb: "get".to_owned(), path: "/apis".to_owned(), ..Attributes::default() };
+        authorize(&self.0, &request, &wanted)?;
+        let kinds = kinds::all().iter().map(|kind| describe(kind.descriptor())).collect();
+        Ok(Response::new(v1::ListKindsResponse { kinds }))
+    }
+}
+
+fn describe(kind: &Descriptor) -> v1::KindDescription {
+    const VERBS: [&str; 8] =
+        ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    v1::KindDescription {
+        resource: Some(v1::Resource { group: kind.group.to_owned(), plural: kind.plural.to_owned() }),
+        version: kind.version.to_owned(),
+        kind: kind.kind.to_owned(),
+        namespaced: kind.is_namespaced(),
+        short_names: texts(kind.short_names),
+        categories: texts(kind.categories),
+        verbs: texts(&VERBS),
+    }
+}

@@ -1,0 +1,11 @@
+//! Who is who: the cluster's CA, tokens, and from them the user of a connection.
+
+mod authenticate;
+mod authority;
+mod bootstrap_token;
+mod service_account;
+
+pub use authenticate::{Authenticated, Authenticator, Credentials};
+pub use authority::{Authority, IdentityError, Issued, write_private};
+pub use bootstrap_token::{JOIN_GROUP, create_token};
+pub use service_account::{ServiceAccountTokens, TokenRequest};

@@ -1,0 +1,150 @@
+//! Tokens of service accounts: signed by the cluster's key, bound to an account and perhaps a pod.
+//!
+//! A token is good while its signature is, its time has not passed, and the account (and the pod) it
+//! names still exist with the same UID.
+
+use balsa_model::kind::kind_of;
+use balsa_model::{Failure, Key};
+use balsa_state::State;
+use jiff::Timestamp;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use rcgen::KeyPair;
+use serde::{Deserialize, Serialize};
+
+use super::authenticate::unauthorized;
+
+/// Shortest and longest life of a token, in seconds, and that of one that names none.
+const LIFE: (i64, i64, i64) = (600, 365 * 86_400, 3607);
+
+/// What a token is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct TokenRequest {
+    /// Whom it may be shown to; empty: the API itself.
+    pub audiences: Vec<String>,
+    /// How long it is good for, in seconds; `None`: about an hour.
+    pub seconds: Option<i64>,
+    /// The pod that it is bound to, as name and UID.
+    pub pod: Option<(String, String)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    sub: String,
+    aud: Vec<String>,
+    exp: i64,
+    iat: i64,
+    nbf: i64,
+    jti: String,
+    #[serde(rename = "kubernetes.io")]
+    kubernetes: KubernetesClaims,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KubernetesClaims {
+    namespace: String,
+    serviceaccount: Named,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pod: Option<Named>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Named {
+    name: String,
+    uid: String,
+}
+
+/// The account that a token stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct AccountClaims {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// Signs and checks tokens.
+pub struct ServiceAccountTokens {
+    encoding: EncodingKey,
+    decoding: DecodingKey,
+    issuer: String,
+}
+
+impl ServiceAccountTokens {
+    /// With the cluster's signing key (P-256).
+    pub fn new(key: &KeyPair, issuer: &str) -> Self {
+        Self {
+            encoding: EncodingKey::from_ec_der(&key.serialize_der()),
+            decoding: DecodingKey::from_ec_der(key.public_key_raw()),
+            issuer: issuer.to_owned(),
+        }
+    }
+
+    /// A token for an account; the time at which it ends.
+    ///
+    /// # Errors
+    /// When signing fails.
+    pub fn issue(
+        &self,
+        account: &ServiceAccount,
+        request: &TokenRequest,
+        now: Timestamp,
+    ) -> Result<(String, Timestamp), Failure> {
+        let meta = &account.metadata;
+        let (namespace, name) =
+            (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        let seconds = request.seconds.unwrap_or(LIFE.2).clamp(LIFE.0, LIFE.1);
+        let expires = now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
+        let audiences =
+            if request.audiences.is_empty() { vec![self.issuer.clone()] } else { request.audiences.clone() };
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            sub: format!("system:serviceaccount:{namespace}:{name}"),
+            aud: audiences,
+            exp: expires.as_second(),
+            iat: now.as_second(),
+            nbf: now.as_second(),
+            jti: balsa_rt::new_uid(),
+            kubernetes: KubernetesClaims {
+                namespace,
+                serviceaccount: Named { name, uid: meta.uid.clone().unwrap_or_default() },
+                pod: request.pod.clone().map(|(name, uid)| Named { name, uid }),
+            },
+        };
+        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encoding)
+            .map_err(Failure::internal)?;
+        Ok((token, expires))
+    }
+
+    /// The account of a token that is good.
+    pub(crate) fn verify(
+        &self,
+        token: &str,
+        state: &State,
+        now: Timestamp,
+    ) -> Result<AccountClaims, Failure> {
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&[&self.issuer]);
+        validation.set_issuer(&[&self.issuer]);
+        // Our own clock decides, below.
+        validation.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
+            .map_err(|_| unauthorized())?
+            .claims;
+        if claims.exp <= now.as_second() || claims.nbf > now.as_second() + 60 {
+            return Err(unauthorized());
+        }
+        let KubernetesClaims { namespace, serviceaccount: account, pod } = claims.kubernetes;
+        let exists = |kind, named: &Named| {
+            let view = state.view(kind);
+            view.get(&Key::new(namespace.as_str(), named.name.as_str())).is_some_and(|o| o.uid() == named.uid)
+        };
+        if !exists(kind_of::<ServiceAccount>(), &account) {
+            return Err(unauthorized());
+        }
+        if pod.as_ref().is_some_and(|pod| !exists(kind_of::<Pod>(), pod)) {
+            return Err(unauthorized());
+        }
+        Ok(AccountClaims { namespace, name: account.name, uid: account.uid })
+    }
+}

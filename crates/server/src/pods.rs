@@ -1,0 +1,137 @@
+//! Streams into pods: which node, which container, and what the agent is asked for.
+
+use balsa_model::kind::kind_of;
+use balsa_model::{Failure, Key};
+use balsa_proto::agent::{Open, PodRef, open};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
+
+use crate::front::Front;
+use crate::sessions::PodStream;
+
+/// A container somebody wants a stream into.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pod: PodRef,
+    node: String,
+    /// Its name; found when the client named none and the pod has one.
+    pub(crate) container: String,
+    waiting: Option<String>,
+}
+
+impl Front {
+    /// Finds a container of a pod.
+    ///
+    /// # Errors
+    /// `NotFound`, or `BadRequest` when it is not clear which container is meant.
+    pub(crate) fn container(&self, key: &Key, container: &str) -> Result<Target, Failure> {
+        let kind = kind_of::<Pod>();
+        let object = self
+            .engine
+            .state()
+            .get(kind, key)
+            .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
+        let pod = object.typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))?;
+        let spec = pod.spec.clone().unwrap_or_default();
+        let container =
+            choose(&spec, &pod.metadata.annotations.clone().unwrap_or_default(), &key.name, container)?;
+        let node = spec
+            .node_name
+            .filter(|node| !node.is_empty())
+            .ok_or_else(|| Failure::bad_request(format!("pod {} does not have a host assigned", key.name)))?;
+        let pod_ref = PodRef {
+            namespace: key.namespace.to_string(),
+            name: key.name.to_string(),
+            uid: object.uid().to_owned(),
+        };
+        let status = pod.status.clone().unwrap_or_default();
+        let statuses = [status.container_statuses, status.init_container_statuses];
+        let waiting = waiting_reason(statuses.iter().flatten().flatten(), &container);
+        Ok(Target { pod: pod_ref, node, container, waiting })
+    }
+
+    /// Opens a stream into a container.
+    ///
+    /// # Errors
+    /// When its node cannot be reached.
+    pub(crate) async fn open_stream(&self, target: &Target, what: open::What) -> Result<PodStream, Failure> {
+        let open = Open { id: String::new(), pod: Some(target.pod.clone()), what: Some(what) };
+        self.sessions.open(&target.node, open).await
+    }
+}
+
+impl Target {
+    /// Logs and commands need a container that has run.
+    ///
+    /// # Errors
+    /// `BadRequest` while it waits for its first start.
+    pub(crate) fn require_started(&self) -> Result<(), Failure> {
+        match &self.waiting {
+            Some(reason) => Err(Failure::bad_request(format!(
+                "container \"{}\" in pod \"{}\" is waiting to start: {reason}",
+                self.container, self.pod.name
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Why a container waits that has never run.
+fn waiting_reason<'a>(
+    mut statuses: impl Iterator<Item = &'a ContainerStatus>,
+    container: &str,
+) -> Option<String> {
+    let status = statuses.find(|status| status.name == container)?;
+    if status.restart_count > 0 || status.last_state.as_ref().is_some_and(|last| last.terminated.is_some()) {
+        return None;
+    }
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    Some(waiting.reason.clone().unwrap_or_else(|| "ContainerCreating".to_owned()))
+}
+
+fn choose(
+    spec: &PodSpec,
+    annotations: &std::collections::BTreeMap<String, String>,
+    pod: &str,
+    wanted: &str,
+) -> Result<String, Failure> {
+    let names: Vec<&str> = spec.containers.iter().map(|c| c.name.as_str()).collect();
+    let init: Vec<&str> = spec.init_containers.iter().flatten().map(|c| c.name.as_str()).collect();
+    let default = annotations.get("kubectl.kubernetes.io/default-container").map(String::as_str);
+    match wanted {
+        "" => match (names.as_slice(), default.filter(|d| names.contains(d))) {
+            (_, Some(default)) => Ok(default.to_owned()),
+            ([only], None) => Ok((*only).to_owned()),
+            _ => {
+                let mut text = format!(
+                    "a container name must be specified for pod {pod}, choose one of: [{}]",
+                    names.join(" ")
+                );
+                if !init.is_empty() {
+                    text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                }
+                Err(Failure::bad_request(text))
+            }
+        },
+        name if names.contains(&name) || init.contains(&name) => Ok(name.to_owned()),
+        name => Err(Failure::bad_request(format!("container {name} is not valid for pod {pod}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Container;
+
+    use super::*;
+
+    #[test]
+    fn which_container_is_meant() {
+        let container = |name: &str| Container { name: name.to_owned(), ..Container::default() };
+        let mut spec = PodSpec { containers: vec![container("a")], ..PodSpec::default() };
+        let none = std::collections::BTreeMap::new();
+        assert_eq!(choose(&spec, &none, "p", "").unwrap(), "a");
+        assert!(choose(&spec, &none, "p", "x").is_err());
+        spec.containers.push(container("b"));
+        let failure = choose(&spec, &none, "p", "").unwrap_err();
+        assert_eq!(failure.message, "a container name must be specified for pod p, choose one of: [a b]");
+    }
+}

@@ -1,0 +1,144 @@
+//! Request bodies: JSON, YAML or protobuf become one JSON tree, checked against the kind's schema.
+
+use balsa_model::schema::Checked;
+use balsa_model::{Descriptor, Failure, Reason, protobuf, schema};
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http_body_util::{BodyExt as _, Limited};
+use serde_json::Value;
+
+/// Largest request body, in bytes: that of the reference server.
+const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+
+/// What to do about fields that the schema does not know, and about fields that stand twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    /// Nothing.
+    Ignore,
+    /// Tell the client.
+    Warn,
+    /// Refuse.
+    Strict,
+}
+
+impl FieldValidation {
+    /// From the parameter's value; empty is the default, `Warn`.
+    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+        match text {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            other => Err(Failure::bad_request(format!(
+                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+/// A body as a tree, and what the client should be told about it.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) value: Value,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Reads a body, up to the limit.
+pub(super) async fn read(body: axum::body::Body) -> Result<Bytes, Failure> {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::new(
+            Reason::RequestEntityTooLarge,
+            format!("Request entity too large: limit is {MAX_BODY_BYTES}"),
+        )),
+        Err(error) => Err(Failure::bad_request(format!("reading the body failed: {error}"))),
+    }
+}
+
+/// The media type of a body without its parameters; JSON when none is named.
+pub(super) fn media_type(headers: &HeaderMap) -> String {
+    let named = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = named.split(';').next().unwrap_or_default().trim().to_lowercase();
+    if media_type.is_empty() { "application/json".to_owned() } else { media_type }
+}
+
+/// A body of any encoding as a tree, and the fields that stand twice in it. `message` is what a
+/// protobuf body holds; kinds named in it are kept.
+pub(super) fn parse(
+    headers: &HeaderMap,
+    body: &[u8],
+    message: &str,
+) -> Result<(Value, Vec<String>), Failure> {
+    match media_type(headers).as_str() {
+        "application/json" => schema::parse_json(body),
+        "application/yaml" => schema::parse_yaml(body),
+        "application/vnd.kubernetes.protobuf" => {
+            let envelope = protobuf::decode_envelope(body)?;
+            let mut value = protobuf::to_json(message, envelope.raw)?;
+            if let Some(map) = value.as_object_mut() {
+                map.insert("apiVersion".to_owned(), envelope.api_version.into());
+                map.insert("kind".to_owned(), envelope.kind.into());
+            }
+            Ok((value, Vec::new()))
+        }
+        other => Err(Failure::new(
+            Reason::UnsupportedMediaType,
+            format!(
+                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+            ),
+        )),
+    }
+}
+
+/// An object of `kind` from a parsed body.
+pub(crate) fn check(
+    kind: &Descriptor,
+    (value, duplicates): (Value, Vec<String>),
+    validation: FieldValidation,
+) -> Result<Decoded, Failure> {
+    require_kind(kind, &value)?;
+    judge(kind, schema::check(kind.message, value)?, duplicates, validation)
+}
+
+/// What becomes of fields that the schema does not know and of those that stand twice.
+pub(crate) fn judge(
+    kind: &Descriptor,
+    checked: Checked,
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Decoded, Failure> {
+    let Checked { value, unknown } = checked;
+    let warnings = match validation {
+        FieldValidation::Strict => {
+            match schema::strict_failure(kind.kind, kind.version, &unknown, &duplicates) {
+                Some(failure) => return Err(failure),
+                None => Vec::new(),
+            }
+        }
+        FieldValidation::Warn => duplicates.into_iter().chain(unknown).collect(),
+        FieldValidation::Ignore => Vec::new(),
+    };
+    Ok(Decoded { value, warnings })
+}
+
+fn require_kind(kind: &Descriptor, value: &Value) -> Result<(), Failure> {
+    let Some(map) = value.as_object() else {
+        return Err(Failure::bad_request(
+            "couldn't get version/kind; json parse error: the body is not an object",
+        ));
+    };
+    let text = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (api_version, name) = (text("apiVersion"), text("kind"));
+    if name.is_empty() && api_version.is_empty() {
+        return Ok(());
+    }
+    if name == kind.kind && api_version == kind.api_version() {
+        return Ok(());
+    }
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    Err(Failure::bad_request(format!(
+        "{name} in version \"{version}\" cannot be handled as a {}: no kind \"{name}\" is registered for version \"{}\"",
+        kind.kind,
+        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+    )))
+}

@@ -1,0 +1,177 @@
+//! What is not an object: discovery, OpenAPI, version, health, metrics.
+
+use axum::body::Body;
+use axum::response::Response;
+use std::sync::LazyLock;
+
+use balsa_model::discovery::{self, GroupVersion, Root};
+use balsa_model::{Failure, KUBERNETES_VERSION, Reason, openapi};
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use super::{Call, respond};
+use crate::authorize::Attributes;
+
+/// What is served, group by group.
+static GROUPS: LazyLock<Vec<GroupVersion>> = LazyLock::new(discovery::built_in);
+
+/// Serves a request for anything but objects.
+pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> {
+    let path = call.uri.path().trim_end_matches('/').to_owned();
+    let attributes = Attributes {
+        verb: call.method.as_str().to_lowercase(),
+        path: if path.is_empty() { "/".to_owned() } else { path.clone() },
+        ..Attributes::default()
+    };
+    call.front.authorize(&call.user, &attributes)?;
+    if !matches!(call.method, Method::GET | Method::HEAD) {
+        return Err(Failure::new(
+            Reason::MethodNotAllowed,
+            "the server does not allow this method on the requested resource",
+        ));
+    }
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        [""] => Ok(respond::value(StatusCode::OK, &json!({"paths": PATHS}))),
+        ["version"] => Ok(respond::value(StatusCode::OK, &version())),
+        ["healthz" | "livez" | "readyz", ..] => Ok(health(&call, &parts)),
+        ["metrics"] => metrics(&call),
+        ["api"] => {
+            let server = call.front.servers.first().map_or("", String::as_str);
+            Ok(aggregated_or(&call, Root::Core, || discovery::api_versions(server)))
+        }
+        ["apis"] => Ok(aggregated_or(&call, Root::Groups, || discovery::api_group_list(&GROUPS))),
+        ["api", "v1"] => found(discovery::api_resource_list(&GROUPS, "", "v1")),
+        ["apis", group] => found(discovery::api_group(&GROUPS, group)),
+        ["apis", group, version] => found(discovery::api_resource_list(&GROUPS, group, version)),
+        ["openapi", "v3"] => Ok(respond::value(StatusCode::OK, &openapi::v3_index(openapi::v3_built_in()))),
+        ["openapi", "v3", rest @ ..] => openapi_v3(&call, &rest.join("/")),
+        ["openapi", "v2"] => Ok(openapi_v2(&call)),
+        _ => Err(not_found()),
+    }
+}
+
+const PATHS: &[&str] = &[
+    "/api",
+    "/api/v1",
+    "/apis",
+    "/healthz",
+    "/livez",
+    "/metrics",
+    "/openapi/v2",
+    "/openapi/v3",
+    "/readyz",
+    "/version",
+];
+
+fn not_found() -> Failure {
+    Failure::new(Reason::NotFound, "the server could not find the requested resource")
+}
+
+fn found(document: Option<Value>) -> Result<Response, Failure> {
+    document.map(|document| respond::value(StatusCode::OK, &document)).ok_or_else(not_found)
+}
+
+/// `/version`: what clients compare with their own.
+pub(crate) fn version() -> Value {
+    let (major, minor, patch) = KUBERNETES_VERSION;
+    json!({
+        "major": major.to_string(), "minor": minor.to_string(),
+        "gitVersion": format!("v{major}.{minor}.{patch}+balsa.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": option_env!("BALSA_COMMIT").unwrap_or_default(), "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none (Rust)", "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+/// The aggregated document when the client asks for it by its parameters, else the one of old.
+fn aggregated_or(call: &Call, root: Root, legacy: impl Fn() -> Value) -> Response {
+    let accepts = call.headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    for entry in accepts.flat_map(|value| value.split(',')) {
+        let entry = entry.replace(' ', "");
+        for version in ["v2", "v2beta1"] {
+            let wanted = format!("v={version}");
+            if entry.contains("as=APIGroupDiscoveryList") && entry.split(';').any(|p| p == wanted) {
+                let document = discovery::aggregated(&GROUPS, root, version);
+                let mut response = respond::value(StatusCode::OK, &document);
+                if let Ok(media_type) = HeaderValue::from_str(&discovery::aggregated_content_type(version)) {
+                    response.headers_mut().insert(CONTENT_TYPE, media_type);
+                }
+                return response;
+            }
+        }
+        if entry.starts_with("application/json") && !entry.contains("as=") {
+            break;
+        }
+    }
+    respond::value(StatusCode::OK, &legacy())
+}
+
+fn openapi_v3(call: &Call, path: &str) -> Result<Response, Failure> {
+    let document = openapi::v3_built_in().iter().find(|document| document.path == path);
+    let document = document.ok_or_else(not_found)?;
+    Ok(tagged(call, "application/json", document.bytes.clone(), &document.hash))
+}
+
+fn openapi_v2(call: &Call) -> Response {
+    let accept = call.headers.get(ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let document = openapi::v2_built_in();
+    if accept.contains("com.github.proto-openapi.spec.v2") {
+        let media_type = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+        return tagged(call, media_type, document.protobuf.clone(), &document.hash);
+    }
+    tagged(call, "application/json", document.json.clone(), &document.hash)
+}
+
+fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str) -> Response {
+    let quoted = format!("\"{etag}\"");
+    let known = call.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(quoted.as_str());
+    let mut response = if known {
+        respond::typed(StatusCode::NOT_MODIFIED, media_type, bytes::Bytes::new())
+    } else {
+        respond::typed(StatusCode::OK, media_type, body)
+    };
+    if let Ok(value) = HeaderValue::from_str(&quoted) {
+        response.headers_mut().insert(ETAG, value);
+    }
+    response
+}
+
+/// `/livez`: the process runs. `/readyz`: it also has a leader and has caught up with it.
+fn health(call: &Call, parts: &[&str]) -> Response {
+    let leader = call.front.engine.store().log().leadership().borrow().leader.is_some();
+    let checks: &[(&str, bool)] =
+        if parts.first() == Some(&"readyz") { &[("ping", true), ("log", leader)] } else { &[("ping", true)] };
+    let excluded = call.query.all("exclude");
+    let wanted = checks.iter().filter(|(name, _)| {
+        parts.get(1).is_none_or(|part| part == name) && !excluded.iter().any(|e| e == name)
+    });
+    let results: Vec<&(&str, bool)> = wanted.collect();
+    let good = results.iter().all(|(_, good)| *good);
+    let verbose = call.query.has("verbose") || !good;
+    let mut text = String::new();
+    if verbose {
+        for (name, good) in &results {
+            text.push_str(&format!(
+                "[{}]{name} {}\n",
+                if *good { '+' } else { '-' },
+                if *good { "ok" } else { "failed" }
+            ));
+        }
+        text.push_str(&format!(
+            "{} check {}\n",
+            parts.first().unwrap_or(&""),
+            if good { "passed" } else { "failed" }
+        ));
+    } else {
+        text.push_str("ok");
+    }
+    let status = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    respond::typed(status, "text/plain; charset=utf-8", text)
+}
+
+fn metrics(call: &Call) -> Result<Response, Failure> {
+    let handle = call.front.metrics.as_ref().ok_or_else(not_found)?;
+    Ok(respond::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", handle.render()))
+}

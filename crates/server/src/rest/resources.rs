@@ -1,0 +1,211 @@
+//! The verbs on objects and collections of any kind.
+
+use axum::body::Body;
+use axum::response::Response;
+use balsa_model::patch::PatchType;
+use balsa_model::strategy::{DeleteOptions, Part, Propagation};
+use balsa_model::{Failure, Key, Precondition, Reason, Revision};
+use http::{Method, StatusCode};
+use serde_json::Value;
+
+use super::accept::{self, Form};
+use super::body::{self, FieldValidation};
+use super::{ResourceCall, respond, watch};
+use crate::engine::{Patch, Written};
+
+/// The message of delete options in the protobuf tables.
+const DELETE_OPTIONS: &str = "am.apis.meta.v1.DeleteOptions";
+
+/// Serves a request for an object or a collection.
+pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let collection = call.path.name.is_empty();
+    match (call.call.method.clone(), collection) {
+        (Method::GET, _) if call.call.query.flag("watch") => watch::serve(call).await,
+        (Method::GET, true) => list(call).await,
+        (Method::GET, false) => get(call).await,
+        (Method::POST, true) => create(call, body).await,
+        (Method::PUT, false) => update(call, Part::Main, body).await,
+        (Method::PATCH, false) => patch(call, Part::Main, body).await,
+        (Method::DELETE, false) => delete(call, body).await,
+        (Method::DELETE, true) => delete_collection(call, body).await,
+        _ => Err(call.not_allowed()),
+    }
+}
+
+impl ResourceCall {
+    pub(super) fn key(&self) -> Key {
+        Key::new(self.path.namespace.as_str(), self.path.name.as_str())
+    }
+
+    fn written(&self, written: &Written, mut warnings: Vec<String>) -> Result<Response, Failure> {
+        let status = if written.created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut response = self.object(status, &written.object)?;
+        warnings.extend(written.warnings.iter().cloned());
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    fn object(
+        &self,
+        status: StatusCode,
+        object: &std::sync::Arc<balsa_model::Object>,
+    ) -> Result<Response, Failure> {
+        let form = accept::negotiate(&self.call.headers)?;
+        let now = self.call.front.engine.clock().now();
+        Ok(respond::object(status, object, form, now, self.call.query.get("includeObject")))
+    }
+
+    pub(super) fn validation(&self) -> Result<FieldValidation, Failure> {
+        FieldValidation::parse(self.call.query.get("fieldValidation"))
+    }
+
+    /// A namespaced kind is written in a namespace only.
+    fn require_namespace(&self) -> Result<(), Failure> {
+        let namespaced = self.kind.descriptor().is_namespaced();
+        match (namespaced, self.path.namespace.is_empty()) {
+            (true, true) => Err(Failure::bad_request("an empty namespace may not be set during creation")),
+            (false, false) => {
+                Err(Failure::new(Reason::NotFound, "the server could not find the requested resource"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+async fn list(call: ResourceCall) -> Result<Response, Failure> {
+    let who = call.authorize("list")?;
+    let form = accept::negotiate(&call.call.headers)?;
+    let query = &call.call.query;
+    let filter = query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
+    let (wanted, page) = (query.list_wanted()?, query.page()?);
+    let engine = &call.call.front.engine;
+    let listed = engine.list(&who, call.kind, &filter, wanted, &page).await?;
+    Ok(respond::list(call.kind, &listed, form, engine.clock().now(), query.get("includeObject")))
+}
+
+async fn get(call: ResourceCall) -> Result<Response, Failure> {
+    let who = call.authorize("get")?;
+    let wanted = call.call.query.get_wanted()?;
+    let object = call.call.front.engine.get(&who, call.kind, &call.key(), wanted).await?;
+    call.object(StatusCode::OK, &object)
+}
+
+async fn create(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("create")?;
+    call.require_namespace()?;
+    let bytes = body::read(body).await?;
+    let descriptor = call.kind.descriptor();
+    let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
+    let decoded = body::check(descriptor, parsed, call.validation()?)?;
+    let dry_run = call.call.query.dry_run()?;
+    let engine = &call.call.front.engine;
+    let written = engine.create(&who, call.kind, &call.path.namespace, decoded.value, dry_run).await?;
+    call.written(&written, decoded.warnings)
+}
+
+/// Replaces a part of an object.
+pub(super) async fn update(call: ResourceCall, part: Part, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("update")?;
+    let bytes = body::read(body).await?;
+    let descriptor = call.kind.descriptor();
+    let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
+    let decoded = body::check(descriptor, parsed, call.validation()?)?;
+    let dry_run = call.call.query.dry_run()?;
+    let engine = &call.call.front.engine;
+    let written = engine.update(&who, call.kind, &call.key(), part, decoded.value, dry_run).await?;
+    call.written(&written, decoded.warnings)
+}
+
+/// Reads a patch.
+pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Patch, Failure> {
+    let media_type = body::media_type(&call.call.headers);
+    let kind = PatchType::from_content_type(&media_type)?;
+    if kind == PatchType::Apply {
+        return Err(Failure::new(
+            Reason::UnsupportedMediaType,
+            "server-side apply is not served yet; use `kubectl apply` without --server-side",
+        ));
+    }
+    Ok(Patch { kind, body: body::read(body).await? })
+}
+
+/// Patches a part of an object.
+pub(super) async fn patch(call: ResourceCall, part: Part, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("patch")?;
+    let validation = call.validation()?;
+    let patch = read_patch(&call, body).await?;
+    let dry_run = call.call.query.dry_run()?;
+    let engine = &call.call.front.engine;
+    let key = call.key();
+    let written = engine.patch(&who, call.kind, &key, part, &patch, validation, dry_run).await?;
+    call.written(&written, Vec::new())
+}
+
+/// Delete options from the body or, when there is none, from the parameters.
+async fn delete_options(
+    call: &ResourceCall,
+    body: Body,
+) -> Result<(DeleteOptions, Precondition, bool), Failure> {
+    let bytes = body::read(body).await?;
+    let value = if bytes.is_empty() {
+        Value::Null
+    } else {
+        body::parse(&call.call.headers, &bytes, DELETE_OPTIONS)?.0
+    };
+    let query = &call.call.query;
+    let grace = match value.get("gracePeriodSeconds").and_then(Value::as_i64) {
+        Some(seconds) => Some(seconds),
+        None => query.number("gracePeriodSeconds")?,
+    };
+    let text = |field: &str| {
+        let given = value.get(field).and_then(Value::as_str).unwrap_or_default();
+        if given.is_empty() { query.get(field).to_owned() } else { given.to_owned() }
+    };
+    let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+    let propagation = match (text("propagationPolicy").as_str(), orphan) {
+        ("", None) => None,
+        ("", Some(true)) | ("Orphan", _) => Some(Propagation::Orphan),
+        ("", Some(false)) | ("Background", _) => Some(Propagation::Background),
+        ("Foreground", _) => Some(Propagation::Foreground),
+        (other, _) => {
+            return Err(Failure::new(
+                Reason::Invalid,
+                format!(
+                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+                ),
+            ));
+        }
+    };
+    let condition = |field: &str| value.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str);
+    let precondition = Precondition {
+        uid: condition("uid").map(str::to_owned),
+        revision: condition("resourceVersion").and_then(|v| v.parse().ok()).map(Revision),
+    };
+    let dry_run =
+        query.dry_run()? || value.get("dryRun").is_some_and(|v| v.as_array().is_some_and(|a| !a.is_empty()));
+    Ok((DeleteOptions { grace_period_seconds: grace, propagation }, precondition, dry_run))
+}
+
+async fn delete(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("delete")?;
+    let (options, precondition, dry_run) = delete_options(&call, body).await?;
+    let engine = &call.call.front.engine;
+    let deleted = engine.delete(&who, call.kind, &call.key(), &options, &precondition, dry_run).await?;
+    // Whoever waits for pods and namespaces wants to see them; of the rest that they are gone.
+    let whole = !deleted.gone || call.kind.descriptor().graceful;
+    if whole && accept::negotiate(&call.call.headers)? == Form::Whole {
+        return call.object(StatusCode::OK, &deleted.object);
+    }
+    Ok(respond::success(StatusCode::OK, &deleted.object))
+}
+
+async fn delete_collection(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("deletecollection")?;
+    let (options, _, dry_run) = delete_options(&call, body).await?;
+    let filter = call.call.query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
+    let engine = &call.call.front.engine;
+    let items = engine.delete_collection(&who, call.kind, &filter, &options, dry_run).await?;
+    let listed = crate::engine::Listed { items, revision: engine.state().revision(), ..Default::default() };
+    let form = accept::negotiate(&call.call.headers)?;
+    Ok(respond::list(call.kind, &listed, form, engine.clock().now(), call.call.query.get("includeObject")))
+}

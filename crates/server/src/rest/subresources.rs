@@ -1,0 +1,161 @@
+//! Parts of objects that are no streams: status, scale, binding, eviction, token, finalize.
+
+use axum::body::Body;
+use axum::response::Response;
+use balsa_model::kind::kind_of;
+use balsa_model::strategy::{DeleteOptions, Part};
+use balsa_model::{Failure, Key, Precondition, Reason, Subresource, patch, schema};
+use http::{Method, StatusCode};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use serde_json::{Value, json};
+
+use super::{ResourceCall, body, resources, respond};
+use crate::engine::{Wanted, scale_of};
+use crate::identity::TokenRequest;
+
+/// The message of a Scale in the protobuf tables.
+const SCALE: &str = "autoscaling.v1.Scale";
+
+/// Serves a request for a part of an object.
+pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let parts = call.kind.descriptor().subresources;
+    let Some(part) = parts.iter().find(|part| part.path() == call.path.subresource) else {
+        return Err(Failure::new(Reason::NotFound, "the server could not find the requested resource"));
+    };
+    match (part, call.call.method.clone()) {
+        (Subresource::Status, Method::GET) => {
+            let who = call.authorize("get")?;
+            let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
+            Ok(respond::json(StatusCode::OK, object.bytes().clone()))
+        }
+        (Subresource::Status, Method::PUT) => resources::update(call, Part::Status, body).await,
+        (Subresource::Status, Method::PATCH) => resources::patch(call, Part::Status, body).await,
+        (Subresource::Finalize, Method::PUT) => resources::update(call, Part::Whole, body).await,
+        (Subresource::Scale, Method::GET) => get_scale(call).await,
+        (Subresource::Scale, Method::PUT) => put_scale(call, body).await,
+        (Subresource::Scale, Method::PATCH) => patch_scale(call, body).await,
+        (Subresource::Binding, Method::POST) => bind(call, body).await,
+        (Subresource::Eviction, Method::POST) => evict(call, body).await,
+        (Subresource::Token, Method::POST) => token(call, body).await,
+        _ => Err(call.not_allowed()),
+    }
+}
+
+async fn get_scale(call: ResourceCall) -> Result<Response, Failure> {
+    let who = call.authorize("get")?;
+    let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
+    Ok(respond::value(StatusCode::OK, &scale_of(&object)?))
+}
+
+async fn put_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("update")?;
+    let bytes = body::read(body).await?;
+    let (value, _) = body::parse(&call.call.headers, &bytes, SCALE)?;
+    let wanted = schema::check(SCALE, value)?.value;
+    set_scale(&call, &who, |_| Ok(wanted.clone())).await
+}
+
+async fn patch_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("patch")?;
+    let patch = resources::read_patch(&call, body).await?;
+    set_scale(&call, &who, |present| Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value))
+        .await
+}
+
+async fn set_scale(
+    call: &ResourceCall,
+    who: &crate::authorize::Authorized,
+    change: impl Fn(&Value) -> Result<Value, Failure>,
+) -> Result<Response, Failure> {
+    let dry_run = call.call.query.dry_run()?;
+    let engine = &call.call.front.engine;
+    let written = engine.update_scale(who, call.kind, &call.key(), dry_run, change).await?;
+    Ok(respond::value(StatusCode::OK, &scale_of(&written.object)?))
+}
+
+async fn bind(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("create")?;
+    let bytes = body::read(body).await?;
+    let (value, _) = body::parse(&call.call.headers, &bytes, "core.v1.Binding")?;
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let node = text("/target/name");
+    if node.is_empty() {
+        return Err(Failure::bad_request("target.name: Required value"));
+    }
+    let bindings = vec![(call.key(), text("/metadata/uid"), node)];
+    let answers = call.call.front.engine.bind(&who, bindings).await;
+    answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")))?;
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Ok(respond::value(StatusCode::CREATED, &status))
+}
+
+/// An eviction is a deletion; disruption budgets, which may refuse one, are a later capability.
+async fn evict(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    let who = call.authorize("create")?;
+    let bytes = body::read(body).await?;
+    let (value, _) = body::parse(&call.call.headers, &bytes, "policy.v1.Eviction")?;
+    let options = DeleteOptions {
+        grace_period_seconds: value.pointer("/deleteOptions/gracePeriodSeconds").and_then(Value::as_i64),
+        propagation: None,
+    };
+    let uid = value.pointer("/deleteOptions/preconditions/uid").and_then(Value::as_str);
+    let precondition = Precondition { uid: uid.map(str::to_owned), revision: None };
+    let dry_run = call.call.query.dry_run()?
+        || value.pointer("/deleteOptions/dryRun").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
+    let pods = kind_of::<Pod>();
+    call.call.front.engine.delete(&who, pods, &call.key(), &options, &precondition, dry_run).await?;
+    let status =
+        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    Ok(respond::value(StatusCode::CREATED, &status))
+}
+
+async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
+    call.authorize("create")?;
+    let bytes = body::read(body).await?;
+    let (mut value, _) = body::parse(&call.call.headers, &bytes, "authentication.v1.TokenRequest")?;
+    let kind = kind_of::<ServiceAccount>();
+    let front = &call.call.front;
+    let key = call.key();
+    let account = front
+        .engine
+        .state()
+        .get(kind, &key)
+        .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
+    let account =
+        account.typed::<ServiceAccount>().ok_or_else(|| Failure::internal("account does not decode"))?;
+    let audiences = value.pointer("/spec/audiences").and_then(Value::as_array);
+    let request = TokenRequest {
+        audiences: audiences.into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
+        seconds: value.pointer("/spec/expirationSeconds").and_then(Value::as_i64),
+        pod: bound_pod(&call, &value)?,
+    };
+    let (token, expires) = front.tokens.issue(account, &request, front.engine.clock().now_seconds())?;
+    value["kind"] = "TokenRequest".into();
+    value["apiVersion"] = "authentication.k8s.io/v1".into();
+    value["metadata"] = json!({"name": &*key.name, "namespace": &*key.namespace});
+    value["status"] = json!({"token": token, "expirationTimestamp": expires.to_string()});
+    Ok(respond::value(StatusCode::CREATED, &value))
+}
+
+/// The pod that a token is to be bound to, which must be there.
+fn bound_pod(call: &ResourceCall, request: &Value) -> Result<Option<(String, String)>, Failure> {
+    let text = |field: &str| {
+        request.pointer(&format!("/spec/boundObjectRef/{field}")).and_then(Value::as_str).unwrap_or_default()
+    };
+    if text("kind") != "Pod" {
+        return Ok(None);
+    }
+    let (name, uid) = (text("name"), text("uid"));
+    let pods = kind_of::<Pod>();
+    let pod = call.call.front.engine.state().get(pods, &Key::new(call.path.namespace.as_str(), name));
+    let pod = pod.ok_or_else(|| Failure::not_found(pods.descriptor(), name))?;
+    if !uid.is_empty() && pod.uid() != uid {
+        return Err(Failure::conflict(
+            pods.descriptor(),
+            name,
+            "the UID in the bound object reference does not match",
+        ));
+    }
+    Ok(Some((name.to_owned(), pod.uid().to_owned())))
+}

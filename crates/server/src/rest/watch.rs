@@ -1,0 +1,199 @@
+//! Watches: newline-delimited events, flushed as they come, from bytes that all watchers share.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::Response;
+use balsa_model::{Failure, KindRef};
+use balsa_rt::Clock;
+use balsa_state::{Event, Watch};
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use rand::Rng as _;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::accept::{self, Form};
+use super::{ResourceCall, respond};
+use crate::engine::watch_failed;
+
+/// How long a watch lasts when the client names no time, in seconds: the reference server's range.
+const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
+/// How often a quiet watch tells how far it is.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+
+/// Serves a watch.
+pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
+    let who = call.authorize("watch")?;
+    let form = accept::negotiate(&call.call.headers)?;
+    let query = &call.call.query;
+    let filter = query.filter(call.kind.descriptor(), &call.path.namespace, &call.path.name)?;
+    let (start, marks_initial) = query.watch_start()?;
+    let bookmarks = query.flag("allowWatchBookmarks");
+    let timeout = query
+        .watch_timeout()?
+        .unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(DEFAULT_SECONDS)));
+    let engine = &call.call.front.engine;
+    let started = engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await;
+    let watch = match started {
+        Ok(watch) => watch,
+        // Clients expect this refusal inside the stream.
+        Err(failure) if failure.reason == balsa_model::Reason::Expired => {
+            return Ok(streaming(Body::from(error_line(&failure))));
+        }
+        Err(failure) => return Err(failure),
+    };
+    let lines = Lines {
+        watch,
+        kind: call.kind,
+        form,
+        include: query.get("includeObject").to_owned(),
+        clock: engine.clock().clone(),
+        bookmarks,
+        marks_initial,
+        told_columns: false,
+        deadline: Instant::now() + timeout,
+        ended: false,
+    };
+    metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => call.kind.descriptor().plural)
+        .increment(1.0);
+    Ok(streaming(Body::from_stream(lines.into_stream().map(Ok::<_, std::convert::Infallible>))))
+}
+
+fn streaming(body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn error_line(failure: &Failure) -> Bytes {
+    let mut line =
+        serde_json::to_vec(&json!({"type": "ERROR", "object": failure.to_status()})).unwrap_or_default();
+    line.push(b'\n');
+    line.into()
+}
+
+/// A watch on its way to lines.
+struct Lines {
+    watch: Watch,
+    kind: KindRef,
+    form: Form,
+    include: String,
+    clock: Clock,
+    bookmarks: bool,
+    marks_initial: bool,
+    told_columns: bool,
+    deadline: Instant,
+    ended: bool,
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => self.kind.descriptor().plural)
+            .decrement(1.0);
+    }
+}
+
+impl Lines {
+    fn into_stream(self) -> impl futures::Stream<Item = Bytes> + Send {
+        futures::stream::unfold(self, |mut lines| async move {
+            let chunk = lines.next_chunk().await?;
+            Some((chunk, lines))
+        })
+    }
+
+    /// The lines of the events that are there; `None` at the end.
+    async fn next_chunk(&mut self) -> Option<Bytes> {
+        loop {
+            if self.ended {
+                return None;
+            }
+            let batch = tokio::time::timeout_at(self.deadline, self.watch.next_batch()).await;
+            let chunk = match batch {
+                Err(_elapsed) => {
+                    self.ended = true;
+                    self.last_bookmark()
+                }
+                Ok(None) => return None,
+                Ok(Some(Err(error))) => {
+                    self.ended = true;
+                    error_line(&watch_failed(&error))
+                }
+                Ok(Some(Ok(events))) => self.render(&events),
+            };
+            if !chunk.is_empty() {
+                return Some(chunk);
+            }
+        }
+    }
+
+    fn last_bookmark(&mut self) -> Bytes {
+        let event = self.watch.bookmark().filter(|_| self.bookmarks);
+        event.map(|event| self.render(&[event])).unwrap_or_default()
+    }
+
+    fn render(&mut self, events: &[Event]) -> Bytes {
+        if let [event] = events
+            && self.form == Form::Whole
+            && self.is_wanted(event)
+        {
+            return event.json_line();
+        }
+        let mut out = BytesMut::new();
+        for event in events {
+            if !self.is_wanted(event) {
+                continue;
+            }
+            match self.form {
+                Form::Whole => out.extend_from_slice(&event.json_line()),
+                Form::Table | Form::Metadata => {
+                    let object = self.transformed(event);
+                    let line = json!({"type": event.type_name(), "object": object});
+                    out.extend_from_slice(line.to_string().as_bytes());
+                    out.extend_from_slice(b"\n");
+                }
+            }
+        }
+        out.freeze()
+    }
+
+    fn is_wanted(&self, event: &Event) -> bool {
+        match event {
+            Event::Bookmark(..) => self.bookmarks,
+            Event::InitialEnd(..) => self.marks_initial && self.bookmarks,
+            _ => true,
+        }
+    }
+
+    fn transformed(&mut self, event: &Event) -> Value {
+        let Some(object) = event.object() else { return self.transformed_bookmark(event) };
+        if self.form == Form::Metadata {
+            return respond::partial(object);
+        }
+        let meta = json!({"resourceVersion": object.revision().to_string()});
+        let with_columns = !std::mem::replace(&mut self.told_columns, true);
+        respond::table(
+            self.kind,
+            std::slice::from_ref(object),
+            &meta,
+            self.clock.now(),
+            &self.include,
+            with_columns,
+        )
+    }
+
+    fn transformed_bookmark(&mut self, event: &Event) -> Value {
+        let mut meta = json!({"resourceVersion": event.revision().to_string()});
+        if matches!(event, Event::InitialEnd(..)) {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        if self.form == Form::Metadata {
+            return json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta});
+        }
+        let with_columns = !std::mem::replace(&mut self.told_columns, true);
+        respond::table(self.kind, &[], &meta, self.clock.now(), &self.include, with_columns)
+    }
+}

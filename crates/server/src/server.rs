@@ -1,0 +1,284 @@
+//! A server: identity, log, state, engine, the front doors, and what runs while it leads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use balsa_client::Client;
+use balsa_controllers::ControllerConfig;
+use balsa_log::{Log, LogConfig, TransportConfig};
+use balsa_model::{Failure, kinds};
+use balsa_rt::telemetry::MetricsHandle;
+use balsa_rt::{CancellationToken, Clock, Scope, TaskKind};
+use balsa_state::{Machine, StateConfig, Store};
+use ipnet::IpNet;
+use tokio::net::TcpListener;
+
+use crate::admission::{Admission, AdmissionConfig};
+use crate::authorize::{Authorized, Authorizer};
+use crate::bootstrap::{self, Seed};
+use crate::engine::{Engine, LocalBackend};
+use crate::front::Front;
+use crate::identity::{Authenticator, Authority, IdentityError, Issued, ServiceAccountTokens};
+use crate::sessions::Sessions;
+use crate::{grpc, leases, listener, rest};
+
+/// The issuer of service accounts' tokens.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// How long requests in flight may take to end at shutdown.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a server is told.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// The port that is listened on, on all of `bind`.
+    pub bind: SocketAddr,
+    /// The address that agents, pods and other servers use.
+    pub advertise: IpAddr,
+    /// More names and addresses for the serving certificate.
+    pub extra_names: Vec<String>,
+    /// Where ClusterIPs come from.
+    pub service_cidr: IpNet,
+    /// Where nodes get their pod ranges from.
+    pub cluster_cidr: IpNet,
+    /// Where node ports come from, both ends included.
+    pub node_ports: (u16, u16),
+    /// Where local-path volumes are made on nodes.
+    pub local_path_dir: PathBuf,
+    /// This server's number in the log.
+    pub node_id: u64,
+}
+
+/// A server cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Keys or certificates.
+    #[error("identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// The log.
+    #[error("log: {0}")]
+    Log(#[from] balsa_log::LogError),
+    /// The port is taken, or is not ours to take.
+    #[error("cannot listen on {address}: {source}; choose another with --port")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(String),
+}
+
+/// A running server.
+pub struct Server {
+    scope: Scope,
+    front: Front,
+    log: Log,
+    address: SocketAddr,
+    config: ServerConfig,
+}
+
+impl Server {
+    /// Starts a server. It answers when this returns.
+    ///
+    /// # Errors
+    /// See [`ServerError`].
+    pub async fn start(
+        config: ServerConfig,
+        clock: Clock,
+        metrics: Option<MetricsHandle>,
+    ) -> Result<Self, ServerError> {
+        let listener = TcpListener::bind(config.bind)
+            .await
+            .map_err(|source| ServerError::Listen { address: config.bind, source })?;
+        let address = SocketAddr::new(config.advertise, config.bind.port());
+        let authority = Arc::new(Authority::open(&config.data_dir.join("pki"))?);
+        let identity = serving_identity(&authority, &config)?;
+        let tls = listener::tls_config(authority.certificate(), &identity)?;
+
+        let machine = Machine::new(kinds::all(), StateConfig::default());
+        let state = machine.state();
+        let log_config = LogConfig::new(config.data_dir.join("log"), config.node_id, address.to_string());
+        let log = Log::open(log_config, machine, TransportConfig::plain()).await?;
+        log.initialize().await?;
+        let store = Store::new(log.clone(), state.clone(), clock.clone());
+
+        let admission_config =
+            AdmissionConfig { service_cidr: config.service_cidr, node_ports: config.node_ports };
+        let engine = Engine::new(store, Admission::new(state.clone(), admission_config), clock.clone());
+        let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
+        let front = Front {
+            authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
+            authorizer: Authorizer::new(state),
+            engine,
+            authority,
+            tokens,
+            sessions: Sessions::default(),
+            metrics,
+            servers: Arc::new(vec![address.to_string()]),
+        };
+        let scope = Scope::new();
+        let router = rest::router(front.clone()).merge(grpc::router(&front));
+        scope.spawn(TaskKind::Listener, listener::serve(listener, tls, router, scope.token(), DRAIN));
+        let server = Self { scope, front, log, address, config };
+        server.lead()?;
+        Ok(server)
+    }
+
+    /// Runs the leader's work whenever this server leads.
+    fn lead(&self) -> Result<(), ServerError> {
+        let leader = Leader {
+            front: self.front.clone(),
+            seed: seed_of(&self.config, self.address, self.front.authority.certificate())?,
+            controllers: ControllerConfig {
+                cluster_cidr: Some(self.config.cluster_cidr),
+                root_ca: self.front.authority.certificate().to_owned(),
+                local_path_dir: self.config.local_path_dir.display().to_string(),
+                ..ControllerConfig::default()
+            },
+        };
+        let (log, token) = (self.log.clone(), self.scope.token());
+        self.scope.spawn(TaskKind::Helper, async move { leader.follow(&log, token).await });
+        Ok(())
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cluster's CA.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.front.authority
+    }
+
+    /// A client in this process, with all rights, that works whether this server leads or not.
+    pub fn client(&self, name: &str) -> Client {
+        let who = Authorized::server_part(&format!("system:{name}"));
+        Client::new(LocalBackend::new(self.front.engine.clone(), who), name)
+    }
+
+    /// Ends when something without which it cannot go on has failed, or never.
+    pub async fn shutdown(self) -> Result<(), ServerError> {
+        self.scope.close(DRAIN + Duration::from_secs(1)).await;
+        self.log.shutdown().await?;
+        Ok(())
+    }
+}
+
+/// The serving certificate: made anew at every start, so that it always fits the addresses.
+fn serving_identity(authority: &Authority, config: &ServerConfig) -> Result<Issued, ServerError> {
+    let mut names: Vec<String> = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    let mut addresses =
+        vec![IpAddr::from([127, 0, 0, 1]), config.advertise, nth_address(config.service_cidr, 1)?];
+    for extra in &config.extra_names {
+        match extra.parse() {
+            Ok(address) => addresses.push(address),
+            Err(_) => names.push(extra.clone()),
+        }
+    }
+    Ok(authority.issue_server(&config.node_id.to_string(), &names, &addresses)?)
+}
+
+fn seed_of(config: &ServerConfig, server: SocketAddr, ca: &str) -> Result<Seed, ServerError> {
+    Ok(Seed {
+        api_ip: nth_address(config.service_cidr, 1)?,
+        server,
+        dns_ip: nth_address(config.service_cidr, 10)?,
+        ca: ca.to_owned(),
+    })
+}
+
+/// The `n`th address of a range; what clusters agree on: 1 is the API, 10 is DNS.
+///
+/// # Errors
+/// When the range is too small or not IPv4.
+pub fn nth_address(range: IpNet, n: u32) -> Result<IpAddr, ServerError> {
+    let IpNet::V4(v4) = range else {
+        return Err(ServerError::Config(format!("--service-cidr {range}: must be IPv4")));
+    };
+    let address = IpAddr::V4((u32::from(v4.network()) + n).into());
+    if range.contains(&address) {
+        Ok(address)
+    } else {
+        Err(ServerError::Config(format!("--service-cidr {range}: too small, at least /24 is needed")))
+    }
+}
+
+/// What runs while this server leads.
+struct Leader {
+    front: Front,
+    seed: Seed,
+    controllers: ControllerConfig,
+}
+
+impl Leader {
+    /// Starts the leader's scope when leadership comes and drops it when it goes.
+    async fn follow(&self, log: &Log, token: CancellationToken) {
+        let mut leadership = log.leadership();
+        let mut running: Option<(u64, Scope)> = None;
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            match &running {
+                Some((term, _)) if now.is_leader && *term == now.term => {}
+                _ => {
+                    running = None;
+                    if now.is_leader {
+                        running = Some((now.term, self.start(now.term)));
+                    }
+                }
+            }
+            tokio::select! {
+                () = token.cancelled() => break,
+                changed = leadership.changed() => if changed.is_err() { break },
+            }
+        }
+        drop(running);
+    }
+
+    fn client(&self, name: &str, term: u64) -> Client {
+        let who = Authorized::leader_part(&format!("system:{name}"), term);
+        Client::new(LocalBackend::new(self.front.engine.clone(), who), name)
+    }
+
+    fn start(&self, term: u64) -> Scope {
+        tracing::info!(term, "this server leads");
+        let scope = Scope::new();
+        let clock = self.front.engine.clock().clone();
+        let (client, seed) = (self.client("bootstrap", term), self.seed.clone());
+        scope.spawn(TaskKind::Controller, async move { retry_seed(&client, &seed).await });
+        balsa_controllers::start(
+            self.client("kube-controller-manager", term),
+            clock.clone(),
+            self.controllers.clone(),
+            &scope,
+        );
+        balsa_scheduler::start(self.client("kube-scheduler", term), clock.clone(), &scope);
+        let client = self.client("node-leases", term);
+        scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));
+        scope
+    }
+}
+
+/// The first objects must be there sooner or later, whatever is in the way at first.
+async fn retry_seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
+    let mut backoff = balsa_rt::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+    while let Err(failure) = bootstrap::seed(client, seed).await {
+        tracing::warn!(%failure, "the cluster's first objects are not complete; trying again");
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Agents' sessions: who is connected here, and streams into their pods.
+//!
+//! An agent keeps one `Session` call open. When somebody wants a stream into one of its pods, it is
+//! told an id and opens a `Stream` call with it; the two ends meet here. Heartbeats are noted and the
+//! leases of all nodes heard of are renewed together (see `leases`).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use balsa_model::{Failure, Reason};
+use balsa_proto::agent::{Open, SessionResponse, StreamRequest, StreamResponse, session_response};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+/// How long an agent may take to open a stream that it was asked for.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+/// Messages in flight on a stream in each direction: enough to keep a connection busy, few enough that
+/// a slow reader is felt by the writer.
+const STREAM_DEPTH: usize = 32;
+
+/// Both ends of a stream into a pod, as the front door holds them.
+pub struct PodStream {
+    /// What the agent sends.
+    pub from_agent: mpsc::Receiver<StreamRequest>,
+    /// What the agent gets.
+    pub to_agent: mpsc::Sender<StreamResponse>,
+}
+
+/// The same, as the agent's `Stream` call holds them.
+pub(crate) struct AgentEnd {
+    pub(crate) incoming: mpsc::Sender<StreamRequest>,
+    pub(crate) outgoing: mpsc::Receiver<StreamResponse>,
+}
+
+struct Session {
+    id: u64,
+    sender: mpsc::Sender<SessionResponse>,
+    heard: Instant,
+}
+
+#[derive(Default)]
+struct Table {
+    last_id: u64,
+    sessions: HashMap<String, Session>,
+    waiting: HashMap<String, (String, oneshot::Sender<PodStream>)>,
+}
+
+/// The sessions of this server. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Sessions(Arc<Mutex<Table>>);
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A node's agent has come; the answer names this session of it.
+    pub(crate) fn connect(&self, node: &str, sender: mpsc::Sender<SessionResponse>) -> u64 {
+        let mut table = self.lock();
+        table.last_id += 1;
+        let id = table.last_id;
+        table.sessions.insert(node.to_owned(), Session { id, sender, heard: Instant::now() });
+        id
+    }
+
+    /// A node's agent is alive.
+    pub(crate) fn heard(&self, node: &str) {
+        if let Some(session) = self.lock().sessions.get_mut(node) {
+            session.heard = Instant::now();
+        }
+    }
+
+    /// That session has ended; a newer one of the same node stays.
+    pub(crate) fn disconnect(&self, node: &str, id: u64) {
+        let mut table = self.lock();
+        if table.sessions.get(node).is_some_and(|session| session.id == id) {
+            table.sessions.remove(node);
+        }
+    }
+
+    /// The nodes that were heard of within `window`.
+    pub(crate) fn alive(&self, window: Duration) -> Vec<String> {
+        let table = self.lock();
+        let recent = table.sessions.iter().filter(|(_, session)| session.heard.elapsed() <= window);
+        recent.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Opens a stream into a pod of `node`.
+    ///
+    /// # Errors
+    /// When the node's agent is not connected here, or does not answer.
+    pub async fn open(&self, node: &str, mut open: Open) -> Result<PodStream, Failure> {
+        let unreachable = |why: &str| {
+            Failure::new(Reason::ServiceUnavailable, format!("node \"{node}\" cannot be reached: {why}"))
+                .retry_after(1)
+        };
+        open.id = balsa_rt::new_uid();
+        let id = open.id.clone();
+        let (arrive, arrived) = oneshot::channel();
+        let sender = {
+            let mut table = self.lock();
+            let sender = table.sessions.get(node).map(|session| session.sender.clone());
+            let sender = sender.ok_or_else(|| unreachable("its agent is not connected"))?;
+            table.waiting.insert(id.clone(), (node.to_owned(), arrive));
+            sender
+        };
+        let message = SessionResponse { message: Some(session_response::Message::Open(open)) };
+        let outcome = if sender.send(message).await.is_err() {
+            Err(unreachable("its agent has just gone"))
+        } else {
+            match tokio::time::timeout(OPEN_PATIENCE, arrived).await {
+                Ok(Ok(stream)) => Ok(stream),
+                _ => Err(unreachable("its agent did not open the stream in time")),
+            }
+        };
+        self.lock().waiting.remove(&id);
+        outcome
+    }
+
+    /// The agent of `node` opened the stream with that id; `None` when nobody waits for it.
+    pub(crate) fn arrived(&self, node: &str, id: &str) -> Option<AgentEnd> {
+        let mut table = self.lock();
+        if table.waiting.get(id).is_none_or(|(expected, _)| expected != node) {
+            return None;
+        }
+        let (_, arrive) = table.waiting.remove(id)?;
+        let (incoming, from_agent) = mpsc::channel(STREAM_DEPTH);
+        let (to_agent, outgoing) = mpsc::channel(STREAM_DEPTH);
+        arrive.send(PodStream { from_agent, to_agent }).ok()?;
+        Some(AgentEnd { incoming, outgoing })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_two_ends_of_a_stream_meet() {
+        let sessions = Sessions::default();
+        let (sender, mut commands) = mpsc::channel(1);
+        sessions.connect("n1", sender);
+        let agent = sessions.clone();
+        balsa_rt::spawn(balsa_rt::TaskKind::Test, async move {
+            let Some(SessionResponse { message: Some(session_response::Message::Open(open)) }) =
+                commands.recv().await
+            else {
+                return;
+            };
+            assert!(agent.arrived("n2", &open.id).is_none(), "another node's agent gets nothing");
+            let end = agent.arrived("n1", &open.id).unwrap();
+            end.incoming.send(StreamRequest::default()).await.unwrap();
+        });
+        let mut stream = sessions.open("n1", Open::default()).await.unwrap();
+        assert_eq!(stream.from_agent.recv().await, Some(StreamRequest::default()));
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_not_there_is_said_to_be_so() {
+        let failure = Sessions::default().open("n1", Open::default()).await.err().unwrap();
+        assert_eq!(failure.reason, Reason::ServiceUnavailable);
+    }
+}
