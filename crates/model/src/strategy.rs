@@ -86,7 +86,7 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
     let old_typed = kind.decode(old_value)?;
     place(object.meta_mut(), &old.key().namespace, kind.descriptor().is_namespaced())?;
     keep_system_metadata(object.meta_mut(), old.meta());
-    if part != Part::Status {
+    if part == Part::Main {
         object.prepare_update(old_typed.as_ref());
     }
     object.set_defaults();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// What of a cluster's configuration its first objects show.
 #[derive(Clone, Debug)]
-pub struct Seed {
+pub(crate) struct Seed {
     /// First address of the Service range: `default/kubernetes`.
     pub api_ip: IpAddr,
     /// Where that Service leads: this server.
@@ -31,7 +31,7 @@ const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-no
 ///
 /// # Errors
 /// What the engine says, but for `AlreadyExists`.
-pub async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
+pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
     for name in NAMESPACES {
         create::<Namespace>(client, json!({"metadata": {"name": name}})).await?;
     }
@@ -45,6 +45,10 @@ pub async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
     create::<ConfigMap>(client, authentication(&seed.ca)).await?;
     create::<Service>(client, kubernetes_service(seed)).await?;
     create::<Service>(client, dns_service(seed)).await?;
+    // Loopback is another place in every pod: a server that has no other address is not to be found there.
+    if seed.server.ip().is_loopback() {
+        return Ok(());
+    }
     // Where the API is may have changed since the last start.
     put::<Endpoints>(client, kubernetes_endpoints(seed)).await?;
     put::<EndpointSlice>(client, kubernetes_slice(seed)).await

@@ -13,7 +13,7 @@ use crate::sessions::Sessions;
 
 /// What the handlers of the front doors work with. Cheap to clone.
 #[derive(Clone)]
-pub struct Front {
+pub(crate) struct Front {
     pub(crate) engine: Engine,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Authorizer,

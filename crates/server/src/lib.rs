@@ -20,5 +20,5 @@ mod server;
 mod sessions;
 
 pub use engine::{LocalBackend, MAX_OBJECT_BYTES};
-pub use identity::{Authority, IdentityError, Issued, create_token, write_private};
+pub use identity::{Authority, IdentityError, Issued, write_private};
 pub use server::{Server, ServerConfig, ServerError, nth_address};

@@ -20,7 +20,7 @@ const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 const STREAM_DEPTH: usize = 32;
 
 /// Both ends of a stream into a pod, as the front door holds them.
-pub struct PodStream {
+pub(crate) struct PodStream {
     /// What the agent sends.
     pub from_agent: mpsc::Receiver<StreamRequest>,
     /// What the agent gets.
@@ -48,7 +48,7 @@ struct Table {
 
 /// The sessions of this server. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Sessions(Arc<Mutex<Table>>);
+pub(crate) struct Sessions(Arc<Mutex<Table>>);
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -90,7 +90,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the node's agent is not connected here, or does not answer.
-    pub async fn open(&self, node: &str, mut open: Open) -> Result<PodStream, Failure> {
+    pub(crate) async fn open(&self, node: &str, mut open: Open) -> Result<PodStream, Failure> {
         let unreachable = |why: &str| {
             Failure::new(Reason::ServiceUnavailable, format!("node \"{node}\" cannot be reached: {why}"))
                 .retry_after(1)

@@ -27,7 +27,7 @@ pub struct AdmissionConfig {
 }
 
 /// Mutations that passed admission.
-pub struct Admitted(Vec<Mutation>);
+pub(crate) struct Admitted(Vec<Mutation>);
 
 impl Admitted {
     pub(crate) fn into_mutations(self) -> Vec<Mutation> {

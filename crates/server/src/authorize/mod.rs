@@ -13,11 +13,11 @@ use balsa_state::State;
 use crate::identity::Authenticated;
 
 /// The group that may do everything.
-pub const MASTERS: &str = "system:masters";
+pub(crate) const MASTERS: &str = "system:masters";
 
 /// What a request wants, as authorization sees it.
 #[derive(Clone, Debug, Default)]
-pub struct Attributes {
+pub(crate) struct Attributes {
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `impersonate`;
     /// for other URLs the method in lower case.
     pub verb: String,
@@ -39,7 +39,7 @@ pub struct Attributes {
 
 impl Attributes {
     /// A verb on objects of a kind.
-    pub fn resource(verb: &str, kind: &Descriptor, namespace: &str, name: &str) -> Self {
+    pub(crate) fn resource(verb: &str, kind: &Descriptor, namespace: &str, name: &str) -> Self {
         Self {
             verb: verb.to_owned(),
             group: kind.group.to_owned(),
@@ -52,7 +52,7 @@ impl Attributes {
 
     /// The same on a part of the object.
     #[must_use]
-    pub fn part(mut self, subresource: &str) -> Self {
+    pub(crate) fn part(mut self, subresource: &str) -> Self {
         self.subresource = subresource.to_owned();
         self
     }
@@ -94,18 +94,18 @@ impl Authorized {
 
 /// Decides.
 #[derive(Clone)]
-pub struct Authorizer {
+pub(crate) struct Authorizer {
     state: State,
 }
 
 impl Authorizer {
     /// An authorizer that reads roles, bindings and pods from `state`.
-    pub fn new(state: State) -> Self {
+    pub(crate) fn new(state: State) -> Self {
         Self { state }
     }
 
     /// Whether the user may.
-    pub fn allows(&self, user: &Authenticated, attributes: &Attributes) -> bool {
+    pub(crate) fn allows(&self, user: &Authenticated, attributes: &Attributes) -> bool {
         if user.is_in(MASTERS) {
             return true;
         }
@@ -120,7 +120,7 @@ impl Authorizer {
     ///
     /// # Errors
     /// `Forbidden`, in Kubernetes' words.
-    pub fn authorize(&self, user: &Authenticated, attributes: &Attributes) -> Result<Authorized, Failure> {
+    pub(crate) fn authorize(&self, user: &Authenticated, attributes: &Attributes) -> Result<Authorized, Failure> {
         if self.allows(user, attributes) {
             return Ok(Authorized { user: user.clone(), leader_term: None });
         }

@@ -23,9 +23,9 @@ use crate::authorize::Authorized;
 
 pub use local::LocalBackend;
 pub(crate) use read::watch_failed;
-pub use read::{Listed, Page, ResourceVersionMatch, Wanted};
-pub use scale::scale_of;
-pub use write::{Patch, Written};
+pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
+pub(crate) use scale::scale_of;
+pub(crate) use write::{Patch, Written};
 
 /// Largest object that is stored, in bytes of JSON: etcd's limit, which clients know.
 pub const MAX_OBJECT_BYTES: usize = 1_572_864;

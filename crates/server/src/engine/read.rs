@@ -30,7 +30,7 @@ pub enum Wanted {
 
 /// `resourceVersionMatch`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResourceVersionMatch {
+pub(crate) enum ResourceVersionMatch {
     /// `NotOlderThan`.
     NotOlderThan,
     /// `Exact`.

@@ -14,7 +14,7 @@ use crate::authorize::Authorized;
 ///
 /// # Errors
 /// `NotFound` when its kind has none.
-pub fn scale_of(object: &Object) -> Result<Scale, Failure> {
+pub(crate) fn scale_of(object: &Object) -> Result<Scale, Failure> {
     let descriptor = object.kind().descriptor();
     let typed = object.decode().filter(|_| descriptor.has(Subresource::Scale));
     let scale = typed.and_then(|typed| typed.scale());

@@ -31,7 +31,7 @@ pub struct Written {
 
 /// A patch, and what it applies to.
 #[derive(Clone, Debug)]
-pub struct Patch {
+pub(crate) struct Patch {
     /// Its language.
     pub kind: PatchType,
     /// Its text.
@@ -86,6 +86,8 @@ impl Engine {
         let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
         let mut object = strategy::prepare_create(kind, namespace, value, &stamp).map_err(final_failure)?;
         self.admission.admit_create(who, object.as_mut()).map_err(final_failure)?;
+        // What follows from what admission has set.
+        object.set_defaults();
         strategy::validate_create(object.as_ref()).map_err(final_failure)?;
         let warnings = object.warnings();
         let name = object.meta().name.clone().unwrap_or_default();

@@ -44,7 +44,8 @@ pub(crate) fn router(front: &Front) -> Router {
         }
         Err(error) => tracing::error!(%error, "server reflection is not available"),
     }
-    routes.routes().into_axum_router()
+    // Paths of no service are for the REST door to answer.
+    routes.routes().into_axum_router().reset_fallback()
 }
 
 /// Who asks.

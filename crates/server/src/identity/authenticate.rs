@@ -69,7 +69,7 @@ impl Authenticated {
 
 /// What a client showed.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// The certificate of the connection, DER, checked against the CA by TLS.
     pub certificate: Option<Arc<Vec<u8>>>,
     /// The token of the request.
@@ -78,7 +78,7 @@ pub struct Credentials {
 
 /// Knows users by their credentials.
 #[derive(Clone)]
-pub struct Authenticator {
+pub(crate) struct Authenticator {
     tokens: Arc<ServiceAccountTokens>,
     state: State,
     clock: balsa_rt::Clock,
@@ -86,7 +86,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// An authenticator that looks service accounts and bootstrap tokens up in `state`.
-    pub fn new(tokens: Arc<ServiceAccountTokens>, state: State, clock: balsa_rt::Clock) -> Self {
+    pub(crate) fn new(tokens: Arc<ServiceAccountTokens>, state: State, clock: balsa_rt::Clock) -> Self {
         Self { tokens, state, clock }
     }
 
@@ -94,7 +94,7 @@ impl Authenticator {
     ///
     /// # Errors
     /// `Unauthorized` when credentials were shown that are not good.
-    pub fn authenticate(&self, credentials: &Credentials) -> Result<Authenticated, Failure> {
+    pub(crate) fn authenticate(&self, credentials: &Credentials) -> Result<Authenticated, Failure> {
         if let Some(token) = &credentials.bearer {
             return self.by_token(token);
         }

@@ -15,12 +15,12 @@ use sha2::{Digest as _, Sha256};
 /// How tokens start.
 pub(crate) const PREFIX: &str = "BALSA1.";
 /// The group of whoever shows one.
-pub const JOIN_GROUP: &str = "system:bootstrappers";
+pub(crate) const JOIN_GROUP: &str = "system:bootstrappers";
 const NAMESPACE: &str = "kube-system";
 
 /// A token, as it is shown once.
 #[derive(Clone, Debug)]
-pub struct BootstrapToken {
+pub(crate) struct BootstrapToken {
     /// `BALSA1.<id>.<secret>.<fingerprint of the CA>`.
     pub text: String,
     /// When it ends.
@@ -28,7 +28,7 @@ pub struct BootstrapToken {
 }
 
 /// A new token and the Secret that stands for it.
-pub fn create_token(ca_fingerprint: &str, now: Timestamp, seconds: u32) -> (BootstrapToken, Secret) {
+pub(crate) fn create_token(ca_fingerprint: &str, now: Timestamp, seconds: u32) -> (BootstrapToken, Secret) {
     let id = balsa_rt::random_suffix(6);
     let secret = balsa_rt::random_suffix(32);
     let expires = now.saturating_add(jiff::SignedDuration::from_secs(i64::from(seconds))).unwrap_or(now);

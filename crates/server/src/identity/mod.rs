@@ -5,7 +5,7 @@ mod authority;
 mod bootstrap_token;
 mod service_account;
 
-pub use authenticate::{Authenticated, Authenticator, Credentials};
+pub(crate) use authenticate::{Authenticated, Authenticator, Credentials};
 pub use authority::{Authority, IdentityError, Issued, write_private};
-pub use bootstrap_token::{JOIN_GROUP, create_token};
-pub use service_account::{ServiceAccountTokens, TokenRequest};
+pub(crate) use bootstrap_token::{JOIN_GROUP, create_token};
+pub(crate) use service_account::{ServiceAccountTokens, TokenRequest};

@@ -19,7 +19,7 @@ const LIFE: (i64, i64, i64) = (600, 365 * 86_400, 3607);
 
 /// What a token is asked for.
 #[derive(Clone, Debug, Default)]
-pub struct TokenRequest {
+pub(crate) struct TokenRequest {
     /// Whom it may be shown to; empty: the API itself.
     pub audiences: Vec<String>,
     /// How long it is good for, in seconds; `None`: about an hour.
@@ -64,7 +64,7 @@ pub(crate) struct AccountClaims {
 }
 
 /// Signs and checks tokens.
-pub struct ServiceAccountTokens {
+pub(crate) struct ServiceAccountTokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     issuer: String,
@@ -72,7 +72,7 @@ pub struct ServiceAccountTokens {
 
 impl ServiceAccountTokens {
     /// With the cluster's signing key (P-256).
-    pub fn new(key: &KeyPair, issuer: &str) -> Self {
+    pub(crate) fn new(key: &KeyPair, issuer: &str) -> Self {
         Self {
             encoding: EncodingKey::from_ec_der(&key.serialize_der()),
             decoding: DecodingKey::from_ec_der(key.public_key_raw()),
@@ -84,7 +84,7 @@ impl ServiceAccountTokens {
     ///
     /// # Errors
     /// When signing fails.
-    pub fn issue(
+    pub(crate) fn issue(
         &self,
         account: &ServiceAccount,
         request: &TokenRequest,
