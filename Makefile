@@ -1,0 +1,36 @@
+# Two commands matter: `make run` and `make test`. Both install what they need on Debian and Ubuntu and
+# say what is missing elsewhere.
+
+DATA_DIR ?= /var/lib/balsa
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# RocksDB's C++ comes out of the compiler cache where there is one. Nothing else of the build may differ
+# between targets, or it is compiled once more.
+ifneq ($(wildcard /usr/lib/ccache),)
+export PATH := /usr/lib/ccache:$(PATH)
+endif
+
+.PHONY: help run clean-cluster test verify fix bench
+
+help: ## This list.
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+run: ## A cluster on this machine with the demo in it; Ctrl-C stops it and leaves the containers.
+	@BALSA_DATA_DIR=$(DATA_DIR) scripts/run.sh
+
+clean-cluster: ## Removes what `make run` made: containers, networks, rules, files.
+	@test -x $(TARGET_DIR)/release/balsa || cargo build --release -p balsa
+	$(SUDO) $(TARGET_DIR)/release/balsa down --data-dir $(DATA_DIR)
+
+test: ## All tests: unit, integration, end to end.
+	@scripts/test.sh
+
+verify: ## Formatting, lints, floors. Changes nothing.
+	@scripts/verify.sh
+
+fix: ## Formats, and lets clippy repair what it can.
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+bench: ## The load generator; ARGS go to it.
+	cargo run --release -p balsa-loadtest -- $(ARGS)

@@ -1,0 +1,149 @@
+# Shared by the scripts beside it: saying what happens, and installing what is missing.
+# Sourced, never run. Bash.
+
+# C and C++ objects are taken from ccache where it is installed (RocksDB is half an hour of processor
+# time). Only PATH changes: other flags or compilers would build it anew.
+if [ -d /usr/lib/ccache ]; then export PATH=/usr/lib/ccache:$PATH; fi
+export CCACHE_MAXSIZE=${CCACHE_MAXSIZE:-5G}
+# rustup puts itself there; a shell that is older than it does not know yet.
+if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+  export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+fi
+# nft and iptables live in sbin, which is not in everybody's PATH.
+export PATH=$PATH:/usr/sbin:/sbin
+
+SUDO=
+if [ "$(id -u)" != 0 ]; then SUDO=sudo; fi
+
+target_dir() { printf '%s' "${CARGO_TARGET_DIR:-$PWD/target}"; }
+
+say() { printf '%s\n' "$*"; }
+die() { printf 'balsa: %s\n' "$*" >&2; exit 1; }
+
+# step TEXT COMMAND…: runs it; on a terminal with a running clock, elsewhere with one line before and
+# one after. What it prints is shown only when it fails.
+step() {
+  local text=$1 out begun=$SECONDS status=0 pid
+  shift
+  out=$(mktemp)
+  "$@" >"$out" 2>&1 </dev/null &
+  pid=$!
+  if [ -t 1 ]; then
+    while kill -0 "$pid" 2>/dev/null; do
+      printf '\r  … %s (%ds)' "$text" $((SECONDS - begun))
+      sleep 0.2
+    done
+  else
+    printf '  … %s\n' "$text"
+  fi
+  wait "$pid" || status=$?
+  if [ -t 1 ]; then printf '\r\033[K'; fi
+  if [ "$status" = 0 ]; then
+    printf '  ✓ %s (%ds)\n' "$text" $((SECONDS - begun))
+  else
+    printf '  ✗ %s\n' "$text" >&2
+    cat "$out" >&2
+  fi
+  rm -f "$out"
+  return "$status"
+}
+
+# What each thing that we call is called in Debian.
+PACKAGES='dockerd:docker.io docker:docker.io nft:nftables iptables:iptables ip:iproute2 conntrack:conntrack
+clang:clang g++:g++ make:make ccache:ccache curl:curl git:git'
+
+missing_packages() {
+  local pair found=
+  for pair in $PACKAGES; do
+    command -v "${pair%%:*}" >/dev/null || found="$found ${pair#*:}"
+  done
+  # bindgen, which RocksDB's bindings are made with, loads the library itself.
+  ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || found="$found libclang-dev"
+  if ! has_static_busybox; then found="$found busybox-static"; fi
+  printf '%s\n' $found | sort -u
+}
+
+has_static_busybox() {
+  local path
+  path=$(command -v busybox) && ! ldd "$path" >/dev/null 2>&1
+}
+
+install_packages() {
+  $SUDO apt-get update &&
+    $SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+}
+
+# Debian's newer releases have the docker command in a package of its own.
+docker_command() {
+  command -v docker >/dev/null && return
+  $SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker-cli
+}
+
+need_packages() {
+  local missing
+  missing=$(missing_packages | tr '\n' ' ')
+  missing=${missing% }
+  if [ -z "$missing" ]; then return; fi
+  if ! command -v apt-get >/dev/null; then
+    die "missing: $missing (these are Debian's names). Install them with this system's packager and run it again."
+  fi
+  if [ -n "$SUDO" ] && ! command -v sudo >/dev/null; then
+    die "missing: $missing. Run as root: apt-get install $missing"
+  fi
+  step "installing $missing" install_packages $missing
+  step "docker's command" docker_command
+  if [ -d /usr/lib/ccache ]; then export PATH=/usr/lib/ccache:$PATH; fi
+}
+
+need_rust() {
+  if ! command -v cargo >/dev/null; then
+    die "the Rust toolchain is missing. Install it, and then run this again:
+  curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default"
+  fi
+  local have want
+  want=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  have=$(rustc --version | cut -d' ' -f2)
+  if [ "$(printf '%s\n%s\n' "$want" "$have" | sort -V | head -n1)" != "$want" ]; then
+    die "Rust $have is too old, $want or later is needed: rustup update stable"
+  fi
+}
+
+docker_answers() { $SUDO docker info >/dev/null 2>&1; }
+
+wait_for_docker() {
+  local begun=$SECONDS
+  until docker_answers; do
+    if [ $((SECONDS - begun)) -ge "$1" ]; then return 1; fi
+    sleep 0.5
+  done
+}
+
+start_docker() {
+  if [ -d /run/systemd/system ]; then
+    $SUDO systemctl start docker && wait_for_docker 60 && return
+  elif command -v service >/dev/null; then
+    $SUDO service docker start && wait_for_docker 20 && return
+  fi
+  # No init system, as in a container: the daemon by itself. It outlives this script.
+  local log=/var/log/balsa-dockerd.log
+  $SUDO sh -c "setsid dockerd >$log 2>&1 </dev/null &"
+  wait_for_docker 60 && return
+  # Where the usual storage cannot be used, the plain one always can.
+  $SUDO sh -c "setsid dockerd --storage-driver=vfs >>$log 2>&1 </dev/null &"
+  wait_for_docker 60 && return
+  $SUDO tail -n 20 $log
+  echo "Docker does not start; its log is $log"
+  return 1
+}
+
+need_docker() {
+  if docker_answers; then return; fi
+  step "starting Docker" start_docker || exit 1
+}
+
+# Said once, before RocksDB is compiled for the first time.
+warn_long_build() {
+  if ! ls "$(target_dir)/$1"/build/librocksdb-sys-*/out/librocksdb.a >/dev/null 2>&1; then
+    say "The first build takes long: a quarter of an hour on two cores, because of RocksDB. Later ones do not."
+  fi
+}

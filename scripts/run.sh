@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# A cluster on this machine with the demo in it, from nothing: what `make run` does.
+# Ctrl-C stops the servers and leaves the containers running; another run adopts them.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+data=${BALSA_DATA_DIR:-/var/lib/balsa}
+log=${BALSA_LOG_FILE:-/var/log/balsa.log}
+kubeconfig=$data/admin.kubeconfig
+balsa=$(target_dir)/release/balsa
+
+say "Balsa: what is needed"
+need_packages
+need_rust
+need_docker
+
+say "Balsa: the program"
+warn_long_build release
+cargo build --release -p balsa
+
+say "Balsa: the cluster"
+$SUDO mkdir -p "$data"
+pid_file=$data/run.pid
+$SUDO rm -f "$pid_file"
+# In a session of its own: the terminal's Ctrl-C comes here, and is passed on below, once.
+$SUDO setsid -w bash -c 'echo $$ >"$3"; exec "$0" up --data-dir "$1" >>"$2" 2>&1 </dev/null' \
+  "$balsa" "$data" "$log" "$pid_file" &
+launcher=$!
+
+cluster_runs() {
+  local pid
+  pid=$($SUDO cat "$pid_file" 2>/dev/null) && $SUDO kill -0 "$pid" 2>/dev/null
+}
+
+stop() {
+  trap '' INT TERM
+  say ""
+  say "Stopping the servers. The containers stay: make run takes them up again, make clean-cluster removes all."
+  if cluster_runs; then $SUDO kill -TERM "$($SUDO cat "$pid_file")"; fi
+  while cluster_runs; do sleep 0.2; done
+  exit "${1:-0}"
+}
+trap stop INT TERM
+
+# The kubeconfig belongs to root; who is not root gets a copy.
+wait_for_kubeconfig() {
+  # An old one may lie there: the story waits for the node, this only for the file.
+  until $SUDO test -s "$kubeconfig"; do
+    if ! kill -0 "$launcher" 2>/dev/null && ! cluster_runs; then
+      $SUDO tail -n 20 "$log"
+      return 1
+    fi
+    sleep 0.1
+  done
+}
+step "starting (log: $log)" wait_for_kubeconfig || stop 1
+if [ -n "$SUDO" ]; then
+  copy=${XDG_CONFIG_HOME:-$HOME/.config}/balsa/admin.kubeconfig
+  mkdir -p "$(dirname "$copy")"
+  $SUDO cat "$kubeconfig" | (umask 077 && cat >"$copy")
+  kubeconfig=$copy
+fi
+export KUBECONFIG=$kubeconfig BALSA=$balsa
+
+SUDO=$SUDO examples/phippy/tell.sh || { $SUDO tail -n 20 "$log" >&2; stop 1; }
+
+say ""
+say "The cluster runs until Ctrl-C. In another terminal:"
+say "  export KUBECONFIG=$kubeconfig"
+say "  kubectl get pods -A"
+say "  kubectl -n phippy set image deployment/phippy phippy=phippy:2     (her yellow coat)"
+say "  kubectl -n phippy rollout undo deployment/phippy                  (and back)"
+say "Without kubectl: $balsa get pods -A"
+while cluster_runs; do sleep 1; done
+$SUDO tail -n 20 "$log" >&2
+die "the cluster has stopped by itself; its log is $log"
