@@ -1,3 +1,37 @@
-//! The binary: up, server, agent and the command line.
+//! The binary: `up`, `down`, `server`, `agent` and the command line.
+//!
+//! Here is only: read the command line, run what it says, and turn the outcome into an exit code: 0
+//! for success, 1 for a failure (told in one line on standard error), 2 for wrong usage, and the
+//! command's own for `exec`.
 
-fn main() {}
+mod commands;
+mod connect;
+mod jsonpath;
+mod kubeconfig;
+mod manifest;
+mod output;
+mod target;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let command = commands::Cli::parse().command;
+    let outcome = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(commands::run(command));
+            // A read of standard input cannot be cancelled; nobody waits for it.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(code) => code,
+        Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

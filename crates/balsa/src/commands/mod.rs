@@ -1,0 +1,76 @@
+//! The command line: one command a file.
+
+mod api_resources;
+mod apply;
+mod changes;
+mod delete;
+mod describe;
+mod events;
+mod exec;
+mod get;
+mod logs;
+mod pods;
+mod scale;
+mod status;
+mod terminal;
+mod token;
+mod version;
+mod wait;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A container orchestrator in one binary that speaks the Kubernetes API.
+#[derive(Parser)]
+#[command(
+    name = "balsa",
+    version,
+    propagate_version = true,
+    after_help = "Start here:\n  \
+        balsa get nodes                  # what the cluster consists of\n  \
+        balsa apply -f manifest.yaml     # make it so\n  \
+        balsa get pods -A -w             # watch it happen\n\n\
+        `balsa COMMAND --help` explains a command, with examples."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    Get(get::Args),
+    Describe(describe::Args),
+    Apply(apply::Args),
+    Delete(delete::Args),
+    Scale(scale::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Events(events::Args),
+    Wait(wait::Args),
+    ApiResources(api_resources::Args),
+    Version(version::Args),
+    Status(status::Args),
+    Token(token::Args),
+}
+
+/// Runs a command.
+pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Get(args) => Box::pin(get::run(args)).await.map(done),
+        Command::Describe(args) => describe::run(args).await.map(done),
+        Command::Apply(args) => apply::run(args).await.map(done),
+        Command::Delete(args) => Box::pin(delete::run(args)).await.map(done),
+        Command::Scale(args) => scale::run(args).await.map(done),
+        Command::Logs(args) => logs::run(args).await.map(done),
+        Command::Exec(args) => exec::run(args).await,
+        Command::Events(args) => events::run(args).await.map(done),
+        Command::Wait(args) => wait::run(args).await.map(done),
+        Command::ApiResources(args) => api_resources::run(args).await.map(done),
+        Command::Version(args) => version::run(args).await.map(done),
+        Command::Status(args) => status::run(args).await.map(done),
+        Command::Token(args) => token::run(args).await.map(done),
+    }
+}

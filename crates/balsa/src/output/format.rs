@@ -1,0 +1,81 @@
+//! `-o`: how objects are written.
+
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use balsa_model::Object;
+use serde_json::{Map, Value};
+
+use crate::jsonpath::JsonPath;
+
+/// What `-o` says.
+#[derive(Clone, Debug)]
+pub(crate) enum Format {
+    /// More columns.
+    Wide,
+    /// YAML.
+    Yaml,
+    /// JSON.
+    Json,
+    /// `pod/web`.
+    Name,
+    /// What an expression selects.
+    JsonPath(JsonPath),
+}
+
+impl FromStr for Format {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "wide" => Self::Wide,
+            "yaml" => Self::Yaml,
+            "json" => Self::Json,
+            "name" => Self::Name,
+            _ => match text.strip_prefix("jsonpath=") {
+                Some(expression) => Self::JsonPath(JsonPath::parse(expression)?),
+                None => bail!("unknown format; there are wide, yaml, json, name and jsonpath=EXPRESSION"),
+            },
+        })
+    }
+}
+
+impl Format {
+    /// One value, or a list, as text.
+    pub(crate) fn render(&self, value: &Value) -> anyhow::Result<String> {
+        match self {
+            Self::Json => {
+                let mut out = Vec::new();
+                let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+                let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+                serde::Serialize::serialize(value, &mut serializer).context("as JSON")?;
+                out.push(b'\n');
+                String::from_utf8(out).context("as JSON")
+            }
+            Self::JsonPath(path) => Ok(path.render(value)),
+            Self::Yaml | Self::Wide | Self::Name => serde_yaml_ng::to_string(value).context("as YAML"),
+        }
+    }
+}
+
+/// An object's JSON with its fields by name and without the servers' book-keeping.
+pub(crate) fn presentable(object: &Object) -> Value {
+    let mut value = object.value();
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+    sorted(value)
+}
+
+/// The same with all fields by name.
+pub(crate) fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut fields: Vec<(String, Value)> = map.into_iter().collect();
+            fields.sort_by(|a, b| a.0.cmp(&b.0));
+            Value::Object(fields.into_iter().map(|(name, value)| (name, sorted(value))).collect::<Map<_, _>>())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
+        other => other,
+    }
+}

@@ -1,0 +1,163 @@
+//! Tables as `kubectl get` prints them: the kinds' own columns and rows.
+
+use balsa_model::table::Cell;
+use balsa_model::{KindRef, Object};
+use jiff::Timestamp;
+use serde_json::Value;
+
+/// Between two columns.
+const GAP: usize = 3;
+
+/// Rows under headings, each column as wide as its widest cell.
+#[derive(Default)]
+pub(crate) struct Table {
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+    widths: Vec<usize>,
+}
+
+impl Table {
+    /// An empty table.
+    pub(crate) fn new(headings: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let headings: Vec<String> = headings.into_iter().map(Into::into).collect();
+        let widths = headings.iter().map(|heading| heading.chars().count()).collect();
+        Self { headings, rows: Vec::new(), widths }
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        let cells: Vec<String> = cells.into_iter().map(Into::into).collect();
+        for (width, cell) in self.widths.iter_mut().zip(&cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+        self.rows.push(cells);
+    }
+
+    /// The text, with or without headings. Widths are kept for rows that come later.
+    pub(crate) fn render(&mut self, with_headings: bool) -> String {
+        let mut text = String::new();
+        if with_headings {
+            self.render_row(&self.headings, &mut text);
+        }
+        for row in &self.rows {
+            self.render_row(row, &mut text);
+        }
+        self.rows.clear();
+        text
+    }
+
+    fn render_row(&self, cells: &[String], text: &mut String) {
+        let mut row = String::new();
+        for (cell, width) in cells.iter().zip(&self.widths) {
+            row.push_str(cell);
+            let padding = width + GAP - cell.chars().count();
+            row.extend(std::iter::repeat_n(' ', padding));
+        }
+        text.push_str(row.trim_end());
+        text.push('\n');
+    }
+}
+
+/// Which columns are shown.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Columns {
+    /// The namespace, first.
+    pub(crate) namespace: bool,
+    /// Those of `-o wide`.
+    pub(crate) wide: bool,
+    /// The labels, last.
+    pub(crate) labels: bool,
+    /// Names as `pod/web`, because there are several kinds.
+    pub(crate) kinds: bool,
+}
+
+/// Turns objects of one kind into rows.
+pub(crate) struct Printer {
+    kind: KindRef,
+    columns: Columns,
+    table: Table,
+    headings: bool,
+}
+
+impl Printer {
+    /// A printer for one kind. Cluster-scoped kinds have no namespace column.
+    pub(crate) fn new(kind: KindRef, mut columns: Columns, headings: bool) -> Self {
+        columns.namespace &= kind.descriptor().is_namespaced();
+        let own = kind.descriptor().columns.iter().filter(|column| columns.wide || column.priority == 0);
+        let mut names: Vec<String> = own.map(|column| column.name.to_uppercase()).collect();
+        if columns.namespace {
+            names.insert(0, "NAMESPACE".to_owned());
+        }
+        if columns.labels {
+            names.push("LABELS".to_owned());
+        }
+        Self { kind, columns, table: Table::new(names), headings }
+    }
+
+    /// Adds an object.
+    pub(crate) fn add(&mut self, object: &Object, now: Timestamp) {
+        let descriptor = self.kind.descriptor();
+        let cells = match object.decode() {
+            Some(typed) => typed.row(now),
+            // What a newer server may send: at least its name.
+            None => vec![Cell::name(object.meta())],
+        };
+        let shown = descriptor.columns.iter().zip(cells).filter(|(c, _)| self.columns.wide || c.priority == 0);
+        let mut row: Vec<String> = Vec::new();
+        if self.columns.namespace {
+            row.push(object.key().namespace.to_string());
+        }
+        for (column, cell) in shown {
+            let text = text(&cell.0);
+            let prefixed = self.columns.kinds && column.format == "name";
+            row.push(if prefixed { super::named(descriptor, &text) } else { text });
+        }
+        if self.columns.labels {
+            let labels = object.meta().labels.iter().flatten().map(|(k, v)| format!("{k}={v}"));
+            let labels: Vec<String> = labels.collect();
+            row.push(if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") });
+        }
+        self.table.row(row);
+    }
+
+    /// What was added since the last time; the headings once.
+    pub(crate) fn take(&mut self) -> String {
+        let headings = std::mem::take(&mut self.headings);
+        self.table.render(headings)
+    }
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.lines().next().unwrap_or_default().to_owned(),
+        Value::Null => "<none>".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use balsa_model::Revision;
+    use balsa_model::kind::kind_of;
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use serde_json::json;
+
+    #[test]
+    fn columns_are_as_wide_as_they_must_be() {
+        let kind = kind_of::<ConfigMap>();
+        let columns = Columns { namespace: true, labels: true, ..Columns::default() };
+        let mut printer = Printer::new(kind, columns, true);
+        let value = json!({"metadata": {"name": "a-long-name", "namespace": "n", "labels": {"a": "b"},
+            "creationTimestamp": "2026-01-01T00:00:00Z"}, "data": {"x": "1"}});
+        let object = Object::seal(kind, &Object::canonical(kind, &value), Revision(1)).unwrap();
+        printer.add(&object, "2026-01-01T00:00:05Z".parse().unwrap());
+        assert_eq!(
+            printer.take(),
+            "NAMESPACE   NAME          DATA   AGE   LABELS\nn           a-long-name   1      5s    a=b\n"
+        );
+        printer.add(&object, "2026-01-01T00:00:07Z".parse().unwrap());
+        assert_eq!(printer.take(), "n           a-long-name   1      7s    a=b\n");
+    }
+}
