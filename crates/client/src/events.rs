@@ -64,7 +64,13 @@ impl Recorder {
     }
 
     /// Records that something happened to an object. `type_` is `Normal` or `Warning`.
-    pub fn event(&self, about: &ObjectReference, type_: &'static str, reason: &str, message: impl Into<String>) {
+    pub fn event(
+        &self,
+        about: &ObjectReference,
+        type_: &'static str,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
         let mut message = message.into();
         if message.len() > MESSAGE_MAX {
@@ -193,7 +199,8 @@ impl Writer {
         let Identity { namespace, name, type_, reason, message, .. } = &entry.identity;
         // Events about cluster-scoped objects live in `default`.
         let namespace = if namespace.is_empty() { "default" } else { namespace };
-        let stem = &name[..(0..=name.len().min(NAME_MAX)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0)];
+        let stem =
+            &name[..(0..=name.len().min(NAME_MAX)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0)];
         let suffix: String = balsa_rt::new_uid().chars().filter(char::is_ascii_hexdigit).take(16).collect();
         let now = Time(self.clock.now_seconds());
         Event {

@@ -44,12 +44,15 @@ pub(crate) fn start(client: Client, caches: &Caches, recorder: Recorder, clock: 
     let queue: Queue<Key> = Queue::new();
     feed(&caches.deployments, &queue, scope, |change| change.object().map(|o| o.key().clone()));
     let deployments = caches.deployments.clone();
-    feed(&caches.replica_sets, &queue, scope, move |change| concerned::<Deployment>(change, &deployments, selector));
+    feed(&caches.replica_sets, &queue, scope, move |change| {
+        concerned::<Deployment>(change, &deployments, selector)
+    });
     let sets = caches.replica_sets.clone();
     // Recreate waits for the last old pod to be gone.
     feed(&caches.pods, &queue, scope, move |change| {
         let pod = change.old.as_ref().filter(|_| change.new.is_none())?;
-        let set = sets.get(&Key::new(pod.key().namespace.clone(), controller_of(pod.meta())?.name.as_str()))?;
+        let set =
+            sets.get(&Key::new(pod.key().namespace.clone(), controller_of(pod.meta())?.name.as_str()))?;
         let name = controller_of(set.meta())?.name.as_str();
         Some(Key::new(pod.key().namespace.clone(), name))
     });
@@ -89,7 +92,8 @@ impl Deployments {
             Ok(created) => {
                 let replicas = scale::size(set);
                 if replicas > 0 {
-                    let message = format!("Scaled up replica set {} from 0 to {replicas}", created.key().name);
+                    let message =
+                        format!("Scaled up replica set {} from 0 to {replicas}", created.key().name);
                     self.recorder.event(&reference_to(deployment), "Normal", "ScalingReplicaSet", message);
                 }
                 settle(&self.caches.replica_sets, created.revision()).await;
@@ -158,9 +162,11 @@ impl Deployments {
     async fn run(&self, key: &Key, deployment: &Deployment) -> Result<Next, Failure> {
         let candidates = self.caches.replica_sets.list_in(&key.namespace);
         let claims = claim(&deployment.metadata, &selector(deployment), candidates);
-        let owned: Vec<Arc<Object>> = settle_claims::<_, ReplicaSet>(&self.client, deployment, claims).await?;
+        let owned: Vec<Arc<Object>> =
+            settle_claims::<_, ReplicaSet>(&self.client, deployment, claims).await?;
         let sets: Vec<ReplicaSet> = owned.iter().filter_map(|o| o.typed::<ReplicaSet>().cloned()).collect();
-        let running = if amount::is_recreate(deployment) { self.running(&key.namespace) } else { HashSet::new() };
+        let running =
+            if amount::is_recreate(deployment) { self.running(&key.namespace) } else { HashSet::new() };
         let now = self.clock.now_seconds();
         let plan = plan::plan(View { deployment, sets, running: &running, now });
         self.carry_out(deployment, &plan).await?;

@@ -59,7 +59,10 @@ pub(crate) fn backings(service: &Service, pods: &[&Pod]) -> Vec<Backing> {
 
 fn serves_family(spec: &ServiceSpec, address: IpAddr) -> bool {
     let wanted = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-    spec.ip_families.as_ref().filter(|f| !f.is_empty()).is_none_or(|families| families.iter().any(|f| f == wanted))
+    spec.ip_families
+        .as_ref()
+        .filter(|f| !f.is_empty())
+        .is_none_or(|families| families.iter().any(|f| f == wanted))
 }
 
 fn backing(service: &Service, spec: &ServiceSpec, pod: &Pod, address: IpAddr) -> Backing {
@@ -109,7 +112,8 @@ fn resolve(port: &ServicePort, pod: &Pod) -> Option<Port> {
 fn named(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     let spec = pod.spec.as_ref()?;
     // An init container that restarts always is a sidecar: it serves as long as the pod does.
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
     let mut matching = ports.filter(|port| {
         port.name.as_deref() == Some(name) && port.protocol.as_deref().unwrap_or("TCP") == protocol
@@ -137,7 +141,10 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn service(spec: Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "n", "uid": "s"}, "spec": spec})).unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"name": "web", "namespace": "n", "uid": "s"}, "spec": spec}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -157,7 +164,8 @@ pub(crate) mod tests {
     #[test]
     fn terminating_pods_serve_but_are_not_ready() {
         let mut leaving = pod("p", "10.0.0.1", true);
-        leaving.metadata.deletion_timestamp = Some(Default::default());
+        leaving.metadata.deletion_timestamp =
+            Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         let mut ended = pod("q", "10.0.0.2", true);
         ended.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
         let found = backings(&service(json!({})), &[&leaving, &ended]);

@@ -79,7 +79,8 @@ fn plan(
         let family = if ipv6 { "IPv6" } else { "IPv4" };
         let blank = blank(service, family, &ports);
         let (same, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|slice| {
-            slice.address_type == family && slice.ports.clone().unwrap_or_default() == blank.ports.clone().unwrap_or_default()
+            slice.address_type == family
+                && slice.ports.clone().unwrap_or_default() == blank.ports.clone().unwrap_or_default()
         });
         left = rest;
         distribute(&blank, endpoints, &same, &mut plan);
@@ -93,7 +94,8 @@ fn distribute(blank: &EndpointSlice, endpoints: Vec<Endpoint>, existing: &[&Endp
     let mut wanted: Vec<Option<Endpoint>> = endpoints.into_iter().map(Some).collect();
     let mut slices: Vec<EndpointSlice> = Vec::new();
     for slice in existing {
-        let mut next = EndpointSlice { endpoints: Vec::new(), ports: blank.ports.clone(), ..(*slice).clone() };
+        let mut next =
+            EndpointSlice { endpoints: Vec::new(), ports: blank.ports.clone(), ..(*slice).clone() };
         next.metadata.labels.clone_from(&blank.metadata.labels);
         next.metadata.owner_references.clone_from(&blank.metadata.owner_references);
         for old in &slice.endpoints {

@@ -46,7 +46,8 @@ pub(crate) fn services_of(change: &Changed, services: &Informer) -> Vec<Key> {
     let mut keys = Vec::new();
     for service in services.list_in(&pod.key().namespace) {
         let spec = service.typed::<Service>().and_then(|service| service.spec.as_ref());
-        let Some(selector) = spec.filter(|spec| is_managed(spec)).and_then(|spec| spec.selector.as_ref()) else {
+        let Some(selector) = spec.filter(|spec| is_managed(spec)).and_then(|spec| spec.selector.as_ref())
+        else {
             continue;
         };
         let selects = |labels: Option<&BTreeMap<String, String>>| {
@@ -74,7 +75,8 @@ fn plan(service: &Service, backings: &[Backing], existing: Option<&Endpoints>) -
     };
     let mut metadata = existing.map_or(fresh, |existing| existing.metadata.clone());
     metadata.labels = Some(labels);
-    let usable: Vec<&Backing> = backings.iter().filter(|backing| backing.ready || !backing.terminating).collect();
+    let usable: Vec<&Backing> =
+        backings.iter().filter(|backing| backing.ready || !backing.terminating).collect();
     let mut annotations = metadata.annotations.take().unwrap_or_default();
     annotations.remove(OVER_CAPACITY);
     if usable.len() > MAX_ADDRESSES {

@@ -13,9 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use balsa_client::{Changed, Client, DeleteQuery, Next, Queue, Reconciler};
-use balsa_model::strategy::{
-    DeleteOptions, FOREGROUND_FINALIZER, ORPHAN_FINALIZER, Part, Propagation,
-};
+use balsa_model::strategy::{DeleteOptions, FOREGROUND_FINALIZER, ORPHAN_FINALIZER, Part, Propagation};
 use balsa_model::{Failure, Key, KindRef, Object, Precondition, Reason};
 use balsa_rt::{Scope, TaskKind};
 use futures::StreamExt as _;
@@ -103,7 +101,9 @@ fn on_change(change: &Changed, index: &Mutex<Index>, queue: &Queue<AnyKey>) {
         for owner in new.meta().owner_references.iter().flatten() {
             index.link(&owner.uid, &this);
         }
-        if is_held(new.meta()) || new.meta().owner_references.as_ref().is_some_and(|owners| !owners.is_empty()) {
+        if is_held(new.meta())
+            || new.meta().owner_references.as_ref().is_some_and(|owners| !owners.is_empty())
+        {
             queue.add(this);
         }
     }
@@ -134,7 +134,8 @@ impl Collector {
             // A kind that is not served: nobody can say that it is gone.
             return Ok(OwnerState::Solid);
         };
-        let namespace = if kind.descriptor().is_namespaced() { dependent.key().namespace.clone() } else { "".into() };
+        let namespace =
+            if kind.descriptor().is_namespaced() { dependent.key().namespace.clone() } else { "".into() };
         if kind.descriptor().is_namespaced() && namespace.is_empty() {
             // Objects of the cluster cannot be owned by those of a namespace; such a reference is an
             // error of whoever wrote it and no reason to delete anything.
@@ -176,7 +177,8 @@ impl Collector {
     async fn delete(&self, object: &Object, propagation: Propagation) -> Result<(), Failure> {
         let options = DeleteOptions { propagation: Some(propagation), ..DeleteOptions::default() };
         // Judged by this version: one that has found an owner since then is not deleted.
-        let precondition = Precondition { uid: Some(object.uid().to_owned()), revision: Some(object.revision()) };
+        let precondition =
+            Precondition { uid: Some(object.uid().to_owned()), revision: Some(object.revision()) };
         let query = DeleteQuery { options, precondition, dry_run: false };
         match self.client.backend().delete(object.kind(), object.key(), &query).await {
             Ok(_) => Ok(()),
@@ -189,7 +191,8 @@ impl Collector {
     async fn edit(&self, object: &Object, edit: impl FnOnce(&mut Value)) -> Result<(), Failure> {
         let mut value = object.value();
         edit(&mut value);
-        let options = balsa_client::WriteOptions { dry_run: false, field_manager: "garbage-collector".to_owned() };
+        let options =
+            balsa_client::WriteOptions { dry_run: false, field_manager: "garbage-collector".to_owned() };
         let backend = self.client.backend();
         match backend.update(object.kind(), object.key(), Part::Main, value, &options).await {
             Ok(_) => Ok(()),

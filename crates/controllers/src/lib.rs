@@ -14,7 +14,7 @@
 //! | `garbage_collector` | what has no owner left goes |
 //! | `node_lifecycle`, `taint_eviction`, `pod_gc` | what becomes of dead nodes and their pods |
 //! | `node_ipam` | each node has its range of pod addresses |
-//! | `service_account`, `root_ca` | what every namespace has |
+//! | `namespace_objects` | what every namespace has: its default account, the cluster's certificate |
 //! | `volumes` | claims have volumes |
 
 mod caches;
@@ -24,7 +24,11 @@ mod endpoint_slices;
 mod endpoints;
 mod garbage_collector;
 mod namespace;
+mod namespace_objects;
+mod node_ipam;
+mod node_lifecycle;
 mod owner;
+mod pod_gc;
 mod pods;
 mod replica_set;
 mod replicas;
@@ -32,6 +36,8 @@ mod replication_controller;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod stories;
+mod taint_eviction;
+mod volumes;
 
 pub use caches::Caches;
 
@@ -111,5 +117,14 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     endpoints::start(client.clone(), caches, scope);
     namespace::start(client.clone(), caches, clock.clone(), scope);
     garbage_collector::start(client.clone(), caches, scope);
-    let _ = config;
+    if let Some(cluster) = config.cluster_cidr {
+        node_ipam::start(client.clone(), caches, recorder("cidrAllocator"), cluster, scope);
+    }
+    let node_recorder = recorder("node-controller");
+    node_lifecycle::start(client.clone(), caches, node_recorder, clock.clone(), config, scope);
+    let eviction_recorder = recorder("taint-eviction-controller");
+    taint_eviction::start(client.clone(), caches, eviction_recorder, clock.clone(), config, scope);
+    pod_gc::start(client.clone(), caches, clock.clone(), config, scope);
+    namespace_objects::start(client.clone(), caches, config.root_ca.clone(), scope);
+    volumes::start(client.clone(), caches, recorder("persistentvolume-controller"), config, scope);
 }

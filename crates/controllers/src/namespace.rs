@@ -80,7 +80,8 @@ impl Left {
     /// `(type, status, reason, message)` of each condition.
     fn conditions(&self) -> [(&'static str, &'static str, &'static str, String); 5] {
         let list = |items: &BTreeMap<String, usize>, word: &str| {
-            let parts: Vec<String> = items.iter().map(|(name, n)| format!("{name} {word} {n} resource instances")).collect();
+            let parts: Vec<String> =
+                items.iter().map(|(name, n)| format!("{name} {word} {n} resource instances")).collect();
             parts.join(", ")
         };
         [
@@ -100,7 +101,11 @@ impl Left {
                 let message = "All content successfully deleted, may be waiting on finalization".to_owned();
                 ("NamespaceDeletionContentFailure", "False", "ContentDeleted", message)
             } else {
-                let message = format!("Failed to delete all resource types, {} remaining: {}", self.failures.len(), self.failures.join(", "));
+                let message = format!(
+                    "Failed to delete all resource types, {} remaining: {}",
+                    self.failures.len(),
+                    self.failures.join(", ")
+                );
                 ("NamespaceDeletionContentFailure", "True", "ContentDeletionFailed", message)
             },
             if self.kinds.is_empty() {
@@ -170,12 +175,11 @@ impl Namespaces {
             return Ok(());
         }
         let fresh = found.iter().filter(|object| !object.is_deleting()).cloned();
-        let outcomes: Vec<Result<(), Failure>> =
-            futures::stream::iter(fresh.collect::<Vec<_>>())
-                .map(|object| self.delete(object))
-                .buffer_unordered(PARALLEL)
-                .collect()
-                .await;
+        let outcomes: Vec<Result<(), Failure>> = futures::stream::iter(fresh.collect::<Vec<_>>())
+            .map(|object| self.delete(object))
+            .buffer_unordered(PARALLEL)
+            .collect()
+            .await;
         for object in backend.list(kind, &query).await?.items {
             left.note(&object);
         }
@@ -183,7 +187,8 @@ impl Namespaces {
     }
 
     async fn delete(&self, object: Arc<Object>) -> Result<(), Failure> {
-        let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+        let options =
+            DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
         let precondition = Precondition { uid: Some(object.uid().to_owned()), revision: None };
         let query = DeleteQuery { options, precondition, dry_run: false };
         match self.client.backend().delete(object.kind(), object.key(), &query).await {
@@ -203,7 +208,9 @@ impl Namespaces {
 
 /// Takes our finalizer away; whether it was there.
 fn drop_finalizer(namespace: &mut Namespace) -> bool {
-    let Some(finalizers) = namespace.spec.as_mut().and_then(|spec| spec.finalizers.as_mut()) else { return false };
+    let Some(finalizers) = namespace.spec.as_mut().and_then(|spec| spec.finalizers.as_mut()) else {
+        return false;
+    };
     let before = finalizers.len();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
     finalizers.len() != before

@@ -79,7 +79,9 @@ pub(crate) fn claim(owner: &ObjectMeta, selector: &LabelSelector, candidates: Ve
     for child in candidates {
         let selected = selector.matches(child.meta().labels.as_ref());
         match controller_uid(child.meta()) {
-            "" if selected && owner.deletion_timestamp.is_none() && !child.is_deleting() => claim.adopt.push(child),
+            "" if selected && owner.deletion_timestamp.is_none() && !child.is_deleting() => {
+                claim.adopt.push(child)
+            }
             "" => {}
             controller if controller != uid => {}
             _ if selected || child.is_deleting() => claim.owned.push(child),
@@ -102,7 +104,8 @@ pub(crate) async fn settle_claims<O: Kind, C: Kind>(
     if !adopt.is_empty() {
         // The cache may be behind: never adopt for an owner that is gone, or is another by now.
         let current = client.api::<O>().find(&key_of(meta)).await?;
-        let alive = current.is_some_and(|o| o.metadata().uid == meta.uid && o.metadata().deletion_timestamp.is_none());
+        let alive = current
+            .is_some_and(|o| o.metadata().uid == meta.uid && o.metadata().deletion_timestamp.is_none());
         if !alive {
             return Ok(owned);
         }

@@ -193,7 +193,8 @@ impl<O: ReplicaOwner> Replicas<O> {
     async fn run(&self, key: &Key, owner: &O) -> Result<Next, Failure> {
         let selector = owner.selector();
         let candidates = self.pods.list_in(&key.namespace);
-        let candidates = candidates.into_iter().filter(|o| o.typed::<Pod>().is_some_and(|p| !pods::is_terminal(p)));
+        let candidates =
+            candidates.into_iter().filter(|o| o.typed::<Pod>().is_some_and(|p| !pods::is_terminal(p)));
         let claims = claim(owner.metadata(), &selector, candidates.collect());
         let children = settle_claims::<O, Pod>(&self.client, owner, claims).await?;
         let doomed = self.doomed(key, &children);
@@ -203,7 +204,8 @@ impl<O: ReplicaOwner> Replicas<O> {
             .filter_map(|child| child.typed::<Pod>())
             .collect();
         let deleting = owner.metadata().deletion_timestamp.is_some();
-        let plan = plan::plan(&active, if deleting { active.len() } else { owner.wanted() }, self.clock.now());
+        let plan =
+            plan::plan(&active, if deleting { active.len() } else { owner.wanted() }, self.clock.now());
         let outcome = match &plan {
             plan::Plan::Keep => Ok(()),
             plan::Plan::Create(count) => self.create(owner, *count).await.map_err(|f| ("FailedCreate", f)),
@@ -214,7 +216,8 @@ impl<O: ReplicaOwner> Replicas<O> {
         let now = self.clock.now();
         let mut counts = plan::count(&active, owner.template(), owner.min_ready_seconds(), now);
         counts.observed_generation = owner.metadata().generation.unwrap_or(0);
-        counts.failure = self.failure(owner, outcome.as_ref().err().map(|(reason, failure)| (*reason, failure)));
+        counts.failure =
+            self.failure(owner, outcome.as_ref().err().map(|(reason, failure)| (*reason, failure)));
         self.write_status(owner, counts).await?;
         outcome.map_err(|(_, failure)| failure)?;
         let soonest = plan::next_available(&active, owner.min_ready_seconds(), now);

@@ -7,7 +7,8 @@ use balsa_model::Key;
 use balsa_model::kinds::pod::{self, Requests};
 use balsa_model::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{
-    NodeSelector, Pod, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Toleration, TopologySpreadConstraint,
+    NodeSelector, Pod, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Toleration,
+    TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -68,7 +69,10 @@ impl Neighbours {
     ) -> bool {
         let namespace = &*pod.key.namespace;
         let in_reach = self.namespaces.iter().any(|name| name == namespace)
-            || self.namespace_selector.as_ref().is_some_and(|selector| selector.matches(labels_of(namespace)));
+            || self
+                .namespace_selector
+                .as_ref()
+                .is_some_and(|selector| selector.matches(labels_of(namespace)));
         in_reach && self.selector.matches(Some(&pod.labels))
     }
 }
@@ -137,7 +141,10 @@ impl Needs {
         let requests = pod::resource_requests(spec);
         let assumed = |asked: i64, otherwise: i64| if asked > 0 { asked } else { otherwise };
         let mut needs = Self {
-            key: Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default()),
+            key: Key::new(
+                meta.namespace.as_deref().unwrap_or_default(),
+                meta.name.as_deref().unwrap_or_default(),
+            ),
             uid: meta.uid.clone().unwrap_or_default(),
             priority: pod::priority(pod),
             labels: meta.labels.clone().unwrap_or_default(),
@@ -196,7 +203,8 @@ fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
     let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
         // On the node's own network every port of a container is one of the node.
-        let number = if own_network { port.host_port? } else { port.host_port.unwrap_or(port.container_port) };
+        let number =
+            if own_network { port.host_port? } else { port.host_port.unwrap_or(port.container_port) };
         (number > 0).then(|| HostPort {
             address: port.host_ip.clone().unwrap_or_default(),
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),

@@ -18,9 +18,9 @@ pub(crate) fn matches_term(term: &NodeSelectorTerm, name: &str, labels: &BTreeMa
         return false;
     }
     expressions.iter().all(|requirement| holds(requirement, labels.get(&requirement.key).map(String::as_str)))
-        && fields.iter().all(|requirement| {
-            holds(requirement, (requirement.key == "metadata.name").then_some(name))
-        })
+        && fields
+            .iter()
+            .all(|requirement| holds(requirement, (requirement.key == "metadata.name").then_some(name)))
 }
 
 fn holds(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -51,8 +51,10 @@ mod tests {
 
     #[test]
     fn operators() {
-        let labels: BTreeMap<String, String> =
-            [("disk", "ssd"), ("cores", "8")].into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+        let labels: BTreeMap<String, String> = [("disk", "ssd"), ("cores", "8")]
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
         for (key, operator, values, expected) in [
             ("disk", "In", json!(["ssd", "nvme"]), true),
             ("disk", "NotIn", json!(["ssd"]), false),
@@ -63,7 +65,8 @@ mod tests {
             ("cores", "Lt", json!(["8"]), false),
         ] {
             let term = json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
-            let selector: NodeSelector = serde_json::from_value(json!({"nodeSelectorTerms": [term]})).unwrap();
+            let selector: NodeSelector =
+                serde_json::from_value(json!({"nodeSelectorTerms": [term]})).unwrap();
             assert_eq!(matches(&selector, "n", &labels), expected, "{key} {operator}");
         }
         let by_name = json!({"nodeSelectorTerms": [{"matchFields": [

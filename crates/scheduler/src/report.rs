@@ -44,7 +44,8 @@ impl Reporter {
         }
         let (client, now) = (self.client.clone(), Time(self.clock.now_seconds()));
         scope.spawn(TaskKind::Helper, async move {
-            let writes = pods.into_iter().map(|(pod, message)| write_condition(&client, pod, message, now.clone()));
+            let writes =
+                pods.into_iter().map(|(pod, message)| write_condition(&client, pod, message, now.clone()));
             futures::stream::iter(writes).buffer_unordered(PARALLEL).for_each(|()| async {}).await;
         });
     }

@@ -214,7 +214,8 @@ impl Scheduler {
     }
 
     fn on_pod(&mut self, change: &Changed) {
-        if let Some(old) = change.old.as_ref().filter(|old| change.new.as_ref().is_none_or(|new| new.uid() != old.uid()))
+        if let Some(old) =
+            change.old.as_ref().filter(|old| change.new.as_ref().is_none_or(|new| new.uid() != old.uid()))
         {
             self.forget(old.key(), old.uid());
         }
@@ -336,11 +337,7 @@ fn is_ours(pod: &Pod) -> bool {
 }
 
 /// Tells claims the node that their volumes are for.
-async fn select_node(
-    client: Client,
-    claims: Vec<balsa_model::Key>,
-    node: String,
-) -> Result<(), Failure> {
+async fn select_node(client: Client, claims: Vec<balsa_model::Key>, node: String) -> Result<(), Failure> {
     let api = client.api::<PersistentVolumeClaim>();
     for key in claims {
         api.modify(&key, balsa_model::strategy::Part::Main, |claim| {

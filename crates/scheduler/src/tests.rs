@@ -61,8 +61,10 @@ fn one(view: &ClusterView, pod: Arc<Needs>) -> String {
 
 #[test]
 fn reasons_are_told_in_the_words_of_kubernetes() {
-    let tainted = |name| node(name, json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}));
-    let view = view(&[tainted("a"), tainted("b"), node("c", json!({"status": {"allocatable": {"cpu": "500m"}}}))]);
+    let tainted =
+        |name| node(name, json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}}));
+    let view =
+        view(&[tainted("a"), tainted("b"), node("c", json!({"status": {"allocatable": {"cpu": "500m"}}}))]);
     assert_eq!(
         one(&view, pod("p", json!({}))),
         "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {k: v}. \
@@ -74,7 +76,8 @@ fn reasons_are_told_in_the_words_of_kubernetes() {
 #[test]
 fn filters() {
     let cordoned = node("a", json!({"spec": {"unschedulable": true}}));
-    let tolerant = json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]});
+    let tolerant =
+        json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]});
     let not_helpful = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
     let no_victims = "preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
     let mut busy = view(&[node("a", json!({}))]);
@@ -85,7 +88,11 @@ fn filters() {
     let near = json!({"affinity": {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
         {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "db"}}}]}}});
     for (view, pod, expected) in [
-        (view(&[cordoned.clone()]), pod("p", json!({})), format!("1 node(s) were unschedulable. {not_helpful}")),
+        (
+            view(std::slice::from_ref(&cordoned)),
+            pod("p", json!({})),
+            format!("1 node(s) were unschedulable. {not_helpful}"),
+        ),
         (view(&[cordoned]), pod("p", tolerant), "a".to_owned()),
         (
             view(&[node("a", json!({}))]),
@@ -176,21 +183,22 @@ fn claims_hold_a_pod_or_follow_it() {
     let class = json!({"metadata": {"name": "local"}, "provisioner": "x", "volumeBindingMode": "WaitForFirstConsumer"});
     view.set_class("local", Some(serde_json::from_value(class).unwrap()));
     let claim = |extra: Value| {
-        let mut value = json!({"metadata": {"name": "data", "namespace": "n"}, "spec": {"storageClassName": "local"}});
+        let mut value =
+            json!({"metadata": {"name": "data", "namespace": "n"}, "spec": {"storageClassName": "local"}});
         merge(&mut value, extra);
         Some(serde_json::from_value(value).unwrap())
     };
     let key = balsa_model::Key::new("n", "data");
     let user = pod("p", json!({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}));
     view.set_claim(&key, claim(json!({})));
-    let placement = plan(&view, &[user.clone()]).remove(0).outcome.unwrap();
-    assert_eq!(placement.claims, [key.clone()]);
+    let placement = plan(&view, std::slice::from_ref(&user)).remove(0).outcome.unwrap();
+    assert_eq!(placement.claims, std::slice::from_ref(&key));
     let bound = json!({"spec": {"volumeName": "pv"}, "status": {"phase": "Bound"}});
     view.set_claim(&key, claim(bound));
     let volume = json!({"metadata": {"name": "pv"}, "spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [
         {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["b"]}]}]}}}});
     view.set_volume("pv", Some(serde_json::from_value(volume).unwrap()));
-    let placement = plan(&view, &[user.clone()]).remove(0).outcome.unwrap();
+    let placement = plan(&view, std::slice::from_ref(&user)).remove(0).outcome.unwrap();
     assert_eq!((placement.node.as_str(), placement.claims.len()), ("b", 0));
     let told = explain(&view, &user).unwrap();
     assert_eq!(told[0].1[0].to_string(), "node(s) had volume node affinity conflict");
@@ -230,7 +238,10 @@ mod story {
                 changes.recv().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(30), holds).await.unwrap();
+        if tokio::time::timeout(Duration::from_secs(30), holds).await.is_err() {
+            let all = client.api::<Pod>().list(Filter::everything()).await.unwrap();
+            panic!("waited in vain; there is {:#?}", all.iter().map(|o| o.value()).collect::<Vec<_>>());
+        }
     }
 
     #[tokio::test]
@@ -242,19 +253,22 @@ mod story {
         crate::start(client.clone(), Clock::system(), &scope);
         let put_node = async |name: &str| {
             let created = client.api::<Node>().create(&node(name, json!({}))).await.unwrap();
-            // A node's status is its own to write.
+            // A new node has a taint and no status until it says that it is ready.
             let mut value = created.typed::<Node>().unwrap().clone();
-            value.status = node(name, json!({})).status;
-            client.api::<Node>().update(&value, balsa_model::strategy::Part::Status).await.unwrap();
+            let ready = node(name, json!({}));
+            (value.spec, value.status) = (ready.spec, ready.status);
+            client.api::<Node>().update(&value, balsa_model::strategy::Part::Whole).await.unwrap();
         };
         put_node("a").await;
         let mut changes = client.informer::<Pod>(Filter::everything(), &scope).subscribe();
         for i in 0..6 {
             client.api::<Pod>().create(&waiting_pod(&format!("p{i}"))).await.unwrap();
         }
-        let bound = |pods: &[Pod]| pods.iter().filter(|p| p.spec.as_ref().unwrap().node_name.is_some()).count();
+        let bound =
+            |pods: &[Pod]| pods.iter().filter(|p| p.spec.as_ref().unwrap().node_name.is_some()).count();
         let said = |pods: &[Pod]| {
-            let conditions = pods.iter().flat_map(|p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()));
+            let conditions =
+                pods.iter().flat_map(|p| p.status.iter().flat_map(|s| s.conditions.iter().flatten()));
             conditions.filter(|c| c.reason.as_deref() == Some("Unschedulable")).count()
         };
         until(&client, &mut changes, |pods| bound(pods) == 4 && said(pods) == 2).await;

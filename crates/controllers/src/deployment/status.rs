@@ -135,7 +135,13 @@ pub(super) fn judge(
         return None;
     }
     if has_progressed(&before, status) {
-        conditions.replace(PROGRESSING, "True", "ReplicaSetUpdated", format!("{subject} is progressing."), now);
+        conditions.replace(
+            PROGRESSING,
+            "True",
+            "ReplicaSetUpdated",
+            format!("{subject} is progressing."),
+            now,
+        );
         return Some(seconds(deadline + 1));
     }
     let condition = conditions.get(PROGRESSING)?;
@@ -193,12 +199,7 @@ pub(super) fn note_failures(
 }
 
 /// A pause stops the progress deadline; the end of it starts the count anew.
-pub(super) fn note_pause(
-    deployment: &Deployment,
-    conditions: &mut Conditions,
-    paused: bool,
-    now: Timestamp,
-) {
+pub(super) fn note_pause(deployment: &Deployment, conditions: &mut Conditions, paused: bool, now: Timestamp) {
     if deadline(deployment).is_none() {
         return;
     }

@@ -28,14 +28,17 @@ fn set(deployment: &Deployment, image: &str, size: i32, available: i32, revision
     set.metadata.name = Some(format!("web-{image}"));
     set.metadata.uid = Some(image.to_owned());
     set.metadata.annotations = Some([(revision::REVISION.to_owned(), revision.to_string())].into());
-    set.metadata.creation_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(i64::from(revision)).unwrap()));
+    set.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        Timestamp::from_second(i64::from(revision)).unwrap(),
+    ));
     let spec = set.spec.as_mut().unwrap();
     spec.replicas = Some(size);
     spec.template.as_mut().unwrap().spec.as_mut().unwrap().containers[0].image = Some(image.to_owned());
     set.status = Some(
-        serde_json::from_value(json!({"replicas": size, "readyReplicas": available, "availableReplicas": available}))
-            .unwrap(),
+        serde_json::from_value(
+            json!({"replicas": size, "readyReplicas": available, "availableReplicas": available}),
+        )
+        .unwrap(),
     );
     scale::annotate(&mut set, amount::wanted(deployment), amount::max_surge(deployment));
     set
@@ -49,7 +52,9 @@ fn run(deployment: &Deployment, sets: Vec<ReplicaSet>, now: i64) -> Plan {
 /// `name=size` of every set whose size changes.
 fn sizes(plan: &Plan) -> Vec<String> {
     let resized = plan.updates.iter().filter(|(set, from)| scale::size(set) != *from);
-    resized.map(|(set, _)| format!("{}={}", set.metadata.name.as_deref().unwrap(), scale::size(set))).collect()
+    resized
+        .map(|(set, _)| format!("{}={}", set.metadata.name.as_deref().unwrap(), scale::size(set)))
+        .collect()
 }
 
 #[test]

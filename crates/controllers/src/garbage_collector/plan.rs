@@ -33,8 +33,11 @@ pub(super) fn judge(owners: &[(String, OwnerState)], meta: &ObjectMeta, has_depe
         return Verdict::Keep;
     }
     if owners.iter().any(|(_, state)| *state == OwnerState::Solid) {
-        let useless: Vec<String> =
-            owners.iter().filter(|(_, state)| *state != OwnerState::Solid).map(|(uid, _)| uid.clone()).collect();
+        let useless: Vec<String> = owners
+            .iter()
+            .filter(|(_, state)| *state != OwnerState::Solid)
+            .map(|(uid, _)| uid.clone())
+            .collect();
         return if useless.is_empty() { Verdict::Keep } else { Verdict::DropReferences(useless) };
     }
     let waited_for = owners.iter().any(|(_, state)| *state == OwnerState::WaitsForDependents);
@@ -72,9 +75,14 @@ mod tests {
             (&[WaitsForDependents], false, Verdict::Delete(Propagation::Background)),
             (&[WaitsForDependents, Gone], true, Verdict::Delete(Propagation::Foreground)),
         ] {
-            assert_eq!(judge(&owners(states), &ObjectMeta::default(), has_dependents), expected, "{states:?}");
+            assert_eq!(
+                judge(&owners(states), &ObjectMeta::default(), has_dependents),
+                expected,
+                "{states:?}"
+            );
         }
-        let orphaning = ObjectMeta { finalizers: Some(vec![ORPHAN_FINALIZER.to_owned()]), ..ObjectMeta::default() };
+        let orphaning =
+            ObjectMeta { finalizers: Some(vec![ORPHAN_FINALIZER.to_owned()]), ..ObjectMeta::default() };
         assert_eq!(judge(&owners(&[Gone]), &orphaning, false), Verdict::Delete(Propagation::Orphan));
     }
 }

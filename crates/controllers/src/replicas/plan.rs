@@ -43,7 +43,9 @@ pub(crate) fn plan(active: &[&Pod], wanted: usize, now: Timestamp) -> Plan {
     let mut order: Vec<&&Pod> = active.iter().collect();
     order.sort_by_cached_key(|pod| rank(pod, on_node.get(pods::node_name(pod)).copied().unwrap_or(0), now));
     let victims = order.into_iter().take(surplus);
-    Plan::Delete(victims.map(|pod| (key_of(&pod.metadata), pod.metadata.uid.clone().unwrap_or_default())).collect())
+    Plan::Delete(
+        victims.map(|pod| (key_of(&pod.metadata), pod.metadata.uid.clone().unwrap_or_default())).collect(),
+    )
 }
 
 /// How dear a pod is: the lowest goes first. Unassigned before assigned, pending before unknown before
@@ -81,8 +83,14 @@ fn age_class(since: Timestamp, now: Timestamp) -> u32 {
 }
 
 /// The status that these pods make.
-pub(crate) fn count(active: &[&Pod], template: Option<&PodTemplateSpec>, min_ready: i32, now: Timestamp) -> Counts {
-    let labels = template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
+pub(crate) fn count(
+    active: &[&Pod],
+    template: Option<&PodTemplateSpec>,
+    min_ready: i32,
+    now: Timestamp,
+) -> Counts {
+    let labels =
+        template.and_then(|t| t.metadata.as_ref()).and_then(|m| m.labels.clone()).unwrap_or_default();
     let template = LabelSelector::from_map(&labels);
     let number = |test: &dyn Fn(&Pod) -> bool| {
         i32::try_from(active.iter().filter(|pod| test(pod)).count()).unwrap_or(i32::MAX)

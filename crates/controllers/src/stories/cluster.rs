@@ -52,9 +52,15 @@ impl Cluster {
         self.client.api::<K>().find(&Key::new(namespace, name)).await.unwrap()
     }
 
-    pub(super) async fn change<K: Kind>(&self, namespace: &str, name: &str, mut change: impl FnMut(&mut K) + Send) {
+    pub(super) async fn change<K: Kind>(
+        &self,
+        namespace: &str,
+        name: &str,
+        mut change: impl FnMut(&mut K) + Send,
+    ) {
         let api = self.client.api::<K>();
-        let written = api.modify(&Key::new(namespace, name), Part::Main, |object| {
+        let key = Key::new(namespace, name);
+        let written = api.modify(&key, Part::Main, |object| {
             change(object);
             true
         });

@@ -91,7 +91,9 @@ async fn an_object_with_two_owners_outlives_one() {
     let child = json!({"metadata": {"name": "child", "namespace": "default", "ownerReferences": owners}});
     cluster.create::<ConfigMap>(from(child)).await;
     cluster.delete::<ConfigMap>("default", "a", DeleteOptions::default()).await;
-    let named = |all: &[ConfigMap], name: &str| all.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned();
+    let named = |all: &[ConfigMap], name: &str| {
+        all.iter().find(|c| c.metadata.name.as_deref() == Some(name)).cloned()
+    };
     let one_left = |all: &[ConfigMap]| {
         named(all, "child").is_some_and(|child| child.metadata.owner_references.is_some_and(|o| o.len() == 1))
     };
@@ -101,12 +103,13 @@ async fn an_object_with_two_owners_outlives_one() {
 }
 
 #[tokio::test]
-async fn a_deleted_namespace_is_emptied_and_goes() {
+async fn a_deleted_namespace_is_emptied() {
     let cluster = Cluster::with_kubelet().await;
     cluster.create(namespace("doomed")).await;
     cluster.create(deployment("doomed")).await;
     cluster.wait::<Pod>("two pods", |pods| pods.len() == 2).await;
-    let held = json!({"metadata": {"name": "held", "namespace": "doomed", "finalizers": ["example.com/hold"]}});
+    let held =
+        json!({"metadata": {"name": "held", "namespace": "doomed", "finalizers": ["example.com/hold"]}});
     cluster.create::<ConfigMap>(from(held)).await;
     cluster.delete::<Namespace>("", "doomed", DeleteOptions::default()).await;
     let says_so = |all: &[Namespace]| {
@@ -115,12 +118,26 @@ async fn a_deleted_namespace_is_emptied_and_goes() {
         status.conditions.iter().flatten().any(|c| {
             c.type_ == "NamespaceFinalizersRemaining"
                 && c.status == "True"
-                && c.message.as_deref().unwrap_or_default().contains("example.com/hold in 1 resource instances")
+                && c.message
+                    .as_deref()
+                    .unwrap_or_default()
+                    .contains("example.com/hold in 1 resource instances")
         })
     };
     cluster.wait::<Namespace>("it says what holds it", says_so).await;
     cluster.change::<ConfigMap>("doomed", "held", |c| c.metadata.finalizers = None).await;
+    cluster.wait::<Deployment>("its deployments are gone", <[_]>::is_empty).await;
+    cluster.wait::<Pod>("its pods are gone", <[_]>::is_empty).await;
+    let none_there =
+        |all: &[ConfigMap]| all.iter().all(|c| c.metadata.namespace.as_deref() != Some("doomed"));
+    cluster.wait::<ConfigMap>("its config maps are gone", none_there).await;
+}
+
+#[tokio::test]
+async fn an_empty_namespace_goes() {
+    let cluster = Cluster::with_kubelet().await;
+    cluster.create(namespace("doomed")).await;
+    cluster.delete::<Namespace>("", "doomed", DeleteOptions::default()).await;
     let gone = |all: &[Namespace]| all.iter().all(|n| n.metadata.name.as_deref() != Some("doomed"));
     cluster.wait::<Namespace>("it is gone", gone).await;
-    cluster.wait::<Deployment>("and all that was in it", <[_]>::is_empty).await;
 }

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use balsa_model::selector::Filter;
 use balsa_rt::TaskKind;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::api::core::v1::Endpoints;
+use k8s_openapi::api::core::v1::{Event, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
@@ -57,7 +57,8 @@ fn is_done(deployments: &[Deployment], replicas: i32) -> bool {
 }
 
 fn set_image(deployment: &mut Deployment, image: &str) {
-    deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image = Some(image.to_owned());
+    deployment.spec.as_mut().unwrap().template.spec.as_mut().unwrap().containers[0].image =
+        Some(image.to_owned());
 }
 
 fn revision(deployment: &Deployment) -> String {
@@ -131,7 +132,8 @@ async fn a_broken_version_stops_short_of_the_healthy_pods() {
     cluster.wait::<Deployment>("v1 runs", |d| is_done(d, 4)).await;
     cluster.change::<Deployment>("default", "web", |d| set_image(d, "broken")).await;
     let stuck = |pods: &[Pod]| {
-        pods.iter().filter(|p| image(p) == "broken").count() == 2 && pods.iter().filter(|p| image(p) == "v1").count() == 3
+        pods.iter().filter(|p| image(p) == "broken").count() == 2
+            && pods.iter().filter(|p| image(p) == "v1").count() == 3
     };
     cluster.wait::<Pod>("two broken ones, three old ones", stuck).await;
     cluster.change::<Deployment>("default", "web", |d| set_image(d, "v2")).await;
@@ -148,7 +150,9 @@ async fn it_scales_and_its_endpoints_follow() {
     cluster.create(deployment("v1", 2, rolling(1, 0))).await;
     let size = |count: usize| {
         move |slices: &[EndpointSlice]| {
-            let ready = |e: &k8s_openapi::api::discovery::v1::Endpoint| e.conditions.as_ref().unwrap().ready == Some(true);
+            let ready = |e: &k8s_openapi::api::discovery::v1::Endpoint| {
+                e.conditions.as_ref().unwrap().ready == Some(true)
+            };
             slices.len() == 1 && slices[0].endpoints.iter().filter(|e| ready(e)).count() == count
         }
     };

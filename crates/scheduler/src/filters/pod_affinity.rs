@@ -23,7 +23,8 @@ impl Neighbourhood {
         let near = find_all(&pod.near, board);
         let far = find_all(&pod.far, board);
         let alone = !near.is_empty() && near.iter().all(|(_, values)| values.is_empty());
-        let itself = || pod.near.iter().all(|term| term.selects(pod, |name| board.view.namespace_labels(name)));
+        let itself =
+            || pod.near.iter().all(|term| term.selects(pod, |name| board.view.namespace_labels(name)));
         let first_of_flock = alone && itself();
         Self { first_of_flock, near, far, forbidden: forbidden(pod, board) }
     }

@@ -56,7 +56,8 @@ impl Volumes {
             return Ok(());
         }
         let class = spec.storage_class_name.as_deref().and_then(|name| view.classes.get(name));
-        let waits = class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
+        let waits =
+            class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
         if !waits || spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()) {
             return Err("pod has unbound immediate PersistentVolumeClaims".to_owned());
         }

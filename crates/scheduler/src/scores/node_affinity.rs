@@ -10,7 +10,8 @@ pub(super) fn count(pod: &Needs, nodes: &[&NodeView]) -> Vec<i64> {
         return Vec::new();
     }
     let one = |node: &&NodeView| {
-        let met = pod.preferred_nodes.iter().filter(|p| matches_term(&p.preference, &node.name, &node.labels));
+        let met =
+            pod.preferred_nodes.iter().filter(|p| matches_term(&p.preference, &node.name, &node.labels));
         met.map(|preference| i64::from(preference.weight)).sum()
     };
     nodes.iter().map(one).collect()

@@ -15,7 +15,8 @@ pub(super) fn count(pod: &Needs, nodes: &[&NodeView], board: &Board<'_>) -> Vec<
     for (weight, term) in &pod.preferred {
         for node in &board.nodes {
             let Some(value) = node.labels.get(&term.topology_key) else { continue };
-            let meant = node.pods.iter().filter(|other| term.selects(other, |ns| board.view.namespace_labels(ns)));
+            let meant =
+                node.pods.iter().filter(|other| term.selects(other, |ns| board.view.namespace_labels(ns)));
             let count = i64::try_from(meant.count()).unwrap_or(i64::MAX);
             *sums.entry((&term.topology_key, value)).or_default() += weight.saturating_mul(count);
         }

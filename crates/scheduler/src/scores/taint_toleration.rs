@@ -9,7 +9,8 @@ use crate::view::NodeView;
 pub(super) fn count(pod: &Needs, nodes: &[&NodeView]) -> Vec<i64> {
     let one = |node: &&NodeView| {
         let soft = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-        let hated = soft.filter(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)));
+        let hated =
+            soft.filter(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)));
         i64::try_from(hated.count()).unwrap_or(i64::MAX)
     };
     nodes.iter().map(one).collect()

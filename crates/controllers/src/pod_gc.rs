@@ -1,0 +1,183 @@
+//! Pods that nobody else clears away: on nodes that are gone, deleted before they had a node, or ended
+//! and too many.
+//!
+//! Reads pods and nodes; deletes pods at once, without grace. One key, looked at in a slow period and
+//! when a node goes. What is in memory is disposable: since when each node has been missing, so that
+//! one that is just being replaced costs no pods.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_model::strategy::{DeleteOptions, Part};
+use balsa_model::{Failure, Key};
+use balsa_rt::{Clock, Scope};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::ControllerConfig;
+use crate::caches::{Caches, every, feed};
+use crate::owner::key_of;
+use crate::pods;
+
+/// The cluster as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Whole;
+
+impl fmt::Display for Whole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("cluster")
+    }
+}
+
+struct PodGc {
+    client: Client,
+    caches: Caches,
+    clock: Clock,
+    grace: Duration,
+    ended_pods: usize,
+    missing: Mutex<HashMap<String, Timestamp>>,
+}
+
+/// Starts the controller.
+pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, config: &ControllerConfig, scope: &Scope) {
+    let queue: Queue<Whole> = Queue::new();
+    feed(&caches.nodes, &queue, scope, |change| change.new.is_none().then_some(Whole));
+    every(config.node_period * 4, &queue, scope, || [Whole]);
+    let this = PodGc {
+        client,
+        caches: caches.clone(),
+        clock,
+        grace: config.node_grace,
+        ended_pods: config.ended_pods,
+        missing: Mutex::default(),
+    };
+    balsa_client::run(Arc::new(this), queue, 1, scope);
+}
+
+/// The pods to delete: those on a node that `is_gone`, those that are to go and have no node, and the
+/// oldest ended ones beyond `keep`.
+fn plan<'a>(all: &[&'a Pod], is_gone: impl Fn(&str) -> bool, keep: usize) -> Vec<&'a Pod> {
+    let mut doomed = Vec::new();
+    let mut ended = Vec::new();
+    for pod in all {
+        let node = pods::node_name(pod);
+        let unbound = node.is_empty() && pod.metadata.deletion_timestamp.is_some();
+        if unbound || (!node.is_empty() && is_gone(node)) {
+            doomed.push(*pod);
+        } else if pods::is_terminal(pod) {
+            ended.push(*pod);
+        }
+    }
+    ended.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
+    let surplus = ended.len().saturating_sub(keep);
+    doomed.extend(ended.into_iter().take(surplus));
+    doomed
+}
+
+impl PodGc {
+    /// The nodes that pods name, are not there, and have been missing for long enough; and whether
+    /// there are some that have not.
+    fn gone(&self, all: &[&Pod]) -> (Vec<String>, bool) {
+        let now = self.clock.now();
+        let mut missing = self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let is_missing = |name: &str| self.caches.nodes.get(&Key::new("", name)).is_none();
+        missing.retain(|name, _| is_missing(name));
+        for node in all.iter().map(|pod| pods::node_name(pod)).filter(|node| !node.is_empty()) {
+            if !missing.contains_key(node) && is_missing(node) {
+                missing.insert(node.to_owned(), now);
+            }
+        }
+        let grace = i64::try_from(self.grace.as_secs()).unwrap_or(i64::MAX);
+        let long = |since: &Timestamp| now.duration_since(*since).as_secs() >= grace;
+        let gone: Vec<String> =
+            missing.iter().filter(|(_, since)| long(since)).map(|(name, _)| name.clone()).collect();
+        let pending = gone.len() < missing.len();
+        (gone, pending)
+    }
+
+    async fn delete(&self, pod: &Pod) -> Result<(), Failure> {
+        let (key, api) = (key_of(&pod.metadata), self.client.api::<Pod>());
+        if !pods::is_terminal(pod) {
+            let now = Time(self.clock.now_seconds());
+            api.modify(&key, Part::Status, |pod: &mut Pod| mark_failed(pod, &now)).await?;
+        }
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+        metrics::counter!("pod_gc_collector_force_delete_pods_total").increment(1);
+        api.delete(&key, pod.metadata.uid.as_deref().unwrap_or_default(), options).await
+    }
+}
+
+/// Whoever watches the pod learns that it did not end well.
+fn mark_failed(pod: &mut Pod, now: &Time) -> bool {
+    let status: &mut PodStatus = pod.status.get_or_insert_default();
+    status.phase = Some("Failed".to_owned());
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("DeletionByPodGC".to_owned()),
+        message: Some("PodGC: node no longer exists".to_owned()),
+        last_transition_time: Some(now.clone()),
+        ..PodCondition::default()
+    });
+    true
+}
+
+#[async_trait]
+impl Reconciler for PodGc {
+    type Key = Whole;
+
+    fn name(&self) -> &'static str {
+        "pod_gc"
+    }
+
+    async fn reconcile(&self, _key: &Whole) -> Result<Next, Failure> {
+        let objects = self.caches.pods.list();
+        let all: Vec<&Pod> = objects.iter().filter_map(|object| object.typed::<Pod>()).collect();
+        let (gone, pending) = self.gone(&all);
+        for pod in plan(&all, |node| gone.iter().any(|name| name == node), self.ended_pods) {
+            self.delete(pod).await?;
+        }
+        Ok(if pending { Next::After(self.grace.min(Duration::from_secs(5))) } else { Next::Wait })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_cleared_away() {
+        let pod = |name: &str, node: &str, phase: &str, age: i64, deleting: bool| -> Pod {
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": name}, "spec": {"nodeName": node, "containers": []}, "status": {"phase": phase}}))
+            .unwrap();
+            pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(100 - age).unwrap()));
+            pod.metadata.deletion_timestamp = deleting.then_some(Time(Timestamp::UNIX_EPOCH));
+            pod
+        };
+        let all = [
+            pod("runs", "here", "Running", 1, false),
+            pod("lost", "gone", "Running", 1, false),
+            pod("waits", "", "Pending", 1, false),
+            pod("never-ran", "", "Pending", 1, true),
+            pod("leaves", "here", "Running", 1, true),
+            pod("ended-early", "here", "Succeeded", 9, false),
+            pod("ended-late", "here", "Failed", 1, false),
+        ];
+        let all: Vec<&Pod> = all.iter().collect();
+        let doomed = plan(&all, |node| node == "gone", 1);
+        let names: Vec<_> = doomed.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect();
+        assert_eq!(names, ["lost", "never-ran", "ended-early"]);
+    }
+}

@@ -1,0 +1,189 @@
+//! Evicts pods from nodes whose NoExecute taints they do not tolerate, or no longer.
+//!
+//! Reads nodes and pods; deletes pods, with their own grace. When the time runs out is counted from
+//! the taint's own time, so a new leader counts on. Which pods are on which node is an index in memory,
+//! kept by the task that also wakes the node. While no node at all is ready it is more likely the
+//! control plane that is cut off: then nobody is evicted from silent nodes.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use balsa_client::events::reference_of;
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_model::kinds::node;
+use balsa_model::strategy::DeleteOptions;
+use balsa_model::{Failure, Key};
+use balsa_rt::{Clock, Scope};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+
+use crate::ControllerConfig;
+use crate::caches::{Caches, feed};
+use crate::node_lifecycle::{NOT_READY, UNREACHABLE};
+use crate::pods;
+
+type Homes = Arc<Mutex<HashMap<String, HashSet<Key>>>>;
+
+struct TaintEviction {
+    client: Client,
+    caches: Caches,
+    recorder: Recorder,
+    clock: Clock,
+    period: Duration,
+    homes: Homes,
+}
+
+/// Starts the controller.
+pub(crate) fn start(
+    client: Client,
+    caches: &Caches,
+    recorder: Recorder,
+    clock: Clock,
+    config: &ControllerConfig,
+    scope: &Scope,
+) {
+    let queue: Queue<Key> = Queue::new();
+    feed(&caches.nodes, &queue, scope, |change| change.object().map(|o| o.key().clone()));
+    let homes: Homes = Arc::default();
+    let index = homes.clone();
+    feed(&caches.pods, &queue, scope, move |change| {
+        let mut homes = index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let home = |object: &Arc<balsa_model::Object>| {
+            object.typed::<Pod>().map(|pod| pods::node_name(pod).to_owned())
+        };
+        if let Some(old) = &change.old
+            && let Some(pods) = home(old).and_then(|node| homes.get_mut(&node))
+        {
+            pods.remove(old.key());
+        }
+        let new = change.new.as_ref()?;
+        let node = home(new).filter(|node| !node.is_empty())?;
+        homes.entry(node.clone()).or_default().insert(new.key().clone());
+        Some(Key::new("", node))
+    });
+    let this =
+        TaintEviction { client, caches: caches.clone(), recorder, clock, period: config.node_period, homes };
+    balsa_client::run(Arc::new(this), queue, 4, scope);
+}
+
+/// When a pod must leave a node with these taints; `None`: it may stay.
+fn leaves_at(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Option<Timestamp> {
+    let mut earliest: Option<Timestamp> = None;
+    for taint in taints {
+        let mut matching =
+            tolerations.iter().filter(|toleration| node::tolerates(toleration, taint)).peekable();
+        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let at = if matching.peek().is_none() {
+            Some(since.min(now))
+        } else {
+            // The shortest of those with a limit counts, as one without would be no limit at all.
+            let seconds = matching.filter_map(|toleration| toleration.toleration_seconds).min();
+            seconds.map(|seconds| {
+                since.saturating_add(jiff::SignedDuration::from_secs(seconds.max(0))).unwrap_or(now)
+            })
+        };
+        earliest = match (earliest, at) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+    earliest
+}
+
+impl TaintEviction {
+    fn is_cut_off(&self, taints: &[&Taint]) -> bool {
+        taints.iter().any(|taint| taint.key == NOT_READY || taint.key == UNREACHABLE)
+            && !self
+                .caches
+                .nodes
+                .list()
+                .iter()
+                .any(|object| object.typed::<Node>().is_some_and(node::is_ready))
+    }
+
+    fn pods_on(&self, node: &str) -> Vec<Key> {
+        let homes = self.homes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        homes.get(node).into_iter().flatten().cloned().collect()
+    }
+
+    /// Deletes the pod if its time is up; how long until then.
+    async fn judge(&self, key: &Key, taints: &[&Taint]) -> Result<Option<Duration>, Failure> {
+        let Some(object) = self.caches.pods.get(key) else { return Ok(None) };
+        let Some(pod) = object.typed::<Pod>().filter(|pod| !pods::is_terminal(pod)) else { return Ok(None) };
+        if object.is_deleting() {
+            return Ok(None);
+        }
+        let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
+        let now = self.clock.now();
+        let Some(at) = leaves_at(taints, tolerations, now) else { return Ok(None) };
+        if at > now {
+            return Ok(Some(now.duration_until(at).try_into().unwrap_or_default()));
+        }
+        let message = format!("Marking for deletion Pod {key}");
+        self.recorder.event(&reference_of(&object), "Normal", "TaintManagerEviction", message);
+        metrics::counter!("taint_eviction_controller_pod_deletions_total").increment(1);
+        self.client.api::<Pod>().delete(key, object.uid(), DeleteOptions::default()).await?;
+        Ok(None)
+    }
+}
+
+#[async_trait]
+impl Reconciler for TaintEviction {
+    type Key = Key;
+
+    fn name(&self) -> &'static str {
+        "taint_eviction"
+    }
+
+    async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
+        let Some(object) = self.caches.nodes.get(key) else { return Ok(Next::Wait) };
+        let Some(node) = object.typed::<Node>() else { return Ok(Next::Wait) };
+        let taints: Vec<&Taint> =
+            node::taints(node).iter().filter(|taint| taint.effect == "NoExecute").collect();
+        if taints.is_empty() {
+            return Ok(Next::Wait);
+        }
+        if self.is_cut_off(&taints) {
+            return Ok(Next::After(self.period));
+        }
+        let mut soonest: Option<Duration> = None;
+        for pod in self.pods_on(&key.name) {
+            let left = self.judge(&pod, &taints).await?;
+            soonest = soonest.into_iter().chain(left).min();
+        }
+        // Looked at again in the ordinary period at the latest: the clock of a test runs by itself.
+        Ok(soonest.map_or(Next::Wait, |left| Next::After(left.min(self.period))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn when_pods_leave() {
+        let taint: Taint = serde_json::from_value(
+            json!({"key": NOT_READY, "effect": "NoExecute", "timeAdded": "2025-01-01T00:00:00Z"}),
+        )
+        .unwrap();
+        let now: Timestamp = "2025-01-01T00:00:10Z".parse().unwrap();
+        for (tolerations, expected) in [
+            (json!([]), Some(0)),
+            (json!([{"key": "other", "operator": "Exists"}]), Some(0)),
+            (json!([{"operator": "Exists"}]), None),
+            (json!([{"key": NOT_READY, "operator": "Exists", "tolerationSeconds": 300}]), Some(300)),
+            (json!([{"key": NOT_READY, "operator": "Exists", "tolerationSeconds": 0}]), Some(0)),
+        ] {
+            let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
+            let at = leaves_at(&[&taint], &tolerations, now);
+            let seconds = at.map(|at| at.duration_since(taint.time_added.as_ref().unwrap().0).as_secs());
+            assert_eq!(seconds, expected);
+        }
+    }
+}
