@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use balsa_model::{Failure, Reason};
 use balsa_proto::from_status;
+use rustls::client::danger::ServerCertVerifier;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -66,27 +67,31 @@ pub(super) enum Repeat {
     Unsent,
 }
 
+/// Which servers are trusted.
+pub(super) enum Trust {
+    /// Those that the configuration's CA has signed.
+    Ca,
+    /// Those that this lets pass.
+    Verifier(Arc<dyn ServerCertVerifier>),
+}
+
 impl Channels {
     pub(super) fn new(config: &RemoteConfig) -> Result<Self, ConnectError> {
+        Self::with_trust(config, &Trust::Ca)
+    }
+
+    pub(super) fn with_trust(config: &RemoteConfig, trust: &Trust) -> Result<Self, ConnectError> {
         if config.servers.is_empty() {
             return Err(ConnectError::NoServers);
         }
-        let mut tls = ClientTlsConfig::new()
-            .domain_name(SERVER_NAME)
-            .ca_certificate(Certificate::from_pem(&config.ca_pem))
-            .assume_http2(true);
-        let mut credentials = Credentials(None);
-        match &config.identity {
-            Identity::Certificate { cert_pem, key_pem } => {
-                tls = tls.identity(tonic::transport::Identity::from_pem(cert_pem, key_pem));
-            }
+        let credentials = Credentials(match &config.identity {
+            Identity::Certificate { .. } => None,
             Identity::Token(token) => {
-                let bearer = format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?;
-                credentials = Credentials(Some(bearer));
+                Some(format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?)
             }
-        }
+        });
         let connect = |server: &String| {
-            let channel = endpoint(server, &tls)?.connect_lazy();
+            let channel = checked_endpoint(config, server, trust)?.connect_lazy();
             Ok(InterceptedService::new(channel, credentials.clone()))
         };
         let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
@@ -159,25 +164,40 @@ impl Channels {
     }
 }
 
-fn endpoint(server: &str, tls: &ClientTlsConfig) -> Result<Endpoint, ConnectError> {
-    let wrong = |_| ConnectError::Address { server: server.to_owned() };
-    // Without a port the address is meant for somebody else.
-    if server.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-        return Err(ConnectError::Address { server: server.to_owned() });
+/// The endpoint of a server.
+pub(super) fn endpoint(
+    config: &RemoteConfig,
+    server: &str,
+    trust: &Trust,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let mut tls = ClientTlsConfig::new().domain_name(SERVER_NAME).assume_http2(true);
+    if let Identity::Certificate { cert_pem, key_pem } = &config.identity {
+        tls = tls.identity(tonic::transport::Identity::from_pem(cert_pem, key_pem));
     }
-    Ok(Endpoint::from_shared(format!("https://{server}"))
-        .map_err(wrong)?
+    let endpoint = Endpoint::from_shared(format!("https://{server}"))?
         .connect_timeout(CONNECT_TIMEOUT)
         .http2_keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(8 * WINDOW)
-        .tls_config(tls.clone())
-        .map_err(|error| {
-            let why = error.source().map_or_else(|| error.to_string(), ToString::to_string);
-            ConnectError::Tls(why)
-        })?)
+        .initial_connection_window_size(8 * WINDOW);
+    match trust {
+        Trust::Ca => endpoint.tls_config(tls.ca_certificate(Certificate::from_pem(&config.ca_pem))),
+        Trust::Verifier(verifier) => endpoint.tls_config_with_verifier(tls, verifier.clone()),
+    }
+}
+
+/// The same, with what is wrong in our words.
+fn checked_endpoint(config: &RemoteConfig, server: &str, trust: &Trust) -> Result<Endpoint, ConnectError> {
+    let wrong = || ConnectError::Address { server: server.to_owned() };
+    // Without a port the address is meant for somebody else.
+    if server.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+        return Err(wrong());
+    }
+    Endpoint::from_shared(format!("https://{server}")).map_err(|_| wrong())?;
+    endpoint(config, server, trust).map_err(|error| {
+        ConnectError::Tls(error.source().map_or_else(|| error.to_string(), ToString::to_string))
+    })
 }
 
 /// A request for a call that is no stream.

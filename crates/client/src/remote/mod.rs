@@ -2,23 +2,26 @@
 //!
 //! - `channels`: one lazy connection a server, and which of them is asked;
 //! - `objects`: the [`Backend`](crate::Backend), and the writes that need more than it offers;
-//! - `pods`: logs and commands; `cluster`: version, status, tokens.
+//! - `pods`: logs and commands; `cluster`: version, status, tokens;
+//! - [`join`]: how a node gets its certificate.
 //!
 //! Invariant: a write is sent a second time only when the first cannot have reached a server.
 
 mod channels;
 mod cluster;
+pub mod join;
 mod objects;
 mod pods;
 
 pub use channels::{Connection, Credentials};
+pub use tonic::transport::Endpoint;
 pub use cluster::{AccountToken, AccountTokenRequest};
 pub use objects::{WriteDetails, Written};
 pub use pods::ExecOutput;
 
 use balsa_model::Failure;
 
-use channels::Channels;
+use channels::{Channels, Trust};
 
 /// Whom a client is.
 #[derive(Clone)]
@@ -63,6 +66,17 @@ pub enum ConnectError {
     /// The token cannot be sent.
     #[error("the token contains characters that no token has")]
     Token,
+}
+
+impl RemoteConfig {
+    /// The endpoint of one server with the configuration's certificate, for whoever keeps a connection of
+    /// its own (an agent's session). A bearer token is not part of it.
+    ///
+    /// # Errors
+    /// When the address or the configuration is no good.
+    pub fn endpoint(&self, server: &str) -> Result<Endpoint, tonic::transport::Error> {
+        channels::endpoint(self, server, &Trust::Ca)
+    }
 }
 
 /// A cluster over gRPC. Cheap to clone; clones share their connections.
