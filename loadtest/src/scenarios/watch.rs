@@ -1,0 +1,82 @@
+//! Watch fan-out: one writer, many watchers of one kind, each on a connection of its own.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use balsa_rt::{Scope, TaskKind};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::{config_map, to_bytes};
+use crate::rest::Target;
+use crate::summary::milliseconds;
+
+/// Connections that are opened at a time.
+const OPENING: usize = 32;
+/// How long the last watcher of a write may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Times `writes` writes, each until the last of `watchers` watchers has seen it.
+pub(crate) async fn run(
+    target: &Target,
+    namespace: &str,
+    watchers: usize,
+    writes: usize,
+) -> anyhow::Result<Value> {
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    let mut connection = target.connect().await?;
+    let (_, list) = connection.call(Method::GET, &path, Bytes::new()).await?;
+    let list: Value = serde_json::from_slice(&list)?;
+    let version = list.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or("0").to_owned();
+    let scope = Scope::new();
+    let (seen, mut sightings) = mpsc::unbounded_channel();
+    let url = format!("{path}?watch=true&resourceVersion={version}");
+    let opening = (0..watchers).map(|_| open(target, &url, seen.clone(), &scope));
+    let mut opening = futures::stream::iter(opening).buffer_unordered(OPENING);
+    while let Some(outcome) = opening.next().await {
+        outcome?;
+    }
+    let mut times = Vec::new();
+    for i in 0..writes {
+        connection.call(Method::POST, &path, to_bytes(&config_map(&format!("w{i}")))).await?;
+        let acknowledged = Instant::now();
+        let mut last = acknowledged;
+        for _ in 0..watchers {
+            let sighting = tokio::time::timeout(PATIENCE, sightings.recv()).await;
+            last = last.max(sighting.context("a watcher saw nothing")?.context("the watchers have ended")?);
+        }
+        times.push(last - acknowledged);
+    }
+    Ok(json!({"scenario": "watch", "watchers": watchers, "acknowledged_to_last_ms": milliseconds(times)}))
+}
+
+/// Opens a watch and tells of each event when it came.
+async fn open(
+    target: &Target,
+    url: &str,
+    seen: mpsc::UnboundedSender<Instant>,
+    scope: &Scope,
+) -> anyhow::Result<()> {
+    let mut connection = target.connect().await?;
+    let response = connection.send(Method::GET, url, Bytes::new()).await?;
+    if response.status() != StatusCode::OK {
+        bail!("{url}: {}", response.status());
+    }
+    let mut body = response.into_body();
+    scope.spawn(TaskKind::Helper, async move {
+        // Kept, so that the connection stays.
+        let _connection = connection;
+        while let Some(Ok(frame)) = body.frame().await {
+            let lines = frame.data_ref().map_or(0, |data| data.iter().filter(|b| **b == b'\n').count());
+            for _ in 0..lines {
+                let _ = seen.send(Instant::now());
+            }
+        }
+    });
+    Ok(())
+}
