@@ -57,6 +57,8 @@ pub struct Timing {
     pub node_status: Duration,
     /// Between two looks at a pod when nothing happens.
     pub resync: Duration,
+    /// The wait after a step that failed.
+    pub retry: Duration,
     /// The wait before the second restart of a container; it doubles.
     pub restart_first: Duration,
     /// The longest wait before a restart.
@@ -73,6 +75,7 @@ impl Default for Timing {
             lease: Duration::from_secs(10),
             node_status: Duration::from_secs(300),
             resync: Duration::from_secs(60),
+            retry: Duration::from_secs(2),
             restart_first: Duration::from_secs(10),
             restart_ceiling: Duration::from_secs(300),
             restart_reset: Duration::from_secs(600),

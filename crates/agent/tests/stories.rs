@@ -144,6 +144,15 @@ async fn the_node_reports_itself() {
     let status = tokio::time::timeout(Duration::from_secs(20), ready).await.unwrap();
     assert!(status.node_info.unwrap().container_runtime_version.starts_with("simulated://"));
     let lease = world.client.api::<k8s_openapi::api::coordination::v1::Lease>();
-    let lease = lease.find(&balsa_model::Key::new("kube-node-lease", &*key.name)).await.unwrap().unwrap();
+    let lease_key = balsa_model::Key::new("kube-node-lease", &*key.name);
+    let renewed = async {
+        loop {
+            if let Some(lease) = lease.find(&lease_key).await.unwrap() {
+                return lease;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let lease = tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(&*key.name));
 }

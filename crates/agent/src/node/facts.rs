@@ -23,6 +23,9 @@ pub(crate) struct Machine {
     pub memory: i64,
     /// Bytes of disk.
     pub storage: i64,
+    /// The lowest `oom_score_adj` that may be given: lower than one's own takes a capability, which the
+    /// runtime of a confined machine lacks as the agent does.
+    pub oom_floor: i32,
     /// `/etc/machine-id`.
     pub machine_id: String,
     /// Changes with every boot.
@@ -49,6 +52,14 @@ fn meminfo(text: &str, name: &str) -> Option<i64> {
     Some(line.trim().trim_end_matches("kB").trim().parse::<i64>().ok()? * 1024)
 }
 
+fn oom_floor(status: &str, own: &str) -> i32 {
+    /// The bit of CAP_SYS_RESOURCE.
+    const SYS_RESOURCE: u64 = 1 << 24;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    if effective & SYS_RESOURCE != 0 { -1000 } else { own.parse().unwrap_or(0) }
+}
+
 fn disk(path: &Path) -> (i64, i64) {
     let Ok(stat) = statvfs(path) else { return (0, 0) };
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX);
@@ -66,6 +77,7 @@ impl Machine {
             cpu_milli: announced("cpu").map_or(cpu, Quantity::milli),
             memory: announced("memory").map_or(memory, Quantity::value),
             storage: announced("ephemeral-storage").map_or_else(|| disk(&config.data_dir).0, Quantity::value),
+            oom_floor: oom_floor(&read("/proc/self/status"), &read("/proc/self/oom_score_adj")),
             machine_id: read("/etc/machine-id"),
             boot_id: read("/proc/sys/kernel/random/boot_id"),
             system_uuid: read("/sys/class/dmi/id/product_uuid"),
@@ -113,6 +125,12 @@ mod tests {
         assert_eq!(meminfo(text, "MemTotal"), Some(24_576_000 * 1024));
         assert_eq!(meminfo(text, "MemAvailable"), Some(1 << 20));
         assert_eq!(meminfo(text, "Swap"), None);
+    }
+
+    #[test]
+    fn a_confined_machine_cannot_protect_anybody() {
+        assert_eq!(oom_floor("CapEff:\t000001ffffffffff", "0"), -1000);
+        assert_eq!(oom_floor("CapEff:\t000001fffeffffff", "5"), 5);
     }
 
     #[test]

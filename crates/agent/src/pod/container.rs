@@ -11,6 +11,7 @@ use balsa_runtime::{
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext, VolumeMount};
 
 use crate::config::AgentConfig;
+use crate::node::facts::Machine;
 use crate::pod::expand::expand;
 use crate::pod::observed::{Role, spec_hash};
 use crate::volumes;
@@ -31,8 +32,8 @@ pub(crate) struct Parts<'a> {
     pub image: &'a ImageInfo,
     pub env: Vec<(String, String)>,
     pub volumes: &'a BTreeMap<String, PathBuf>,
-    /// The node's memory, for the order in which containers go when it runs out.
-    pub node_memory: i64,
+    /// The node, for the order in which containers go when memory runs out.
+    pub machine: &'a Machine,
 }
 
 fn spec(pod: &Pod) -> PodSpec {
@@ -77,7 +78,13 @@ pub(crate) fn fqdn(pod: &Pod, domain: &str) -> Option<String> {
 }
 
 /// The sandbox of a pod.
-pub(crate) fn sandbox(config: &AgentConfig, pod: &Pod, image: &str, attempt: u32) -> ContainerConfig {
+pub(crate) fn sandbox(
+    config: &AgentConfig,
+    machine: &Machine,
+    pod: &Pod,
+    image: &str,
+    attempt: u32,
+) -> ContainerConfig {
     let spec = spec(pod);
     let mut all = base_labels(config, pod, labels::SANDBOX_CONTAINER_NAME, attempt);
     all.insert(labels::KIND.to_owned(), labels::KIND_SANDBOX.to_owned());
@@ -94,7 +101,11 @@ pub(crate) fn sandbox(config: &AgentConfig, pod: &Pod, image: &str, attempt: u32
         pid: if spec.host_pid == Some(true) { PidMode::Host } else { PidMode::Own },
         hostname: (!host_network).then_some(name),
         sysctls: context.sysctls.into_iter().flatten().map(|sysctl| (sysctl.name, sysctl.value)).collect(),
-        resources: Resources { cpu_shares: Some(2), oom_score_adj: Some(-998), ..Resources::default() },
+        resources: Resources {
+            cpu_shares: Some(2),
+            oom_score_adj: Some(machine.oom_floor.max(-998)),
+            ..Resources::default()
+        },
         no_new_privileges: true,
         ..ContainerConfig::default()
     }
@@ -130,7 +141,7 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
     };
     Ok(ContainerConfig {
         name: engine_name(parts.pod, &parts.container.name, parts.attempt),
-        image: parts.image.id.clone(),
+        image: balsa_runtime::with_default_tag(parts.container.image.as_deref().unwrap_or_default()),
         command: words(&parts.container.command),
         args: words(&parts.container.args),
         working_dir: parts.container.working_dir.clone().filter(|dir| !dir.is_empty()),
@@ -148,7 +159,7 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
         no_new_privileges: own.allow_privilege_escalation == Some(false) && own.privileged != Some(true),
         seccomp: seccomp(parts.config, &spec, &own)?,
         apparmor: apparmor(&spec, &own),
-        resources: resources(parts.container, parts.node_memory),
+        resources: resources(parts.container, parts.machine),
         tty: parts.container.tty == Some(true),
         stdin: parts.container.stdin == Some(true),
         stdin_once: parts.container.stdin_once == Some(true),
@@ -228,7 +239,7 @@ fn apparmor(spec: &PodSpec, own: &SecurityContext) -> AppArmor {
 }
 
 /// Shares, limits and the order under memory pressure.
-fn resources(container: &Container, node_memory: i64) -> Resources {
+fn resources(container: &Container, machine: &Machine) -> Resources {
     let requirements = container.resources.clone().unwrap_or_default();
     let of = |map: &Option<BTreeMap<String, _>>, name: &str| {
         map.as_ref().and_then(|map| map.get(name)).and_then(Quantity::of)
@@ -249,7 +260,7 @@ fn resources(container: &Container, node_memory: i64) -> Resources {
         1000
     } else {
         let asked = i128::from(request_memory.map_or(0, Quantity::value));
-        let part = 1000 * asked / i128::from(node_memory.max(1));
+        let part = 1000 * asked / i128::from(machine.memory.max(1));
         i32::try_from((1000 - part).clamp(3, 999)).unwrap_or(999)
     };
     Resources {
@@ -257,7 +268,7 @@ fn resources(container: &Container, node_memory: i64) -> Resources {
         cpu_period: quota.map(|_| 100_000),
         cpu_quota: quota,
         memory: limit_memory.and_then(|memory| u64::try_from(memory.value()).ok()).filter(|memory| *memory > 0),
-        oom_score_adj: Some(oom_score_adj),
+        oom_score_adj: Some(oom_score_adj.max(machine.oom_floor)),
         ..Resources::default()
     }
 }
@@ -337,7 +348,7 @@ mod tests {
             image,
             env: vec![("WHO".into(), "moon".into())],
             volumes: &volumes,
-            node_memory: 1 << 30,
+            machine: &Machine { memory: 1 << 30, ..Machine::default() },
         })
     }
 

@@ -135,7 +135,7 @@ impl StartJob<'_> {
             image,
             env,
             volumes: self.volumes,
-            node_memory: node.machine.memory,
+            machine: &node.machine,
         })
         .map_err(|error| error.to_string())
     }

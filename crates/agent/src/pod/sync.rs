@@ -23,8 +23,6 @@ use crate::volumes;
 
 /// Rounds of one piece of work; what is left then waits for the next.
 const ROUNDS: usize = 12;
-/// The wait after a step that failed.
-const RETRY: Duration = Duration::from_secs(2);
 /// How long the node's network is waited for.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
 
@@ -62,7 +60,7 @@ impl PodWork {
     }
 
     fn soon(&self) -> Option<Timestamp> {
-        self.node.clock.now().checked_add(RETRY).ok()
+        self.node.clock.now().checked_add(self.node.config.timing.retry).ok()
     }
 
     fn address(&self) -> Option<IpAddr> {

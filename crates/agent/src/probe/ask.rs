@@ -141,10 +141,11 @@ async fn exchange(
         let _ = Limited::new(response.into_body(), ANSWER).collect().await;
         Ok(status)
     };
-    tokio::pin!(connection);
+    tokio::pin!(connection, talk);
     tokio::select! {
-        status = talk => status,
-        ended = &mut connection => Err(ended.err().map_or("connection closed".to_owned(), |error| error.to_string())),
+        status = &mut talk => status,
+        // The other side may close right after its answer, which is then already here.
+        _ = &mut connection => talk.await,
     }
 }
 

@@ -7,36 +7,38 @@ use std::time::Duration;
 use balsa_agent::{Agent, AgentConfig, AgentHandle, CountedNetwork, NetworkSeam, Timing};
 use balsa_client::Client;
 use balsa_client::memory::MemoryBackend;
+use balsa_model::selector::Filter;
 use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Key, Kind};
 use balsa_rt::{Clock, Scope};
 use balsa_runtime::Runtime;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodStatus};
 use serde_json::{Value, json};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster with one node.
-pub struct World {
-    pub client: Client,
-    pub runtime: Arc<dyn Runtime>,
-    pub network: NetworkSeam,
-    pub directory: tempfile::TempDir,
-    pub config: AgentConfig,
-    pub scope: Scope,
-    pub agent: Option<AgentHandle>,
+pub(crate) struct World {
+    pub(crate) client: Client,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) network: NetworkSeam,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: AgentConfig,
+    pub(crate) scope: Scope,
+    pub(crate) agent: Option<AgentHandle>,
 }
 
 impl World {
     /// A cluster whose node's agent has not started. Back-offs are short.
-    pub fn new(runtime: Arc<dyn Runtime>) -> Self {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let name = format!("node-{}", balsa_rt::random_suffix(6));
         let mut config = AgentConfig::new(&name, directory.path(), Ipv4Addr::LOCALHOST.into());
         config.cluster = format!("test-{name}");
         config.pod_cidr = Some("10.231.7.0/24".parse().unwrap());
         config.timing = Timing {
+            retry: Duration::from_millis(100),
             restart_first: Duration::from_millis(500),
             restart_ceiling: Duration::from_secs(2),
             resync: Duration::from_secs(2),
@@ -48,30 +50,31 @@ impl World {
     }
 
     /// Starts the agent, for the first time or again.
-    pub async fn start(&mut self) {
+    pub(crate) async fn start(&mut self) {
         let agent =
             Agent::new(self.config.clone(), self.client.clone(), self.runtime.clone(), self.network.clone());
+        balsa_rt::telemetry::install_logs("balsa_agent=debug,warn", balsa_rt::telemetry::LogFormat::Text);
         let handle = agent.start(&self.scope).await.unwrap();
         handle.ready().await;
         self.agent = Some(handle);
     }
 
     /// Stops the agent; containers go on.
-    pub async fn stop(&mut self) {
+    pub(crate) async fn stop(&mut self) {
         if let Some(agent) = self.agent.take() {
             agent.drain().await;
         }
     }
 
     /// Creates any object.
-    pub async fn create<K: Kind>(&self, mut object: Value) {
+    pub(crate) async fn create<K: Kind>(&self, mut object: Value) {
         object["metadata"]["namespace"] = "default".into();
         let object: K = serde_json::from_value(object).unwrap();
         self.client.api::<K>().create(&object).await.unwrap();
     }
 
     /// Creates a pod on the node.
-    pub async fn pod(&self, name: &str, mut spec: Value) {
+    pub(crate) async fn pod(&self, name: &str, mut spec: Value) {
         spec["nodeName"] = self.config.node_name.as_str().into();
         if spec.get("terminationGracePeriodSeconds").is_none() {
             spec["terminationGracePeriodSeconds"] = 2.into();
@@ -80,17 +83,17 @@ impl World {
     }
 
     /// The pod, if it is there.
-    pub async fn find(&self, name: &str) -> Option<Pod> {
+    pub(crate) async fn find(&self, name: &str) -> Option<Pod> {
         self.client.api::<Pod>().find(&Key::new("default", name)).await.unwrap()
     }
 
     /// Deletes a pod with its own grace period.
-    pub async fn delete(&self, name: &str) {
+    pub(crate) async fn delete(&self, name: &str) {
         self.client.api::<Pod>().delete(&Key::new("default", name), "", DeleteOptions::default()).await.unwrap();
     }
 
     /// Waits until the pod's status is as asked.
-    pub async fn until(&self, name: &str, what: &str, is: impl Fn(&PodStatus) -> bool) -> PodStatus {
+    pub(crate) async fn until(&self, name: &str, what: &str, is: impl Fn(&PodStatus) -> bool) -> PodStatus {
         let mut last = None;
         let found = async {
             loop {
@@ -104,17 +107,21 @@ impl World {
         };
         match tokio::time::timeout(PATIENCE, found).await {
             Ok(status) => status,
-            Err(_) => panic!("pod {name} never: {what}; it is {}", serde_json::to_string_pretty(&last).unwrap()),
+            Err(_) => panic!(
+                "pod {name} never: {what}; it is {}\nevents: {:#?}",
+                serde_json::to_string_pretty(&last).unwrap(),
+                self.events().await
+            ),
         }
     }
 
     /// Waits until every container is ready.
-    pub async fn ready(&self, name: &str) -> PodStatus {
+    pub(crate) async fn ready(&self, name: &str) -> PodStatus {
         self.until(name, "ready", |status| condition(status, "Ready") == "True").await
     }
 
     /// Waits until the pod is gone.
-    pub async fn gone(&self, name: &str) {
+    pub(crate) async fn gone(&self, name: &str) {
         let gone = async {
             while self.find(name).await.is_some() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -124,32 +131,36 @@ impl World {
     }
 
     /// How many containers of this node there are.
-    pub async fn containers(&self) -> usize {
+    pub(crate) async fn containers(&self) -> usize {
         let filter = balsa_runtime::ListFilter::label(balsa_runtime::labels::NODE, &self.config.node_name);
         self.runtime.list(&filter).await.unwrap().len()
     }
 
     /// Reasons of all events.
-    pub async fn reasons(&self) -> Vec<String> {
-        let events = self.client.api::<k8s_openapi::api::core::v1::Event>();
-        let all = events.list(balsa_model::selector::Filter::everything()).await.unwrap();
-        let typed = all.iter().filter_map(|object| object.typed::<k8s_openapi::api::core::v1::Event>());
-        typed.filter_map(|event| event.reason.clone()).collect()
+    pub(crate) async fn reasons(&self) -> Vec<String> {
+        self.events().await.into_iter().map(|(reason, _)| reason).collect()
+    }
+
+    /// Reasons and messages of all events.
+    async fn events(&self) -> Vec<(String, String)> {
+        let events = self.client.api::<Event>().list(Filter::everything()).await.unwrap();
+        let typed = events.iter().filter_map(|object| object.typed::<Event>());
+        typed.map(|event| (event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default())).collect()
     }
 }
 
 /// The status of a condition.
-pub fn condition(status: &PodStatus, type_: &str) -> String {
+pub(crate) fn condition(status: &PodStatus, type_: &str) -> String {
     let found = status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
     found.map(|condition| condition.status.clone()).unwrap_or_default()
 }
 
 /// The status of the first container.
-pub fn first(status: &PodStatus) -> ContainerStatus {
+pub(crate) fn first(status: &PodStatus) -> ContainerStatus {
     status.container_statuses.as_ref().and_then(|list| list.first()).cloned().unwrap_or_default()
 }
 
 /// Why the first container waits.
-pub fn waiting(status: &PodStatus) -> String {
+pub(crate) fn waiting(status: &PodStatus) -> String {
     first(status).state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason).unwrap_or_default()
 }
