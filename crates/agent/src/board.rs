@@ -14,6 +14,8 @@ use balsa_model::{Failure, Key, Reason};
 use balsa_rt::{Scope, TaskKind};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
+use crate::pod::status::OWN_CONDITIONS;
+
 /// Writes under way at a time.
 const WRITERS: usize = 8;
 /// Between two tries of a write that failed.
@@ -131,8 +133,7 @@ fn is_terminal(status: &PodStatus) -> bool {
 
 /// Ours, with the conditions and fields that others write as they are now.
 fn merge(old: &PodStatus, ours: &PodStatus) -> PodStatus {
-    const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
-    let is_ours = |condition: &&PodCondition| OURS.contains(&condition.type_.as_str());
+    let is_ours = |condition: &&PodCondition| OWN_CONDITIONS.contains(&condition.type_.as_str());
     let mut conditions: Vec<PodCondition> = ours.conditions.iter().flatten().filter(is_ours).cloned().collect();
     for condition in &mut conditions {
         let before = old.conditions.iter().flatten().find(|old| old.type_ == condition.type_);

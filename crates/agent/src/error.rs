@@ -16,20 +16,12 @@ pub enum AgentError {
     /// The container runtime does not answer.
     #[error("the container runtime does not answer; is Docker running? {0}")]
     Runtime(#[from] balsa_runtime::Error),
-    /// The bootstrap token is not in the right form.
-    #[error("the token is malformed ({0}); make one with `balsa token create`")]
+    /// A bootstrap token is needed and there is none.
+    #[error("no bootstrap token is given: {0}; make one with `balsa token create`")]
     Token(&'static str),
     /// A key or a certificate could not be made or read.
     #[error("certificate: {0}")]
     Certificate(String),
-    /// The server could not be reached, or it is not the one that the token is for.
-    #[error("cannot reach {server}: {message}")]
-    Connect {
-        /// Which one.
-        server: String,
-        /// Why.
-        message: String,
-    },
     /// The server refused to let this node in.
     #[error("joining was refused: {0}")]
     Refused(String),

@@ -9,25 +9,33 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use balsa_agent::{KernelNetwork, KernelNetworkConfig};
+use balsa_net::pod::bridge_name;
+use balsa_net::{Netns, PodNetwork, ServiceProxy};
 use balsa_rt::Clock;
 use balsa_runtime::{ContainerId, DockerRuntime, ImageBuilder, Runtime};
 use common::{World, condition, first, waiting};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 const IMAGE: &str = "balsa-test/agent-busybox:1";
-const PROGRAMS: [&str; 9] = ["sh", "sleep", "cat", "echo", "true", "false", "httpd", "wget", "touch"];
+const PROGRAMS: [&str; 10] = ["nslookup", "sh", "sleep", "cat", "echo", "true", "false", "httpd", "wget", "touch"];
 
 async fn world() -> World {
+    let mut world = unstarted().await;
+    world.start().await;
+    world
+}
+
+async fn unstarted() -> World {
     let runtime = DockerRuntime::connect(None, Clock::system()).await.expect("these tests need Docker");
     let busybox = std::fs::read("/bin/busybox").expect("these tests need busybox-static");
     let image = ImageBuilder::new(IMAGE).file("/bin/busybox", 0o755, busybox).directory("/tmp", 0o1777);
     let image = PROGRAMS.iter().fold(image, |image, program| image.symlink(&format!("/bin/{program}"), "busybox"));
     let image = image.env("PATH", "/bin").build().unwrap();
     runtime.load_image(image).await.unwrap();
-    let mut world = World::new(Arc::new(runtime));
-    world.start().await;
-    world
+    World::new(Arc::new(runtime))
 }
 
 fn shell(script: &str) -> Value {
@@ -177,4 +185,58 @@ async fn a_restarted_agent_restarts_nothing() {
     let after = first(&world.ready("web").await);
     assert_eq!((after.container_id, after.restart_count), (before.container_id, 0));
     end(&world, &["web", "fragile"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_each_other_by_address_service_and_name() {
+    let mut world = unstarted().await;
+    let table = format!("balsa_{}", balsa_rt::random_suffix(6));
+    let mut network = KernelNetworkConfig::new(&world.config.node_name, "10.231.0.0/16".parse().unwrap());
+    network.table.clone_from(&table);
+    world.network = Arc::new(KernelNetwork::new(network));
+    world.config.cluster_cidr = "10.231.0.0/16".parse().unwrap();
+    world.config.pod_cidr = Some("10.231.9.0/24".parse().unwrap());
+    // The node's resolver itself: no service leads to it here.
+    world.config.cluster_dns = Some("10.231.9.1".parse().unwrap());
+    world.start().await;
+    world
+        .pod(
+            "web",
+            json!({"containers": [{
+                "name": "c", "image": IMAGE,
+                "command": shell("echo here I am > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"),
+                "ports": [{"name": "http", "containerPort": 8080}],
+                "readinessProbe": {"httpGet": {"path": "/index.html", "port": "http"}, "periodSeconds": 1},
+                "livenessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+            }]}),
+        )
+        .await;
+    world.pod("visitor", json!({"containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]})).await;
+    let address = world.ready("web").await.pod_ip.unwrap();
+    world.ready("visitor").await;
+    world
+        .create::<Service>(json!({"metadata": {"name": "web"}, "spec": {
+            "clusterIP": "10.97.9.9", "clusterIPs": ["10.97.9.9"], "selector": {"app": "web"},
+            "ports": [{"name": "http", "port": 80, "targetPort": 8080, "protocol": "TCP"}]}}))
+        .await;
+    world
+        .create::<EndpointSlice>(json!({
+            "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4", "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [address], "conditions": {"ready": true}, "nodeName": world.config.node_name}]}))
+        .await;
+    let direct = format!("http://{address}:8080/index.html");
+    assert_eq!(run(&world, "visitor", &["wget", "-qO-", &direct]).await.1, "here I am");
+    let service = ["wget", "-T", "1", "-qO-", "http://10.97.9.9/index.html"];
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while run(&world, "visitor", &service).await.1 != "here I am" {
+        assert!(Instant::now() < deadline, "the service leads to the pod");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (_, found) = run(&world, "visitor", &["nslookup", "web.default.svc.cluster.local"]).await;
+    assert!(found.contains("10.97.9.9"), "{found}");
+    end(&world, &["web", "visitor"]).await;
+    world.stop().await;
+    PodNetwork::remove(&Netns::Current, &bridge_name(&world.config.node_name)).await.unwrap();
+    ServiceProxy::remove_table(&Netns::Current, &table).await.unwrap();
 }

@@ -153,7 +153,7 @@ impl Registrar {
                 NodeAddress { type_: "Hostname".to_owned(), address: self.config.node_name.clone() },
             ]),
             daemon_endpoints: (port > 0)
-                .then(|| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }),
+                .then_some(NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port }) }),
             images: Some(self.images().await),
             node_info: Some(NodeSystemInfo {
                 architecture: self.version.architecture.clone(),

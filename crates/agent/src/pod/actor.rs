@@ -7,7 +7,7 @@
 //!   Running ──(deleted | no longer wanted)──▶ Ending ──(all taken away)──▶ Gone
 //! ```
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,14 +16,15 @@ use balsa_rt::TaskKind;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::context::NodeContext;
 use crate::metrics;
 use crate::pod::observed::{Observed, Role, members};
-use crate::pod::status::running_containers;
+use crate::pod::status::{OWN_CONDITIONS, running_containers};
 use crate::pod::sync::{Outcome, PodWork, SharedMemory, lock};
 use crate::probe::{self, ProbeKind, Report, Target};
 
@@ -86,6 +87,37 @@ enum Phase {
     Ending,
 }
 
+/// What an actor acts on of a pod's object: not what its own status reports bring back.
+#[derive(Clone, Debug, PartialEq)]
+struct Essence {
+    spec: Option<PodSpec>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    deletion: (Option<Time>, Option<i64>),
+    /// Conditions that others write, for readiness gates.
+    foreign: Vec<(String, String)>,
+    phase: Option<String>,
+    orphaned: bool,
+}
+
+impl Essence {
+    fn of(desired: &Desired) -> Self {
+        let (meta, status) = (&desired.pod.metadata, desired.pod.status.as_ref());
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let foreign = conditions.iter().filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()));
+        let terminal = |phase: &String| matches!(phase.as_str(), "Succeeded" | "Failed");
+        Self {
+            spec: desired.pod.spec.clone(),
+            labels: meta.labels.clone(),
+            annotations: meta.annotations.clone(),
+            deletion: (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds),
+            foreign: foreign.map(|condition| (condition.type_.clone(), condition.status.clone())).collect(),
+            phase: status.and_then(|status| status.phase.clone()).filter(terminal),
+            orphaned: desired.orphaned,
+        }
+    }
+}
+
 enum Event {
     Desired,
     Poke,
@@ -110,6 +142,7 @@ impl Drop for Prober {
 struct PodActor {
     node: Arc<NodeContext>,
     desired: watch::Receiver<Desired>,
+    seen: Essence,
     poke: Arc<Notify>,
     reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     running: watch::Sender<Running>,
@@ -132,12 +165,14 @@ pub(crate) fn spawn(
     gone: mpsc::UnboundedSender<String>,
 ) -> PodHandle {
     let uid = desired.pod.metadata.uid.clone().unwrap_or_default();
+    let seen = Essence::of(&desired);
     let (sender, receiver) = watch::channel(desired);
-    let (running, seen) = watch::channel(Running::default());
+    let (running, shown) = watch::channel(Running::default());
     let poke = Arc::new(Notify::new());
     let mut actor = PodActor {
         node,
         desired: receiver,
+        seen,
         poke: poke.clone(),
         // A few probes a container, each waiting for its report to be taken before it asks again.
         reports: mpsc::channel(16),
@@ -159,7 +194,7 @@ pub(crate) fn spawn(
             }
         }
     });
-    PodHandle { desired: sender, poke, running: seen }
+    PodHandle { desired: sender, poke, running: shown }
 }
 
 impl PodActor {
@@ -231,6 +266,11 @@ impl PodActor {
 
     fn on_desired(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
+        let essence = Essence::of(&desired);
+        if essence == self.seen {
+            return;
+        }
+        self.seen = essence;
         self.node.objects.acquire(desired.pod.metadata.uid.as_deref().unwrap_or_default(), &desired.pod);
         if desired.ends() {
             // Also when it is ending already: the grace period may have become shorter.

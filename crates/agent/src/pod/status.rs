@@ -19,6 +19,10 @@ pub(crate) fn kubelet_version() -> String {
     format!("v{major}.{minor}.{patch}+balsa")
 }
 
+/// The conditions that a node writes; all others are somebody else's.
+pub(crate) const OWN_CONDITIONS: [&str; 5] =
+    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
 /// What a status is computed from.
 pub(crate) struct Facts<'a> {
     pub pod: &'a Pod,

@@ -58,10 +58,13 @@ impl TokenSource for NoTokens {
     }
 }
 
+/// By pod uid, volume and path: the token, and when to renew it.
+type Known = HashMap<(String, String, String), (ServiceAccountToken, Timestamp)>;
+
 /// The tokens of this node's pods.
 pub(crate) struct Tokens {
     source: Arc<dyn TokenSource>,
-    known: Mutex<HashMap<(String, String, String), (ServiceAccountToken, Timestamp)>>,
+    known: Mutex<Known>,
 }
 
 impl Tokens {
@@ -69,7 +72,7 @@ impl Tokens {
         Self { source, known: Mutex::default() }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(String, String, String), (ServiceAccountToken, Timestamp)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
