@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 data=${BALSA_DATA_DIR:-/var/lib/balsa}
-log=${BALSA_LOG_FILE:-/var/log/balsa.log}
+log=$data/balsa.log
 kubeconfig=$data/admin.kubeconfig
 balsa=$(target_dir)/release/balsa
 
@@ -20,41 +20,28 @@ warn_long_build release
 cargo build --release -p balsa
 
 say "Balsa: the cluster"
-$SUDO mkdir -p "$data"
-pid_file=$data/run.pid
-$SUDO rm -f "$pid_file"
-# In a session of its own: the terminal's Ctrl-C comes here, and is passed on below, once.
-$SUDO setsid -w bash -c 'echo $$ >"$3"; exec "$0" up --data-dir "$1" >>"$2" 2>&1 </dev/null' \
-  "$balsa" "$data" "$log" "$pid_file" &
-launcher=$!
-
 cluster_runs() {
   local pid
-  pid=$($SUDO cat "$pid_file" 2>/dev/null) && $SUDO kill -0 "$pid" 2>/dev/null
+  pid=$($SUDO cat "$data/balsa.pid" 2>/dev/null) && $SUDO readlink "/proc/$pid/exe" | grep -q /balsa
 }
 
+# In the background, so that Ctrl-C comes here and is passed on once, whatever it hits.
 stop() {
   trap '' INT TERM
   say ""
   say "Stopping the servers. The containers stay: make run takes them up again, make clean-cluster removes all."
-  if cluster_runs; then $SUDO kill -TERM "$($SUDO cat "$pid_file")"; fi
+  if cluster_runs; then $SUDO kill -TERM "$($SUDO cat "$data/balsa.pid")"; fi
   while cluster_runs; do sleep 0.2; done
   exit "${1:-0}"
 }
 trap stop INT TERM
 
+if cluster_runs; then
+  say "  It runs already."
+else
+  $SUDO "$balsa" up --detach --data-dir "$data" || stop 1
+fi
 # The kubeconfig belongs to root; who is not root gets a copy.
-wait_for_kubeconfig() {
-  # An old one may lie there: the story waits for the node, this only for the file.
-  until $SUDO test -s "$kubeconfig"; do
-    if ! kill -0 "$launcher" 2>/dev/null && ! cluster_runs; then
-      $SUDO tail -n 20 "$log"
-      return 1
-    fi
-    sleep 0.1
-  done
-}
-step "starting (log: $log)" wait_for_kubeconfig || stop 1
 if [ -n "$SUDO" ]; then
   copy=${XDG_CONFIG_HOME:-$HOME/.config}/balsa/admin.kubeconfig
   mkdir -p "$(dirname "$copy")"
