@@ -62,7 +62,15 @@ pub struct AgentHandle {
 impl Agent {
     /// An agent without session and without tokens.
     pub fn new(config: AgentConfig, client: Client, runtime: Arc<dyn Runtime>, network: NetworkSeam) -> Self {
-        Self { config, client, runtime, network, session: None, tokens: Arc::new(NoTokens), clock: Clock::system() }
+        Self {
+            config,
+            client,
+            runtime,
+            network,
+            session: None,
+            tokens: Arc::new(NoTokens),
+            clock: Clock::system(),
+        }
     }
 
     /// Starts everything. What the runtime has is adopted; a server need not be there yet. The agent
@@ -122,7 +130,8 @@ impl Agent {
         keep(&scope, registrar.clone().keep_network(own));
         keep(&scope, registrar.report());
         let on_node = FieldSelector::equal("spec.nodeName", &config.node_name);
-        let informer = self.client.informer::<Pod>(Filter { fields: on_node, ..Filter::everything() }, &scope);
+        let informer =
+            self.client.informer::<Pod>(Filter { fields: on_node, ..Filter::everything() }, &scope);
         let pods = Pods::start(node.clone(), informer, objects_changed, &scope);
         wiring::start(config.clone(), &self.client, services, self.network, pods.clone(), &scope);
         cleanup::start(self.client.clone(), config.node_name.clone(), &scope);

@@ -101,7 +101,9 @@ impl StatusBoard {
         let written = api
             .modify(&posted.key, Part::Status, |pod| {
                 let old = pod.status.clone().unwrap_or_default();
-                if pod.metadata.uid.as_deref() != Some(uid) || is_terminal(&old) && !is_terminal(&posted.status) {
+                if pod.metadata.uid.as_deref() != Some(uid)
+                    || is_terminal(&old) && !is_terminal(&posted.status)
+                {
                     return false;
                 }
                 let merged = merge(&old, &posted.status);
@@ -134,7 +136,8 @@ fn is_terminal(status: &PodStatus) -> bool {
 /// Ours, with the conditions and fields that others write as they are now.
 fn merge(old: &PodStatus, ours: &PodStatus) -> PodStatus {
     let is_ours = |condition: &&PodCondition| OWN_CONDITIONS.contains(&condition.type_.as_str());
-    let mut conditions: Vec<PodCondition> = ours.conditions.iter().flatten().filter(is_ours).cloned().collect();
+    let mut conditions: Vec<PodCondition> =
+        ours.conditions.iter().flatten().filter(is_ours).cloned().collect();
     for condition in &mut conditions {
         let before = old.conditions.iter().flatten().find(|old| old.type_ == condition.type_);
         if let Some(before) = before.filter(|before| before.status == condition.status) {

@@ -42,10 +42,18 @@ pub(crate) struct NodeContext {
 
 impl NodeContext {
     /// Records an event about a pod, or about one of its containers.
-    pub(crate) fn event(&self, pod: &Pod, container: Option<&str>, type_: &'static str, reason: &str, message: impl Into<String>) {
+    pub(crate) fn event(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        type_: &'static str,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
         let mut about: ObjectReference = balsa_client::events::reference_to(pod);
         about.field_path = container.map(|name| {
-            let init = crate::pod::observed::init_containers(pod).any(|(_, container)| container.name == name);
+            let init =
+                crate::pod::observed::init_containers(pod).any(|(_, container)| container.name == name);
             format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
         });
         self.recorder.event(&about, type_, reason, message);

@@ -150,7 +150,9 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> Files {
         list.iter()
-            .map(|(path, text)| ((*path).to_owned(), FileEntry { bytes: text.as_bytes().to_vec(), mode: 0o644 }))
+            .map(|(path, text)| {
+                ((*path).to_owned(), FileEntry { bytes: text.as_bytes().to_vec(), mode: 0o644 })
+            })
             .collect()
     }
 
@@ -163,7 +165,8 @@ mod tests {
         assert!(!publish(root.path(), &files(&[("a", "1"), ("d/b", "2")]), None).unwrap(), "nothing to do");
         assert!(publish(root.path(), &files(&[("a", "3")]), None).unwrap());
         assert_eq!((at("a"), at("d/b")), (Some("3".into()), None));
-        let hidden = fs::read_dir(root.path()).unwrap().filter(|e| e.as_ref().unwrap().file_type().unwrap().is_dir());
+        let hidden =
+            fs::read_dir(root.path()).unwrap().filter(|e| e.as_ref().unwrap().file_type().unwrap().is_dir());
         assert_eq!(hidden.count(), 1, "old versions are removed");
     }
 

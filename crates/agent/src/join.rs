@@ -148,11 +148,20 @@ fn certificate(error: impl std::fmt::Display) -> AgentError {
 
 /// Key and certificate are replaced one after the other; a pair that does not match after a crash in
 /// between is refused by the servers, and the token joins anew.
-fn store(directory: &Path, key: &str, joined: Joined, servers: &[String]) -> Result<NodeIdentity, AgentError> {
+fn store(
+    directory: &Path,
+    key: &str,
+    joined: Joined,
+    servers: &[String],
+) -> Result<NodeIdentity, AgentError> {
     let servers = if joined.servers.is_empty() { servers.to_vec() } else { joined.servers };
     let write = |name: &str, text: &str, private: bool| {
         let path = directory.join(name);
-        let written = if private { write_private(&path, text.as_bytes()) } else { write_file(&path, text.as_bytes(), 0o644) };
+        let written = if private {
+            write_private(&path, text.as_bytes())
+        } else {
+            write_file(&path, text.as_bytes(), 0o644)
+        };
         written.map_err(AgentError::file(path))
     };
     write("node.key", key, true)?;

@@ -17,7 +17,10 @@ const OPERATION_DURATION: &str = "kubelet_runtime_operations_duration_seconds";
 pub fn describe() {
     metrics::describe_gauge!(RUNNING_PODS, "Pods with a running sandbox");
     metrics::describe_gauge!(RUNNING_CONTAINERS, "Running containers");
-    metrics::describe_histogram!(POD_START, "Time from a pod's arrival at the node to its containers running");
+    metrics::describe_histogram!(
+        POD_START,
+        "Time from a pod's arrival at the node to its containers running"
+    );
     metrics::describe_counter!(OPERATIONS, "Calls of the container runtime");
     metrics::describe_counter!(OPERATION_ERRORS, "Calls of the container runtime that failed");
     metrics::describe_histogram!(OPERATION_DURATION, "Duration of calls of the container runtime");
@@ -33,7 +36,10 @@ pub(crate) fn pod_started(took: Duration) {
 }
 
 /// Counts and times a call of the runtime.
-pub(crate) async fn operation<T>(name: &'static str, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+pub(crate) async fn operation<T>(
+    name: &'static str,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
     let start = Instant::now();
     let result = call.await;
     metrics::counter!(OPERATIONS, "operation_type" => name).increment(1);

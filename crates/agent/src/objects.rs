@@ -109,7 +109,8 @@ impl Objects {
 
     fn watch(self: &Arc<Self>, reference: &Reference) -> Watched {
         let scope = Scope::under(&self.token);
-        let filter = Filter { name: Some(reference.name.as_str().into()), ..Filter::namespaced(&reference.namespace) };
+        let filter =
+            Filter { name: Some(reference.name.as_str().into()), ..Filter::namespaced(&reference.namespace) };
         let informer = match reference.which {
             Which::ConfigMap => self.client.informer::<ConfigMap>(filter, &scope),
             Which::Secret => self.client.informer::<Secret>(filter, &scope),
@@ -156,8 +157,9 @@ impl Objects {
             let found = informer.get(&key);
             return found.map(|o| serde_json::from_slice(o.bytes()).map_err(|e| e.to_string())).transpose();
         }
-        let bytes = std::fs::read(self.copy_of(&reference))
-            .map_err(|_| format!("failed to sync {} cache: timed out waiting for the condition", reference.name))?;
+        let bytes = std::fs::read(self.copy_of(&reference)).map_err(|_| {
+            format!("failed to sync {} cache: timed out waiting for the condition", reference.name)
+        })?;
         serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string())
     }
 }
@@ -165,7 +167,8 @@ impl Objects {
 #[async_trait]
 impl ObjectSource for Objects {
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Data>, String> {
-        let reference = Reference { which: Which::ConfigMap, namespace: namespace.to_owned(), name: name.to_owned() };
+        let reference =
+            Reference { which: Which::ConfigMap, namespace: namespace.to_owned(), name: name.to_owned() };
         let found: Option<ConfigMap> = self.find(reference).await?;
         Ok(found.map(|object| {
             let text = object.data.into_iter().flatten().map(|(key, value)| (key, value.into_bytes()));
@@ -175,7 +178,8 @@ impl ObjectSource for Objects {
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String> {
-        let reference = Reference { which: Which::Secret, namespace: namespace.to_owned(), name: name.to_owned() };
+        let reference =
+            Reference { which: Which::Secret, namespace: namespace.to_owned(), name: name.to_owned() };
         let found: Option<Secret> = self.find(reference).await?;
         Ok(found.map(|object| object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect()))
     }

@@ -20,7 +20,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
 const IMAGE: &str = "balsa-test/agent-busybox:1";
-const PROGRAMS: [&str; 10] = ["nslookup", "sh", "sleep", "cat", "echo", "true", "false", "httpd", "wget", "touch"];
+const PROGRAMS: [&str; 10] =
+    ["nslookup", "sh", "sleep", "cat", "echo", "true", "false", "httpd", "wget", "touch"];
 
 async fn world() -> World {
     let mut world = unstarted().await;
@@ -32,7 +33,8 @@ async fn unstarted() -> World {
     let runtime = DockerRuntime::connect(None, Clock::system()).await.expect("these tests need Docker");
     let busybox = std::fs::read("/bin/busybox").expect("these tests need busybox-static");
     let image = ImageBuilder::new(IMAGE).file("/bin/busybox", 0o755, busybox).directory("/tmp", 0o1777);
-    let image = PROGRAMS.iter().fold(image, |image, program| image.symlink(&format!("/bin/{program}"), "busybox"));
+    let image =
+        PROGRAMS.iter().fold(image, |image, program| image.symlink(&format!("/bin/{program}"), "busybox"));
     let image = image.env("PATH", "/bin").build().unwrap();
     runtime.load_image(image).await.unwrap();
     World::new(Arc::new(runtime))
@@ -94,7 +96,9 @@ async fn volumes_environment_and_probes() {
     let address = status.pod_ip.unwrap();
     assert_eq!(run(&world, "phippy", &["sh", "-c", "echo $IP"]).await.1, address);
     assert!(run(&world, "phippy", &["cat", "/etc/hosts"]).await.1.contains(&format!("{address}\tphippy")));
-    assert!(run(&world, "phippy", &["cat", "/etc/resolv.conf"]).await.1.contains("default.svc.cluster.local"));
+    assert!(
+        run(&world, "phippy", &["cat", "/etc/resolv.conf"]).await.1.contains("default.svc.cluster.local")
+    );
 
     let key = balsa_model::Key::new("default", "gift");
     let change = |map: &mut ConfigMap| {
@@ -110,7 +114,10 @@ async fn volumes_environment_and_probes() {
     let uid = world.find("phippy").await.unwrap().metadata.uid.unwrap();
     end(&world, &["phippy"]).await;
     let log = world.directory.path().join(format!("logs/default_phippy_{uid}/c/0.log"));
-    assert!(std::fs::read_to_string(log).unwrap().contains(" stdout F said"), "the log outlives the container");
+    assert!(
+        std::fs::read_to_string(log).unwrap().contains(" stdout F said"),
+        "the log outlives the container"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,13 +134,19 @@ async fn crashes_probes_and_words_of_the_dying() {
             }]}),
         )
         .await;
-    world.pod("nowhere", json!({"containers": [{"name": "c", "image": IMAGE, "command": ["/no/such/program"]}]})).await;
+    world
+        .pod(
+            "nowhere",
+            json!({"containers": [{"name": "c", "image": IMAGE, "command": ["/no/such/program"]}]}),
+        )
+        .await;
     let looping = |status: &_| waiting(status) == "CrashLoopBackOff" && first(status).restart_count >= 2;
     let status = world.until("crash", "in a crash loop", looping).await;
     let last = first(&status).last_state.unwrap().terminated.unwrap();
     assert_eq!((last.exit_code, last.message.as_deref()), (7, Some("it was me\n")));
     world.until("sick", "restarted by its liveness probe", |status| first(status).restart_count >= 1).await;
-    let status = world.until("nowhere", "in a crash loop", |status| waiting(status) == "CrashLoopBackOff").await;
+    let status =
+        world.until("nowhere", "in a crash loop", |status| waiting(status) == "CrashLoopBackOff").await;
     let last = first(&status).last_state.unwrap().terminated.unwrap();
     assert_eq!(last.reason.as_deref(), Some("StartError"), "{last:?}");
     assert!(world.reasons().await.iter().any(|reason| reason == "Unhealthy"));
@@ -156,8 +169,13 @@ async fn an_end_in_good_order() {
             }),
         )
         .await;
-    world.pod("deaf", json!({"terminationGracePeriodSeconds": 1, "containers": [
-        {"name": "c", "image": IMAGE, "command": shell("trap '' TERM; while true; do sleep 0.1; done")}]})).await;
+    world
+        .pod(
+            "deaf",
+            json!({"terminationGracePeriodSeconds": 1, "containers": [
+        {"name": "c", "image": IMAGE, "command": shell("trap '' TERM; while true; do sleep 0.1; done")}]}),
+        )
+        .await;
     world.ready("polite").await;
     world.ready("deaf").await;
     let began = Instant::now();
@@ -180,7 +198,9 @@ async fn a_restarted_agent_restarts_nothing() {
     world.runtime.kill(&id, "SIGKILL").await.unwrap();
     world.runtime.wait(&id).await.unwrap();
     world.start().await;
-    let status = world.until("fragile", "restarted", |status| first(status).restart_count == 1 && first(status).ready).await;
+    let status = world
+        .until("fragile", "restarted", |status| first(status).restart_count == 1 && first(status).ready)
+        .await;
     assert_eq!(condition(&status, "Ready"), "True");
     let after = first(&world.ready("web").await);
     assert_eq!((after.container_id, after.restart_count), (before.container_id, 0));
@@ -211,7 +231,9 @@ async fn pods_reach_each_other_by_address_service_and_name() {
             }]}),
         )
         .await;
-    world.pod("visitor", json!({"containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]})).await;
+    world
+        .pod("visitor", json!({"containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"]}]}))
+        .await;
     let address = world.ready("web").await.pod_ip.unwrap();
     world.ready("visitor").await;
     world
@@ -227,7 +249,7 @@ async fn pods_reach_each_other_by_address_service_and_name() {
         .await;
     let direct = format!("http://{address}:8080/index.html");
     assert_eq!(run(&world, "visitor", &["wget", "-qO-", &direct]).await.1, "here I am");
-    let service = ["wget", "-T", "1", "-qO-", "http://10.97.9.9/index.html"];
+    let service = ["wget", "-qO-", "http://10.97.9.9/index.html"];
     let deadline = Instant::now() + Duration::from_secs(20);
     while run(&world, "visitor", &service).await.1 != "here I am" {
         assert!(Instant::now() < deadline, "the service leads to the pod");

@@ -38,7 +38,8 @@ async fn a_pod_runs_and_is_taken_away() {
 
 #[tokio::test]
 async fn a_crash_loop_shows() {
-    let world = world(SimulatedRuntime::builder().exit_after("bad:1", Duration::from_millis(5), 3).build()).await;
+    let world =
+        world(SimulatedRuntime::builder().exit_after("bad:1", Duration::from_millis(5), 3).build()).await;
     world.pod("bad", json!({"containers": [{"name": "c", "image": "bad:1"}]})).await;
     let looping = |status: &_| waiting(status) == "CrashLoopBackOff" && first(status).restart_count >= 2;
     let status = world.until("bad", "in a crash loop", looping).await;
@@ -50,9 +51,11 @@ async fn a_crash_loop_shows() {
 
 #[tokio::test]
 async fn init_containers_come_first_and_work_ends() {
-    let runtime = SimulatedRuntime::builder()
-        .exit_after("init:1", Duration::from_millis(50), 0)
-        .exit_after("job:1", Duration::from_millis(50), 0);
+    let runtime = SimulatedRuntime::builder().exit_after("init:1", Duration::from_millis(50), 0).exit_after(
+        "job:1",
+        Duration::from_millis(50),
+        0,
+    );
     let world = world(runtime.build()).await;
     world
         .pod(
@@ -75,7 +78,11 @@ async fn init_containers_come_first_and_work_ends() {
 
 #[tokio::test]
 async fn an_image_that_is_not_there_is_asked_for_again_later() {
-    let runtime = SimulatedRuntime::builder().images_must_be_pulled().failing_pull("none:1", PullReason::NotFound, "no such image");
+    let runtime = SimulatedRuntime::builder().images_must_be_pulled().failing_pull(
+        "none:1",
+        PullReason::NotFound,
+        "no such image",
+    );
     let world = world(runtime.build()).await;
     world.pod("p", json!({"containers": [{"name": "c", "image": "none:1"}]})).await;
     world.until("p", "ErrImagePull or later", |status| waiting(status).contains("ImagePull")).await;
@@ -89,7 +96,9 @@ async fn a_missing_config_map_is_waited_for() {
     let world = world(SimulatedRuntime::new()).await;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]);
     world.pod("p", json!({"containers": [{"name": "c", "image": "i:1", "env": env}]})).await;
-    world.until("p", "CreateContainerConfigError", |status| waiting(status) == "CreateContainerConfigError").await;
+    world
+        .until("p", "CreateContainerConfigError", |status| waiting(status) == "CreateContainerConfigError")
+        .await;
     world.create::<ConfigMap>(json!({"metadata": {"name": "cm"}, "data": {"a": "1"}})).await;
     world.ready("p").await;
 }

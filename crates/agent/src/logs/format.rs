@@ -61,14 +61,19 @@ mod tests {
         let text = write(&line);
         assert_eq!(text, b"2026-01-02T03:04:05.000000006Z stderr P a b  c\n");
         let read = parse(&text[..text.len() - 1]).unwrap();
-        assert_eq!((read.time, read.stream, read.partial, read.text), (time, StreamKind::Stderr, true, &b"a b  c"[..]));
+        assert_eq!(
+            (read.time, read.stream, read.partial, read.text),
+            (time, StreamKind::Stderr, true, &b"a b  c"[..])
+        );
         let empty = write(&LogLine { bytes: "".into(), ..line });
         assert_eq!(parse(&empty[..empty.len() - 1]).unwrap().text, b"");
     }
 
     #[test]
     fn what_is_no_line_is_not_read() {
-        for text in ["", "x", "2026-01-02T03:04:05Z stdout", "2026-01-02T03:04:05Z out F x", "nine stdout F x"] {
+        for text in
+            ["", "x", "2026-01-02T03:04:05Z stdout", "2026-01-02T03:04:05Z out F x", "nine stdout F x"]
+        {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
     }

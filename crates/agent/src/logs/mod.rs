@@ -75,7 +75,9 @@ impl Logs {
         collections.insert(id.clone(), Collection { path: path.clone(), progress });
         drop(collections);
         let (runtime, id) = (self.runtime.clone(), id.clone());
-        balsa_rt::spawn(balsa_rt::TaskKind::Agent, async move { collect::run(&*runtime, &id, &path, &sender).await });
+        balsa_rt::spawn(balsa_rt::TaskKind::Agent, async move {
+            collect::run(&*runtime, &id, &path, &sender).await
+        });
     }
 
     /// Waits until everything an ended container wrote is in its file, at most `limit`.
@@ -95,7 +97,10 @@ impl Logs {
     }
 
     fn progress_of(&self, path: &Path) -> Option<watch::Receiver<u64>> {
-        self.lock().values().find(|collection| collection.path == path).map(|collection| collection.progress.clone())
+        self.lock()
+            .values()
+            .find(|collection| collection.path == path)
+            .map(|collection| collection.progress.clone())
     }
 
     /// Removes the logs of pods that are gone for longer than `retention`. Blocking.
@@ -104,9 +109,8 @@ impl Logs {
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let uid = name.rsplit('_').next().unwrap_or_default();
-            let old = newest(&entry.path()).is_none_or(|time| {
-                now.duration_since(time).is_ok_and(|age| age > retention)
-            });
+            let old = newest(&entry.path())
+                .is_none_or(|time| now.duration_since(time).is_ok_and(|age| age > retention));
             if old && !is_active(uid) {
                 let _ = std::fs::remove_dir_all(entry.path());
             }
@@ -119,7 +123,11 @@ fn newest(directory: &Path) -> Option<SystemTime> {
     let mut newest = std::fs::metadata(directory).ok()?.modified().ok();
     for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
-        let time = if path.is_dir() { self::newest(&path) } else { entry.metadata().ok().and_then(|m| m.modified().ok()) };
+        let time = if path.is_dir() {
+            self::newest(&path)
+        } else {
+            entry.metadata().ok().and_then(|m| m.modified().ok())
+        };
         newest = newest.max(time);
     }
     newest

@@ -40,7 +40,11 @@ pub(crate) struct NoLog(pub String);
 
 impl Logs {
     /// Reads a log. The stream ends where the log does.
-    pub(crate) fn read(self: &Arc<Self>, name: &LogName, query: LogQuery) -> Result<mpsc::Receiver<Bytes>, NoLog> {
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        name: &LogName,
+        query: LogQuery,
+    ) -> Result<mpsc::Receiver<Bytes>, NoLog> {
         let mut attempts = self.attempts(name);
         attempts.sort_unstable();
         let attempt = if query.previous { attempts.iter().rev().nth(1) } else { attempts.last() };
@@ -53,7 +57,13 @@ impl Logs {
         // A few pieces of at most 64 KiB wait for a slow reader.
         let (sender, receiver) = mpsc::channel(16);
         balsa_rt::spawn(balsa_rt::TaskKind::Helper, async move {
-            let mut out = Output { sender, left: query.limit, buffer: Vec::new(), timestamps: query.timestamps, continues: false };
+            let mut out = Output {
+                sender,
+                left: query.limit,
+                buffer: Vec::new(),
+                timestamps: query.timestamps,
+                continues: false,
+            };
             send(path, &query, progress, &mut out).await
         });
         Ok(receiver)
@@ -188,7 +198,8 @@ async fn copy(
             let back = i64::try_from(read).unwrap_or(0);
             return reader.seek_relative(-back);
         }
-        let Some(parsed) = format::parse(&line).filter(|line| since.is_none_or(|since| line.time >= since)) else {
+        let Some(parsed) = format::parse(&line).filter(|line| since.is_none_or(|since| line.time >= since))
+        else {
             continue;
         };
         if *skip > 0 {
@@ -215,7 +226,13 @@ mod tests {
 
     async fn read(path: &Path, query: LogQuery) -> String {
         let (sender, mut receiver) = mpsc::channel(100);
-        let mut out = Output { sender, left: query.limit, buffer: Vec::new(), timestamps: query.timestamps, continues: false };
+        let mut out = Output {
+            sender,
+            left: query.limit,
+            buffer: Vec::new(),
+            timestamps: query.timestamps,
+            continues: false,
+        };
         send(path.to_owned(), &query, None, &mut out).await.unwrap();
         drop(out);
         let mut text = Vec::new();

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use balsa_net::dns::{DnsConfig, HostResolv};
 use balsa_net::proxy::{DEFAULT_TABLE, detect};
 use balsa_net::{
-    DnsServer, DnsView, Ipam, NetError, Netns, NodeNetworkConfig, PodNetwork, PodNetworking, ProxyInput, ProxyMode,
-    ServiceProxy,
+    DnsServer, DnsView, Ipam, NetError, Netns, NodeNetworkConfig, PodNetwork, PodNetworking, ProxyInput,
+    ProxyMode, ServiceProxy,
 };
 use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, OnceCell};
@@ -127,7 +127,8 @@ impl super::NodeNetwork for KernelNetwork {
     }
 
     async fn attach(&self, pod_uid: &str, netns: Option<&Path>) -> Result<Ipv4Addr, NetError> {
-        let path = netns.ok_or_else(|| NetError::Config("the sandbox has no network namespace".to_owned()))?;
+        let path =
+            netns.ok_or_else(|| NetError::Config("the sandbox has no network namespace".to_owned()))?;
         let (address, pods) = {
             let mut started = self.started.lock().await;
             let not_started = || NetError::Config("the pod network has not started".to_owned());

@@ -67,7 +67,8 @@ impl Keeper {
             while a.try_recv().is_ok() || b.try_recv().is_ok() || c.try_recv().is_ok() {}
             let slices = by_service(&self.slices.list());
             let services: Vec<Arc<Object>> = self.services.list();
-            let services: Vec<&Service> = services.iter().filter_map(|object| object.typed::<Service>()).collect();
+            let services: Vec<&Service> =
+                services.iter().filter_map(|object| object.typed::<Service>()).collect();
             let input = self.proxy_input(&services, &slices);
             if let Err(error) = self.network.sync_services(&input).await {
                 tracing::warn!(%error, "services not made true; will try again");
@@ -94,7 +95,11 @@ impl Keeper {
         let dns = self.config.cluster_dns;
         let mut input = ProxyInput { cluster_cidr: Some(self.config.cluster_cidr), ..ProxyInput::default() };
         for service in services {
-            let found = proxy_service(service, slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default(), node);
+            let found = proxy_service(
+                service,
+                slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default(),
+                node,
+            );
             // The pod network leads to the node's own resolver already.
             input.services.extend(found.filter(|found| !found.cluster_ips.iter().any(|ip| Some(*ip) == dns)));
         }
@@ -103,10 +108,13 @@ impl Keeper {
     }
 
     fn dns_view(&self, services: &[&Service], slices: &Slices, serial: u32) -> DnsView {
-        let namespaces = self.namespaces.list().iter().map(|object| object.key().name.to_string()).collect::<Vec<_>>();
+        let namespaces =
+            self.namespaces.list().iter().map(|object| object.key().name.to_string()).collect::<Vec<_>>();
         let services = services
             .iter()
-            .map(|service| dns_service(service, slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default()))
+            .map(|service| {
+                dns_service(service, slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default())
+            })
             .collect();
         let view = DnsView::new(&self.config.cluster_domain, serial, namespaces, services);
         match self.config.cluster_dns {
@@ -121,7 +129,9 @@ type Slices = BTreeMap<Key, Vec<EndpointSlice>>;
 fn by_service(objects: &[Arc<Object>]) -> Slices {
     let mut slices = Slices::new();
     for slice in objects.iter().filter_map(|object| object.typed::<EndpointSlice>()) {
-        let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else { continue };
+        let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else {
+            continue;
+        };
         let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
         slices.entry(Key::new(namespace, name.as_str())).or_default().push(slice.clone());
     }
@@ -144,7 +154,11 @@ fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
 /// A service with rules; none for headless and external ones.
 fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Option<ProxyService> {
     let spec = service.spec.as_ref()?;
-    let own = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+    let own = spec
+        .cluster_ips
+        .iter()
+        .flatten()
+        .chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
     let cluster_ips = addresses(own);
     if cluster_ips.is_empty() {
         return None;
@@ -152,7 +166,10 @@ fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Opt
     let key = key(service);
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-    let vip = ingress.iter().filter(|entry| entry.ip_mode.as_deref() != Some("Proxy")).filter_map(|e| e.ip.as_ref());
+    let vip = ingress
+        .iter()
+        .filter(|entry| entry.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|e| e.ip.as_ref());
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
         let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
         let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(10_800);
@@ -171,7 +188,12 @@ fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Opt
         cluster_ips,
         external_ips: addresses(spec.external_ips.iter().flatten()),
         load_balancer_ips: addresses(vip),
-        source_ranges: spec.load_balancer_source_ranges.iter().flatten().filter_map(|r| r.trim().parse().ok()).collect(),
+        source_ranges: spec
+            .load_balancer_source_ranges
+            .iter()
+            .flatten()
+            .filter_map(|r| r.trim().parse().ok())
+            .collect(),
         ports: ports.collect(),
         affinity,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -185,7 +207,8 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], node: &str) -> Vec<Pr
     let mut found: Vec<ProxyEndpoint> = Vec::new();
     for slice in slices {
         let ports = slice.ports.as_deref().unwrap_or_default();
-        let target = ports.iter().find(|p| p.name.as_deref().unwrap_or_default() == name).and_then(|p| p.port);
+        let target =
+            ports.iter().find(|p| p.name.as_deref().unwrap_or_default() == name).and_then(|p| p.port);
         let Some(target) = target.map(port_number).filter(|port| *port > 0) else { continue };
         for endpoint in &slice.endpoints {
             let conditions = endpoint.conditions.clone().unwrap_or_default();
@@ -244,7 +267,11 @@ fn dns_service(service: &Service, slices: &[EndpointSlice]) -> DnsService {
     } else if spec.cluster_ip.as_deref() == Some("None") {
         DnsTarget::Headless
     } else {
-        let texts = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
+        let texts = spec
+            .cluster_ips
+            .iter()
+            .flatten()
+            .chain(spec.cluster_ip.iter().filter(|_| spec.cluster_ips.is_none()));
         DnsTarget::ClusterIps(texts.filter_map(|text| text.parse::<IpAddr>().ok()).collect())
     };
     let ports = spec.ports.iter().flatten().map(|port| DnsPort {

@@ -106,7 +106,11 @@ pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let available = meminfo(&read("/proc/meminfo"), "MemAvailable");
     let (total, free) = disk(data_dir);
     let number = |text: &str| text.trim().parse::<i64>().ok();
-    let used = read("/proc/loadavg").split(' ').nth(3).and_then(|tasks| tasks.split_once('/')).and_then(|(_, n)| number(n));
+    let used = read("/proc/loadavg")
+        .split(' ')
+        .nth(3)
+        .and_then(|tasks| tasks.split_once('/'))
+        .and_then(|(_, n)| number(n));
     let most = number(&read("/proc/sys/kernel/pid_max"));
     Pressure {
         memory: available.is_some_and(|available| available < MEMORY_LOW),

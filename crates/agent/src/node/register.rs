@@ -14,8 +14,8 @@ use balsa_runtime::{Runtime, Version};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
+    NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::sync::watch;
@@ -81,7 +81,10 @@ impl Registrar {
         let known = api.modify(&key, Part::Main, |node| {
             let before = node.metadata.clone();
             node.metadata.labels.get_or_insert_default().extend(labels.clone());
-            node.metadata.annotations.get_or_insert_default().insert(PROXY_ANNOTATION.to_owned(), proxy.clone());
+            node.metadata
+                .annotations
+                .get_or_insert_default()
+                .insert(PROXY_ANNOTATION.to_owned(), proxy.clone());
             node.metadata != before
         });
         if known.await?.is_some() || api.find(&key).await?.is_some() {
@@ -262,7 +265,13 @@ fn kept(note: &PathBuf) -> Option<Ipv4Net> {
     std::fs::read_to_string(note).ok()?.trim().parse().ok()
 }
 
-fn condition(type_: &str, holds: bool, if_true: (&str, &str), if_false: (&str, &str), now: Timestamp) -> NodeCondition {
+fn condition(
+    type_: &str,
+    holds: bool,
+    if_true: (&str, &str),
+    if_false: (&str, &str),
+    now: Timestamp,
+) -> NodeCondition {
     let (reason, message) = if holds { if_true } else { if_false };
     NodeCondition {
         type_: type_.to_owned(),

@@ -104,7 +104,8 @@ impl Essence {
     fn of(desired: &Desired) -> Self {
         let (meta, status) = (&desired.pod.metadata, desired.pod.status.as_ref());
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let foreign = conditions.iter().filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()));
+        let foreign =
+            conditions.iter().filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()));
         let terminal = |phase: &String| matches!(phase.as_str(), "Succeeded" | "Failed");
         Self {
             spec: desired.pod.spec.clone(),
@@ -327,7 +328,8 @@ impl PodActor {
 
     fn due(&self, wake: Option<Timestamp>) -> Instant {
         let resync = self.node.config.timing.resync;
-        let wait = wake.map(|at| Duration::try_from(at.duration_since(self.node.clock.now())).unwrap_or_default());
+        let wait =
+            wake.map(|at| Duration::try_from(at.duration_since(self.node.clock.now())).unwrap_or_default());
         // Never at once: a plan that wants the past would spin.
         Instant::now() + wait.map_or(resync, |wait| wait.max(Duration::from_millis(10)).min(resync))
     }
@@ -335,7 +337,10 @@ impl PodActor {
     fn publish(&mut self, observed: &Observed) {
         let pod = self.desired.borrow().pod.clone();
         let containers = running_containers(&pod, observed);
-        let ids = observed.containers.iter().filter_map(|(name, list)| Some((name.clone(), list.first()?.state.id.clone())));
+        let ids = observed
+            .containers
+            .iter()
+            .filter_map(|(name, list)| Some((name.clone(), list.first()?.state.id.clone())));
         let sandbox = observed.sandbox();
         self.running.send_replace(Running {
             sandbox: sandbox.is_some(),
@@ -356,7 +361,9 @@ impl PodActor {
         let address = lock(&self.memory).address;
         let mut wanted = HashMap::new();
         for (role, container) in members(&pod) {
-            let Some(found) = observed.current(&container.name).filter(|f| f.is_running() && role != Role::Init) else {
+            let Some(found) =
+                observed.current(&container.name).filter(|f| f.is_running() && role != Role::Init)
+            else {
                 continue;
             };
             let id = &found.state.id;
@@ -378,7 +385,8 @@ impl PodActor {
         for (key, (container, id, probe)) in wanted {
             let (kind, target) = (key.1, Target::new(container, id.clone(), address));
             self.probers.entry(key).or_insert_with(|| {
-                let asking = probe::run(self.node.runtime.clone(), target, kind, probe, self.reports.0.clone());
+                let asking =
+                    probe::run(self.node.runtime.clone(), target, kind, probe, self.reports.0.clone());
                 Prober { id, task: balsa_rt::spawn(TaskKind::Helper, asking).abort_handle() }
             });
         }

@@ -68,8 +68,11 @@ pub(crate) struct PullBackoff {
 impl PullBackoff {
     /// Counts a failure at `now`.
     pub(crate) fn failed(&mut self, now: Timestamp, timing: &Timing) {
-        self.delay =
-            if self.delay.is_zero() { timing.restart_first } else { (self.delay * 2).min(timing.restart_ceiling) };
+        self.delay = if self.delay.is_zero() {
+            timing.restart_first
+        } else {
+            (self.delay * 2).min(timing.restart_ceiling)
+        };
         self.until = now.checked_add(self.delay).ok();
     }
 

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use balsa_model::quantity::Quantity;
 use balsa_runtime::{
-    AppArmor, ContainerConfig, ContainerId, ImageInfo, IpcMode, Mount, MountKind, NetworkMode, PidMode, Propagation,
-    Resources, Seccomp, labels,
+    AppArmor, ContainerConfig, ContainerId, ImageInfo, IpcMode, Mount, MountKind, NetworkMode, PidMode,
+    Propagation, Resources, Seccomp, labels,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext, VolumeMount};
 
@@ -127,9 +127,12 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
     ] {
         all.insert(name.to_owned(), value);
     }
-    let lookup = |name: &str| parts.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    let lookup =
+        |name: &str| parts.env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     let words = |list: &Option<Vec<String>>| {
-        list.as_ref().filter(|list| !list.is_empty()).map(|list| list.iter().map(|word| expand(word, lookup)).collect())
+        list.as_ref()
+            .filter(|list| !list.is_empty())
+            .map(|list| list.iter().map(|word| expand(word, lookup)).collect())
     };
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
@@ -146,7 +149,11 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
         args: words(&parts.container.args),
         working_dir: parts.container.working_dir.clone().filter(|dir| !dir.is_empty()),
         labels: all,
-        network: if spec.host_network == Some(true) { NetworkMode::Host } else { NetworkMode::Container(shared()) },
+        network: if spec.host_network == Some(true) {
+            NetworkMode::Host
+        } else {
+            NetworkMode::Container(shared())
+        },
         ipc: if spec.host_ipc == Some(true) { IpcMode::Host } else { IpcMode::Container(shared()) },
         pid,
         mounts: mounts(&parts)?,
@@ -183,13 +190,19 @@ fn user(parts: &Parts<'_>, spec: &PodSpec, own: &SecurityContext) -> Result<Opti
         );
         let image_user = parts.image.user.split(':').next().unwrap_or_default();
         match (user, parts.image.uid()) {
-            (Some(0), _) => return Err(ConfigError(format!("container's runAsUser breaks non-root policy {who}"))),
+            (Some(0), _) => {
+                return Err(ConfigError(format!("container's runAsUser breaks non-root policy {who}")));
+            }
             (Some(_), _) => {}
             (None, Some(0)) => {
-                return Err(ConfigError(format!("container has runAsNonRoot and image will run as root {who}")));
+                return Err(ConfigError(format!(
+                    "container has runAsNonRoot and image will run as root {who}"
+                )));
             }
             (None, None) if image_user.is_empty() => {
-                return Err(ConfigError(format!("container has runAsNonRoot and image will run as root {who}")));
+                return Err(ConfigError(format!(
+                    "container has runAsNonRoot and image will run as root {who}"
+                )));
             }
             (None, None) => {
                 return Err(ConfigError(format!(
@@ -199,7 +212,8 @@ fn user(parts: &Parts<'_>, spec: &PodSpec, own: &SecurityContext) -> Result<Opti
             (None, Some(_)) => {}
         }
     }
-    let image_user = || parts.image.user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0").to_owned();
+    let image_user =
+        || parts.image.user.split(':').next().filter(|user| !user.is_empty()).unwrap_or("0").to_owned();
     Ok(match (user, group) {
         (Some(user), Some(group)) => Some(format!("{user}:{group}")),
         (Some(user), None) => Some(user.to_string()),
@@ -220,8 +234,9 @@ fn seccomp(config: &AgentConfig, spec: &PodSpec, own: &SecurityContext) -> Resul
             }
             let path = config.data_dir.join("seccomp").join(name);
             let text = std::fs::read_to_string(&path);
-            text.map(Seccomp::Profile)
-                .map_err(|error| ConfigError(format!("cannot load seccomp profile {}: {error}", path.display())))
+            text.map(Seccomp::Profile).map_err(|error| {
+                ConfigError(format!("cannot load seccomp profile {}: {error}", path.display()))
+            })
         }
         _ => Ok(Seccomp::RuntimeDefault),
     }
@@ -267,7 +282,9 @@ fn resources(container: &Container, machine: &Machine) -> Resources {
         cpu_shares: Some(shares),
         cpu_period: quota.map(|_| 100_000),
         cpu_quota: quota,
-        memory: limit_memory.and_then(|memory| u64::try_from(memory.value()).ok()).filter(|memory| *memory > 0),
+        memory: limit_memory
+            .and_then(|memory| u64::try_from(memory.value()).ok())
+            .filter(|memory| *memory > 0),
         oom_score_adj: Some(oom_score_adj.max(machine.oom_floor)),
         ..Resources::default()
     }
@@ -305,20 +322,28 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, ConfigError> {
 }
 
 fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount) -> Result<Mount, ConfigError> {
-    let missing = || ConfigError(format!("volume \"{}\" of container {} is not there", mount.name, parts.container.name));
+    let missing = || {
+        ConfigError(format!("volume \"{}\" of container {} is not there", mount.name, parts.container.name))
+    };
     let volume = parts.volumes.get(&mount.name).ok_or_else(missing)?;
     let part = volumes::mounted_part(mount, &parts.env);
-    let source = volumes::sub_path(volume, &part)
-        .map_err(|error| ConfigError(format!("failed to prepare subPath for volumeMount \"{}\": {error}", mount.name)))?;
+    let source = volumes::sub_path(volume, &part).map_err(|error| {
+        ConfigError(format!("failed to prepare subPath for volumeMount \"{}\": {error}", mount.name))
+    })?;
     let claims = parts.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claim = claims.filter(|volume| volume.name == mount.name).find_map(|v| v.persistent_volume_claim.as_ref());
+    let claim =
+        claims.filter(|volume| volume.name == mount.name).find_map(|v| v.persistent_volume_claim.as_ref());
     let read_only = mount.read_only == Some(true) || claim.and_then(|claim| claim.read_only) == Some(true);
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => Propagation::HostToContainer,
         Some("Bidirectional") => Propagation::Bidirectional,
         _ => Propagation::Private,
     };
-    let target = if mount.mount_path.starts_with('/') { mount.mount_path.clone() } else { format!("/{}", mount.mount_path) };
+    let target = if mount.mount_path.starts_with('/') {
+        mount.mount_path.clone()
+    } else {
+        format!("/{}", mount.mount_path)
+    };
     Ok(bind(&source, &target, read_only, propagation))
 }
 
@@ -383,11 +408,14 @@ mod tests {
 
     #[test]
     fn root_is_refused_where_it_is_not_wanted() {
-        let spec = json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c", "image": "i"}]});
+        let spec =
+            json!({"securityContext": {"runAsNonRoot": true}, "containers": [{"name": "c", "image": "i"}]});
         let image = |user: &str| ImageInfo { user: user.to_owned(), ..ImageInfo::default() };
         assert!(made(spec.clone(), &image("")).unwrap_err().to_string().contains("image will run as root"));
         assert!(made(spec.clone(), &image("0")).is_err());
-        assert!(made(spec.clone(), &image("web")).unwrap_err().to_string().contains("non-numeric user (web)"));
+        assert!(
+            made(spec.clone(), &image("web")).unwrap_err().to_string().contains("non-numeric user (web)")
+        );
         assert!(made(spec, &image("1000:1000")).is_ok());
     }
 

@@ -74,7 +74,9 @@ impl EnvContext<'_> {
                 (None, None) => continue,
             };
             match self.data(kind, name).await? {
-                Some(data) => data.iter().for_each(|(key, value)| env.set(&format!("{prefix}{key}"), text(value))),
+                Some(data) => {
+                    data.iter().for_each(|(key, value)| env.set(&format!("{prefix}{key}"), text(value)))
+                }
                 None if optional == Some(true) => {}
                 None => return Err(EnvError::NoObject { kind, name: name.to_owned() }),
             }
@@ -87,7 +89,12 @@ impl EnvContext<'_> {
         Ok(env.into_vec())
     }
 
-    async fn value(&self, container: &Container, variable: &EnvVar, env: &Env) -> Result<Option<String>, EnvError> {
+    async fn value(
+        &self,
+        container: &Container,
+        variable: &EnvVar,
+        env: &Env,
+    ) -> Result<Option<String>, EnvError> {
         if let Some(source) = &variable.value_from {
             return self.referenced(container, source).await;
         }
@@ -95,7 +102,11 @@ impl EnvContext<'_> {
         Ok(Some(expand(value, |name| env.values.get(name).cloned())))
     }
 
-    async fn referenced(&self, container: &Container, source: &EnvVarSource) -> Result<Option<String>, EnvError> {
+    async fn referenced(
+        &self,
+        container: &Container,
+        source: &EnvVarSource,
+    ) -> Result<Option<String>, EnvError> {
         if let Some(reference) = &source.field_ref {
             let value = field(self.pod, self.facts, &reference.field_path);
             return value.map(Some).ok_or_else(|| EnvError::NoField(reference.field_path.clone()));
@@ -150,7 +161,8 @@ pub(crate) fn service_variables<'a>(
     let mut variables = Vec::new();
     for service in services {
         let meta = &service.metadata;
-        let (of, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let (of, name) =
+            (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let api = of == "default" && name == "kubernetes";
         if api || (links && of == namespace) {
             variables.extend(variables_of(service, name));
@@ -161,7 +173,9 @@ pub(crate) fn service_variables<'a>(
 
 fn variables_of(service: &Service, name: &str) -> Vec<(String, String)> {
     let Some(spec) = &service.spec else { return Vec::new() };
-    let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else { return Vec::new() };
+    let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
+        return Vec::new();
+    };
     let ports = spec.ports.as_deref().unwrap_or_default();
     let Some(first) = ports.first() else { return Vec::new() };
     let screaming = |text: &str| text.to_ascii_uppercase().replace('-', "_");

@@ -67,7 +67,12 @@ pub(crate) fn resolv(pod: &Pod, config: &AgentConfig, host: &str) -> String {
 
 /// Writes both files into the pod's directory. They are replaced only before the first container: a
 /// bind mount shows the file that was there when it was made.
-pub(crate) fn write(pod: &Pod, config: &AgentConfig, pod_dir: &Path, address: Option<IpAddr>) -> io::Result<()> {
+pub(crate) fn write(
+    pod: &Pod,
+    config: &AgentConfig,
+    pod_dir: &Path,
+    address: Option<IpAddr>,
+) -> io::Result<()> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let hosts = hosts(pod, &config.cluster_domain, address, &read("/etc/hosts"));
     write_file(&pod_dir.join("etc-hosts"), hosts.as_bytes(), 0o644)?;

@@ -43,7 +43,9 @@ pub(crate) fn field(pod: &Pod, facts: &PodFacts, path: &str) -> Option<String> {
         "metadata.labels" => lines(meta.labels.as_ref()),
         "metadata.annotations" => lines(meta.annotations.as_ref()),
         "spec.nodeName" => facts.node_name.clone(),
-        "spec.serviceAccountName" => spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned()),
+        "spec.serviceAccountName" => {
+            spec.service_account_name.clone().unwrap_or_else(|| "default".to_owned())
+        }
         "spec.restartPolicy" => text(&spec.restart_policy),
         "status.podIP" | "status.podIPs" if spec.host_network == Some(true) => facts.host_ip.clone(),
         "status.podIP" | "status.podIPs" => facts.pod_ip.clone(),
@@ -54,12 +56,17 @@ pub(crate) fn field(pod: &Pod, facts: &PodFacts, path: &str) -> Option<String> {
 
 /// `key="value"` lines, as the downward API writes maps.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
-    let lines: Vec<String> = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
+    let lines: Vec<String> =
+        map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}")).collect();
     lines.join("\n")
 }
 
 /// The value of a container's request or limit, in units of the divisor, rounded up.
-pub(crate) fn resource(container: &Container, facts: &PodFacts, selector: &ResourceFieldSelector) -> Option<String> {
+pub(crate) fn resource(
+    container: &Container,
+    facts: &PodFacts,
+    selector: &ResourceFieldSelector,
+) -> Option<String> {
     let (which, name) = selector.resource.split_once('.')?;
     let resources = container.resources.as_ref();
     let of = |map: Option<&BTreeMap<String, _>>| map.and_then(|map| map.get(name)).and_then(Quantity::of);
@@ -67,7 +74,9 @@ pub(crate) fn resource(container: &Container, facts: &PodFacts, selector: &Resou
     let found = match which {
         "limits" => limit,
         // What is not requested is what the limit says; a request of nothing is 0.
-        "requests" => of(resources.and_then(|r| r.requests.as_ref())).or(limit).or(Some(Quantity::from_units(0))),
+        "requests" => {
+            of(resources.and_then(|r| r.requests.as_ref())).or(limit).or(Some(Quantity::from_units(0)))
+        }
         _ => return None,
     };
     let divisor = selector.divisor.as_ref().and_then(Quantity::of).filter(|divisor| !divisor.is_zero());
@@ -129,7 +138,11 @@ mod tests {
         ] {
             let selector: ResourceFieldSelector =
                 serde_json::from_value(json!({"resource": name, "divisor": divisor})).unwrap();
-            assert_eq!(resource(&container, &facts, &selector).as_deref(), Some(expected), "{name} {divisor:?}");
+            assert_eq!(
+                resource(&container, &facts, &selector).as_deref(),
+                Some(expected),
+                "{name} {divisor:?}"
+            );
         }
     }
 }

@@ -101,7 +101,8 @@ impl Images {
         let _slot = self.slots.acquire().await;
         let began = Instant::now();
         let auth = credentials(pod, &image, objects).await;
-        let pulled = metrics::operation("pull_image", self.runtime.pull(&with_default_tag(&image), auth, None)).await;
+        let pulled =
+            metrics::operation("pull_image", self.runtime.pull(&with_default_tag(&image), auth, None)).await;
         let info = pulled.map_err(|error| failed(&error))?;
         Ok(Ready::Pulled { info, took: began.elapsed(), waited: asked.elapsed() })
     }
@@ -109,7 +110,9 @@ impl Images {
 
 fn failed(error: &Error) -> Missing {
     match error {
-        Error::ImagePull { reason: PullReason::InvalidName, message, .. } => Missing::BadName(message.clone()),
+        Error::ImagePull { reason: PullReason::InvalidName, message, .. } => {
+            Missing::BadName(message.clone())
+        }
         Error::ImagePull { reason, .. } => {
             Missing::Failed { reason: reason.waiting_reason(), message: error.to_string() }
         }
@@ -176,7 +179,9 @@ mod tests {
 
     #[test]
     fn the_default_policy_depends_on_the_tag() {
-        for (image, policy) in [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent")] {
+        for (image, policy) in
+            [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent")]
+        {
             let container = Container { image: Some(image.to_owned()), ..Container::default() };
             assert_eq!(pull_policy(&container), policy, "{image}");
         }

@@ -29,7 +29,8 @@ pub(crate) async fn look(node: &NodeContext, pod: &Pod) -> Result<Observed, bals
         let message = last_words(node, pod, &state);
         Found::new(state, message)
     }));
-    for (name, found) in observed.all().filter(|(_, found)| !found.is_unstarted() && !found.failed_to_start()) {
+    for (name, found) in observed.all().filter(|(_, found)| !found.is_unstarted() && !found.failed_to_start())
+    {
         node.logs.collect(&found.state.id, node.logs.path(&node.log_name(pod, name), found.attempt));
     }
     Ok(observed)
@@ -50,7 +51,8 @@ fn last_words(node: &NodeContext, pod: &Pod, state: &ContainerState) -> String {
     if !text.is_empty() || state.exit_code == 0 || policy.as_deref() != Some("FallbackToLogsOnError") {
         return text;
     }
-    let log = std::fs::read_to_string(node.logs.path(&node.log_name(pod, &name), attempt)).unwrap_or_default();
+    let log =
+        std::fs::read_to_string(node.logs.path(&node.log_name(pod, &name), attempt)).unwrap_or_default();
     let lines: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
     let last = lines[lines.len().saturating_sub(80)..].join("\n");
     let start = (last.len().saturating_sub(2048)..).find(|at| last.is_char_boundary(*at)).unwrap_or(0);

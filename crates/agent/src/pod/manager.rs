@@ -90,7 +90,9 @@ impl Pods {
     pub(crate) fn running(&self) -> (usize, usize) {
         let actors = self.lock();
         let running = actors.values().map(|handle| handle.running.borrow());
-        running.fold((0, 0), |(pods, containers), now| (pods + usize::from(now.sandbox), containers + now.containers))
+        running.fold((0, 0), |(pods, containers), now| {
+            (pods + usize::from(now.sandbox), containers + now.containers)
+        })
     }
 
     async fn follow(
@@ -192,7 +194,8 @@ impl Pods {
             let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
             left.entry(uid.clone()).or_insert_with(|| pod_of_labels(&container.labels));
         }
-        let directories = std::fs::read_dir(self.node.config.data_dir.join("pods")).into_iter().flatten().flatten();
+        let directories =
+            std::fs::read_dir(self.node.config.data_dir.join("pods")).into_iter().flatten().flatten();
         let directories = directories.filter_map(|entry| entry.file_name().into_string().ok());
         for uid in directories.chain(self.node.network.attached().await) {
             let meta = ObjectMeta { uid: Some(uid.clone()), ..ObjectMeta::default() };
@@ -222,7 +225,9 @@ impl Pods {
                         backoff.reset();
                         let ours = matches!(
                             event.kind,
-                            ContainerEventKind::Died { .. } | ContainerEventKind::Oom | ContainerEventKind::Destroyed
+                            ContainerEventKind::Died { .. }
+                                | ContainerEventKind::Oom
+                                | ContainerEventKind::Destroyed
                         );
                         if let Some(uid) = event.labels.get(labels::POD_UID).filter(|_| ours) {
                             self.poke(uid);
@@ -248,7 +253,8 @@ fn differs(old: &Object, new: &Object) -> bool {
 
 /// Ids and readiness are what an agent that starts without a server takes over.
 fn container_ids(pod: &Pod) -> Vec<(Option<String>, bool)> {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let statuses =
+        pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
     statuses.iter().map(|status| (status.container_id.clone(), status.ready)).collect()
 }
 

@@ -186,7 +186,11 @@ impl Memory {
 
     /// The probe results of that container.
     pub(crate) fn health(&self, name: &str, id: &str) -> Health {
-        self.containers.get(name).filter(|memory| memory.id == id).map(|memory| memory.health).unwrap_or_default()
+        self.containers
+            .get(name)
+            .filter(|memory| memory.id == id)
+            .map(|memory| memory.health)
+            .unwrap_or_default()
     }
 }
 
@@ -234,7 +238,9 @@ pub(crate) fn restart_policy(pod: &Pod) -> &str {
 /// and a hash of more would restart everything when a release adds a default.
 pub(crate) fn spec_hash(container: &Container) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
-    for byte in container.name.bytes().chain([0]).chain(container.image.as_deref().unwrap_or_default().bytes()) {
+    for byte in
+        container.name.bytes().chain([0]).chain(container.image.as_deref().unwrap_or_default().bytes())
+    {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     format!("{hash:016x}")

@@ -13,7 +13,8 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use crate::config::Timing;
 use crate::pod::backoff::Ended;
 use crate::pod::observed::{
-    Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy, spec_hash,
+    Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
+    spec_hash,
 };
 
 /// A container to end.
@@ -127,7 +128,9 @@ pub(crate) fn past_deadline(pod: &Pod, now: Timestamp) -> bool {
 fn superseded(observed: &Observed) -> Vec<ContainerId> {
     let mut old: Vec<ContainerId> =
         observed.sandboxes.iter().skip(1).map(|found| found.state.id.clone()).collect();
-    old.extend(observed.sandboxes.first().filter(|found| found.is_unstarted()).map(|found| found.state.id.clone()));
+    old.extend(
+        observed.sandboxes.first().filter(|found| found.is_unstarted()).map(|found| found.state.id.clone()),
+    );
     for list in observed.containers.values() {
         let (unstarted, real): (Vec<_>, Vec<_>) = list.iter().partition(|found| found.is_unstarted());
         old.extend(unstarted.into_iter().map(|found| found.state.id.clone()));
@@ -153,9 +156,9 @@ fn without_sandbox(situation: &Situation<'_>, mut plan: Plan) -> Plan {
     let had_one = !observed.sandboxes.is_empty();
     let restarts = restart_policy(pod) == "Always";
     let done = |container: &Container| {
-        observed.latest(&container.name).is_some_and(|found| {
-            found.has_ended() && (found.succeeded() || restart_policy(pod) == "Never")
-        })
+        observed
+            .latest(&container.name)
+            .is_some_and(|found| found.has_ended() && (found.succeeded() || restart_policy(pod) == "Never"))
     };
     if had_one && !restarts && app_containers(pod).iter().all(done) {
         plan.finished = true;
@@ -169,9 +172,9 @@ fn without_sandbox(situation: &Situation<'_>, mut plan: Plan) -> Plan {
 }
 
 fn has_app_started(situation: &Situation<'_>) -> bool {
-    app_containers(situation.pod)
-        .iter()
-        .any(|container| situation.observed.current(&container.name).is_some_and(|found| !found.is_unstarted()))
+    app_containers(situation.pod).iter().any(|container| {
+        situation.observed.current(&container.name).is_some_and(|found| !found.is_unstarted())
+    })
 }
 
 /// Takes the init containers one step on; true when all are done.
@@ -423,7 +426,11 @@ mod tests {
             [("Always", 0, true), ("OnFailure", 0, false), ("OnFailure", 1, true), ("Never", 1, false)]
         {
             let pod = pod(json!({"restartPolicy": policy, "containers": [{"name": "a", "image": "i"}]}));
-            let plan = next(&pod, vec![found("POD", 0, Running, 0), found("a", 0, Exited, exit)], &mut Memory::default());
+            let plan = next(
+                &pod,
+                vec![found("POD", 0, Running, 0), found("a", 0, Exited, exit)],
+                &mut Memory::default(),
+            );
             assert_eq!((!plan.start.is_empty(), plan.finished), (again, !again), "{policy} {exit}");
         }
     }
@@ -431,7 +438,8 @@ mod tests {
     #[test]
     fn a_lost_sandbox_takes_its_containers_along() {
         let pod = pod(json!({"containers": [{"name": "a", "image": "i"}]}));
-        let plan = next(&pod, vec![found("POD", 0, Exited, 137), found("a", 0, Running, 0)], &mut Memory::default());
+        let plan =
+            next(&pod, vec![found("POD", 0, Exited, 137), found("a", 0, Running, 0)], &mut Memory::default());
         assert_eq!(plan.sandbox, Some(1));
         assert_eq!(plan.stop.len(), 1);
         assert_eq!(plan.remove, [ContainerId::from("POD-0".to_owned())]);
@@ -472,8 +480,10 @@ mod tests {
         pod.status = serde_json::from_value(json!({"phase": "Succeeded"})).unwrap();
         let plan = next(&pod, vec![], &mut Memory::default());
         assert!(plan.finished && plan.sandbox.is_none());
-        pod.status = serde_json::from_value(json!({"phase": "Running", "startTime": "1970-01-01T00:00:00Z"})).unwrap();
-        let plan = next(&pod, vec![found("POD", 0, Running, 0), found("a", 0, Running, 0)], &mut Memory::default());
+        pod.status =
+            serde_json::from_value(json!({"phase": "Running", "startTime": "1970-01-01T00:00:00Z"})).unwrap();
+        let plan =
+            next(&pod, vec![found("POD", 0, Running, 0), found("a", 0, Running, 0)], &mut Memory::default());
         assert!(plan.finished && plan.stop.len() == 1, "past its deadline");
     }
 }

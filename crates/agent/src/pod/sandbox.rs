@@ -39,7 +39,11 @@ pub(crate) async fn create(node: &NodeContext, pod: &Pod, attempt: u32) -> Resul
 }
 
 /// The address of a sandbox that runs, connected if it is not.
-pub(crate) async fn address(node: &NodeContext, pod: &Pod, sandbox: &Found) -> Result<Option<IpAddr>, String> {
+pub(crate) async fn address(
+    node: &NodeContext,
+    pod: &Pod,
+    sandbox: &Found,
+) -> Result<Option<IpAddr>, String> {
     connect(node, pod, &sandbox.state).await
 }
 
@@ -49,7 +53,9 @@ async fn connect(node: &NodeContext, pod: &Pod, state: &ContainerState) -> Resul
     }
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let attached = node.network.attach(uid, state.netns().as_deref()).await;
-    attached.map(|address| Some(IpAddr::V4(address))).map_err(|error| format!("failed to set up pod network: {error}"))
+    attached
+        .map(|address| Some(IpAddr::V4(address)))
+        .map_err(|error| format!("failed to set up pod network: {error}"))
 }
 
 /// The pod is in the machine's network.

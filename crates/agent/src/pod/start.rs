@@ -121,8 +121,12 @@ impl StartJob<'_> {
 
     async fn config(&self, image: &ImageInfo) -> Result<ContainerConfig, String> {
         let (node, facts) = (self.node, self.node.facts(self.address));
-        let context =
-            EnvContext { pod: self.pod, facts: &facts, objects: &*node.objects, services: node.service_variables(self.pod) };
+        let context = EnvContext {
+            pod: self.pod,
+            facts: &facts,
+            objects: &*node.objects,
+            services: node.service_variables(self.pod),
+        };
         let env = context.environment(self.container).await.map_err(|error| error.to_string())?;
         self.message_file().map_err(|error| error.to_string())?;
         container::container(Parts {
@@ -166,11 +170,14 @@ impl StartJob<'_> {
     }
 
     async fn after_start(&self, id: &ContainerId) {
-        let Some(handler) = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else { return };
+        let Some(handler) = self.container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) else {
+            return;
+        };
         let hook = hooks::run(self.node, self.container, id, handler, self.address).await;
         if let Err(message) = hook {
             self.event("Warning", "FailedPostStartHook", format!("PostStartHook failed: {message}"));
-            let grace = self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
+            let grace =
+                self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(30);
             let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
             self.event("Normal", "Killing", "FailedPostStartHook");
             let _ = metrics::operation("stop_container", self.node.runtime.stop(id, grace, None)).await;

@@ -3,8 +3,8 @@
 use balsa_model::KUBERNETES_VERSION;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -76,12 +76,19 @@ type Statuses = Vec<ContainerStatus>;
 fn container_statuses(facts: &Facts<'_>) -> (Statuses, Statuses) {
     let has_init = init_containers(facts.pod).next().is_some();
     let waiting = Waiting::new(if has_init { "PodInitializing" } else { "ContainerCreating" }, "");
-    let init = init_containers(facts.pod).map(|(role, c)| container_status(facts, role, c, &waiting)).collect();
-    let apps = app_containers(facts.pod).iter().map(|c| container_status(facts, Role::App, c, &waiting)).collect();
+    let init =
+        init_containers(facts.pod).map(|(role, c)| container_status(facts, role, c, &waiting)).collect();
+    let apps =
+        app_containers(facts.pod).iter().map(|c| container_status(facts, Role::App, c, &waiting)).collect();
     (init, apps)
 }
 
-fn container_status(facts: &Facts<'_>, role: Role, container: &Container, unborn: &Waiting) -> ContainerStatus {
+fn container_status(
+    facts: &Facts<'_>,
+    role: Role,
+    container: &Container,
+    unborn: &Waiting,
+) -> ContainerStatus {
     let name = &container.name;
     let list = facts.observed.containers.get(name).map(Vec::as_slice).unwrap_or_default();
     let real: Vec<&Found> = list.iter().filter(|found| !found.is_unstarted()).collect();
@@ -207,7 +214,11 @@ fn phase(facts: &Facts<'_>, init: &Statuses, apps: &Statuses, old: Option<&str>)
     }
     let policy = restart_policy(facts.pod);
     let exit = |status: &ContainerStatus| {
-        status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|terminated| terminated.exit_code)
+        status
+            .state
+            .as_ref()
+            .and_then(|state| state.terminated.as_ref())
+            .map(|terminated| terminated.exit_code)
     };
     let plain_init = init.iter().zip(init_containers(facts.pod)).filter(|(_, (role, _))| *role == Role::Init);
     for (status, _) in plain_init {
@@ -260,7 +271,12 @@ fn conditions(
     let ended = succeeded || phase == "Failed" || facts.terminated;
     let unready: Vec<&str> = apps
         .iter()
-        .chain(init.iter().zip(init_containers(facts.pod)).filter(|(_, (r, _))| *r == Role::Sidecar).map(|(s, _)| s))
+        .chain(
+            init.iter()
+                .zip(init_containers(facts.pod))
+                .filter(|(_, (r, _))| *r == Role::Sidecar)
+                .map(|(s, _)| s),
+        )
         .filter(|status| !status.ready)
         .map(|status| status.name.as_str())
         .collect();
@@ -297,7 +313,11 @@ fn conditions(
         Verdict {
             type_: "Initialized",
             holds: initialized,
-            reason: if succeeded { Some("PodCompleted") } else { (!initialized).then_some("ContainersNotInitialized") },
+            reason: if succeeded {
+                Some("PodCompleted")
+            } else {
+                (!initialized).then_some("ContainersNotInitialized")
+            },
             message: (!initialized).then_some(not_initialized),
         },
         Verdict {
@@ -315,16 +335,16 @@ fn conditions(
 fn closed_gates(pod: &Pod, old: &PodStatus) -> Vec<String> {
     let gates = pod.spec.as_ref().and_then(|spec| spec.readiness_gates.as_deref()).unwrap_or_default();
     let open = |type_: &str| {
-        old.conditions.iter().flatten().any(|condition| condition.type_ == type_ && condition.status == "True")
+        old.conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == type_ && condition.status == "True")
     };
     gates
         .iter()
         .filter(|gate| !open(&gate.condition_type))
         .map(|gate| {
-            format!(
-                "the status of pod readiness gate \"{}\" is not \"True\", but False",
-                gate.condition_type
-            )
+            format!("the status of pod readiness gate \"{}\" is not \"True\", but False", gate.condition_type)
         })
         .collect()
 }
@@ -459,7 +479,10 @@ mod tests {
         );
         let container = &status.container_statuses.as_ref().unwrap()[0];
         assert_eq!(container.restart_count, 3);
-        assert_eq!(container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("CrashLoopBackOff"));
+        assert_eq!(
+            container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+            Some("CrashLoopBackOff")
+        );
         let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
         assert_eq!((last.reason.as_deref(), last.exit_code), (Some("OOMKilled"), 137));
         assert_eq!(condition(&status, "Ready"), "False");
@@ -473,8 +496,11 @@ mod tests {
             {"type": "example.com/mine", "status": "True"},
         ]}))
         .unwrap();
-        let status = status(&pod, vec![found("POD", 0, Status::Running, 0), found("a", 0, Status::Running, 0)], &[]);
-        for type_ in ["Ready", "ContainersReady", "Initialized", "PodReadyToStartContainers", "example.com/mine"] {
+        let status =
+            status(&pod, vec![found("POD", 0, Status::Running, 0), found("a", 0, Status::Running, 0)], &[]);
+        for type_ in
+            ["Ready", "ContainersReady", "Initialized", "PodReadyToStartContainers", "example.com/mine"]
+        {
             assert_eq!(condition(&status, type_), "True", "{type_}");
         }
         let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled").unwrap();
@@ -485,7 +511,10 @@ mod tests {
     fn before_anything_runs_it_is_being_created() {
         let status = status(&pod("Always"), vec![], &[]);
         let container = &status.container_statuses.as_ref().unwrap()[0];
-        assert_eq!(container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(), Some("ContainerCreating"));
+        assert_eq!(
+            container.state.as_ref().unwrap().waiting.as_ref().unwrap().reason.as_deref(),
+            Some("ContainerCreating")
+        );
         assert_eq!(condition(&status, "PodReadyToStartContainers"), "False");
     }
 }

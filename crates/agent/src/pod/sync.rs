@@ -68,7 +68,9 @@ impl PodWork {
     }
 
     fn post(&self, observed: &Observed, plan: &Plan, terminated: bool, delete: bool) {
-        let late = plan::past_deadline(&self.pod, self.node.clock.now()) && !plan::is_terminal(&self.pod) && !terminated;
+        let late = plan::past_deadline(&self.pod, self.node.clock.now())
+            && !plan::is_terminal(&self.pod)
+            && !terminated;
         let why = "Pod was active on the node longer than the specified deadline";
         // What was put up last may not have come back from the server yet.
         let mut pod = Pod::clone(&self.pod);
@@ -122,8 +124,12 @@ impl PodWork {
                 Err(error) => tracing::warn!(pod = %key_of(&self.pod), error, "sandbox has no address"),
             }
         }
-        let situation =
-            Situation { pod: &self.pod, observed, now: self.node.clock.now(), timing: &self.node.config.timing };
+        let situation = Situation {
+            pod: &self.pod,
+            observed,
+            now: self.node.clock.now(),
+            timing: &self.node.config.timing,
+        };
         plan::plan(&situation, &mut lock(&self.memory))
     }
 
@@ -136,7 +142,9 @@ impl PodWork {
         }
         for id in &plan.remove {
             acted = true;
-            terminate::remove(&self.node, id).await.map_err(|error| self.warn("container not removed", &error))?;
+            terminate::remove(&self.node, id)
+                .await
+                .map_err(|error| self.warn("container not removed", &error))?;
         }
         if plan.finished {
             if observed.sandbox().is_some() {
@@ -169,8 +177,10 @@ impl PodWork {
     async fn stop(&self, plan: &Plan) -> Result<(), ()> {
         let stops = plan.stop.iter().map(|stop| async {
             let own = terminate::grace(&self.pod);
-            let grace = stop.grace_seconds.and_then(|s| u64::try_from(s).ok()).map_or(own, Duration::from_secs);
-            terminate::stop(&self.node, &self.pod, &stop.name, &stop.id, &stop.why, grace, self.address()).await
+            let grace =
+                stop.grace_seconds.and_then(|s| u64::try_from(s).ok()).map_or(own, Duration::from_secs);
+            terminate::stop(&self.node, &self.pod, &stop.name, &stop.id, &stop.why, grace, self.address())
+                .await
         });
         let all: Result<Vec<()>, _> = join_all(stops).await.into_iter().collect();
         all.map(drop).map_err(|error| self.warn("container not stopped", &error))
@@ -182,7 +192,8 @@ impl PodWork {
             let mut ready = self.node.network_ready.clone();
             let waited = tokio::time::timeout(NETWORK_WAIT, ready.wait_for(|ready| *ready)).await;
             if !matches!(waited, Ok(Ok(_))) {
-                let message = "network is not ready: container runtime network not ready: the node has no pod CIDR yet";
+                let message =
+                    "network is not ready: container runtime network not ready: the node has no pod CIDR yet";
                 self.node.event(&self.pod, None, "Warning", "NetworkNotReady", message);
                 return Err(());
             }
@@ -221,7 +232,12 @@ impl PodWork {
     }
 
     /// Starts one container; false when it is to be tried again.
-    async fn start(&self, observed: &Observed, start: &plan::Start, volumes: &BTreeMap<String, PathBuf>) -> bool {
+    async fn start(
+        &self,
+        observed: &Observed,
+        start: &plan::Start,
+        volumes: &BTreeMap<String, PathBuf>,
+    ) -> bool {
         let Some(sandbox) = observed.sandbox() else { return false };
         let Some((role, container)) = member(&self.pod, &start.name) else { return true };
         let now = self.node.clock.now();

@@ -44,7 +44,13 @@ pub(crate) async fn stop(
     {
         let hook = tokio::time::timeout(grace, hooks::run(node, container, id, handler, address)).await;
         if let Ok(Err(message)) = hook {
-            node.event(pod, Some(name), "Warning", "FailedPreStopHook", format!("PreStopHook failed: {message}"));
+            node.event(
+                pod,
+                Some(name),
+                "Warning",
+                "FailedPreStopHook",
+                format!("PreStopHook failed: {message}"),
+            );
         }
     }
     let left = if grace.is_zero() { grace } else { grace.saturating_sub(began.elapsed()).max(LAST_CHANCE) };
@@ -52,13 +58,19 @@ pub(crate) async fn stop(
 }
 
 /// Ends every container of a pod: those that do its work first, then its sidecars.
-pub(crate) async fn stop_containers(node: &NodeContext, pod: &Pod, observed: &Observed, address: Option<IpAddr>) -> Result<(), Error> {
+pub(crate) async fn stop_containers(
+    node: &NodeContext,
+    pod: &Pod,
+    observed: &Observed,
+    address: Option<IpAddr>,
+) -> Result<(), Error> {
     let began = Instant::now();
     let is_sidecar = |name: &str| member(pod, name).is_some_and(|(role, _)| role == Role::Sidecar);
     for sidecars in [false, true] {
         let left = grace(pod).saturating_sub(began.elapsed());
         let left = if sidecars && !grace(pod).is_zero() { left.max(LAST_CHANCE) } else { left };
-        let running = observed.all().filter(|(name, found)| found.is_running() && is_sidecar(name) == sidecars);
+        let running =
+            observed.all().filter(|(name, found)| found.is_running() && is_sidecar(name) == sidecars);
         let stops = running.map(|(name, found)| {
             let why = format!("Stopping container {name}");
             async move { stop(node, pod, name, &found.state.id, &why, left, address).await }
@@ -79,7 +91,8 @@ pub(crate) async fn remove(node: &NodeContext, id: &ContainerId) -> Result<(), E
 /// Ends the sandbox, so that nothing of the pod runs; its containers stay to be looked at.
 pub(crate) async fn stop_sandbox(node: &NodeContext, pod: &Pod, observed: &Observed) -> Result<(), String> {
     for sandbox in observed.sandboxes.iter().filter(|sandbox| sandbox.is_running()) {
-        let stopped = metrics::operation("stop_podsandbox", node.runtime.stop(&sandbox.state.id, Duration::ZERO, None));
+        let stopped =
+            metrics::operation("stop_podsandbox", node.runtime.stop(&sandbox.state.id, Duration::ZERO, None));
         stopped.await.map_err(|error| error.to_string())?;
     }
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
@@ -96,7 +109,9 @@ pub(crate) async fn clean_up(node: &NodeContext, pod: &Pod, observed: &Observed)
         .map_err(text)?;
     stop_sandbox(node, pod, observed).await?;
     for sandbox in &observed.sandboxes {
-        metrics::operation("remove_podsandbox", node.runtime.remove(&sandbox.state.id, true)).await.map_err(text)?;
+        metrics::operation("remove_podsandbox", node.runtime.remove(&sandbox.state.id, true))
+            .await
+            .map_err(text)?;
     }
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let directory = node.config.pod_dir(uid);

@@ -41,9 +41,12 @@ impl Target {
     fn port(&self, port: &IntOrString) -> Result<u16, String> {
         let found = match port {
             IntOrString::Int(port) => u16::try_from(*port).ok(),
-            IntOrString::String(name) => {
-                self.ports.iter().find(|(known, _)| known == name).map(|(_, port)| *port).or(name.parse().ok())
-            }
+            IntOrString::String(name) => self
+                .ports
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, port)| *port)
+                .or(name.parse().ok()),
         };
         found.ok_or_else(|| format!("couldn't find port: {port:?}"))
     }
@@ -51,13 +54,21 @@ impl Target {
     fn host(&self, host: Option<&String>) -> Result<String, String> {
         match host.filter(|host| !host.is_empty()) {
             Some(host) => Ok(host.clone()),
-            None => self.address.map(|address| address.to_string()).ok_or_else(|| "the pod has no address".to_owned()),
+            None => self
+                .address
+                .map(|address| address.to_string())
+                .ok_or_else(|| "the pod has no address".to_owned()),
         }
     }
 }
 
 /// One try; `Err` says how it failed, in the kubelet's words.
-pub(super) async fn ask(runtime: &dyn Runtime, target: &Target, probe: &Probe, limit: Duration) -> Result<(), String> {
+pub(super) async fn ask(
+    runtime: &dyn Runtime,
+    target: &Target,
+    probe: &Probe,
+    limit: Duration,
+) -> Result<(), String> {
     let asked = async {
         if let Some(action) = &probe.exec {
             let command = action.command.clone().unwrap_or_default();
@@ -79,11 +90,18 @@ pub(super) async fn ask(runtime: &dyn Runtime, target: &Target, probe: &Probe, l
     let patience = if probe.exec.is_some() { limit + Duration::from_secs(2) } else { limit };
     match tokio::time::timeout(patience, asked).await {
         Ok(result) => result,
-        Err(_) => Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()),
+        Err(_) => {
+            Err("context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned())
+        }
     }
 }
 
-async fn exec(runtime: &dyn Runtime, target: &Target, command: &[String], limit: Duration) -> Result<(), String> {
+async fn exec(
+    runtime: &dyn Runtime,
+    target: &Target,
+    command: &[String],
+    limit: Duration,
+) -> Result<(), String> {
     match runtime.exec_sync(&target.id, command, limit).await {
         Ok(output) if output.exit_code == 0 => Ok(()),
         Ok(output) => Err(String::from_utf8_lossy(&output.output).into_owned()),
@@ -132,8 +150,9 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: http::Request<Empty<Bytes>>,
 ) -> Result<http::StatusCode, String> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
     let talk = async {
         let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
         let status = response.status();
@@ -159,7 +178,10 @@ async fn secure(stream: TcpStream, host: &str) -> Result<tokio_rustls::client::T
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     let name = rustls::pki_types::ServerName::try_from(host.to_owned()).map_err(|error| error.to_string())?;
-    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| error.to_string())
+    tokio_rustls::TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .map_err(|error| error.to_string())
 }
 
 async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) -> Result<(), String> {
@@ -173,7 +195,8 @@ async fn grpc(target: &Target, action: &GRPCAction, limit: Duration) -> Result<(
     let channel = endpoint.connect().await.map_err(|error| failed(&error))?;
     let service = action.service.clone().unwrap_or_default();
     let answer = HealthClient::new(channel).check(HealthCheckRequest { service }).await;
-    let status = answer.map_err(|status| format!("health rpc failed: {}", status.message()))?.into_inner().status();
+    let status =
+        answer.map_err(|status| format!("health rpc failed: {}", status.message()))?.into_inner().status();
     if status == ServingStatus::Serving {
         return Ok(());
     }
@@ -210,7 +233,12 @@ mod unchecked {
             cert: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls12_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls12_signature(
+                message,
+                cert,
+                signature,
+                &self.0.signature_verification_algorithms,
+            )
         }
 
         fn verify_tls13_signature(
@@ -219,7 +247,12 @@ mod unchecked {
             cert: &CertificateDer<'_>,
             signature: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            rustls::crypto::verify_tls13_signature(message, cert, signature, &self.0.signature_verification_algorithms)
+            rustls::crypto::verify_tls13_signature(
+                message,
+                cert,
+                signature,
+                &self.0.signature_verification_algorithms,
+            )
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -242,7 +275,9 @@ mod tests {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut buffer = [0; 1024];
                 let _ = stream.read(&mut buffer).await;
-                let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes()).await;
+                let _ = stream
+                    .write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes())
+                    .await;
             }
         });
         Target {
@@ -267,7 +302,12 @@ mod tests {
 
     #[test]
     fn ports_have_numbers_or_names() {
-        let target = Target { container: "c".into(), id: ContainerId::new("c"), address: None, ports: vec![("a".into(), 7)] };
+        let target = Target {
+            container: "c".into(),
+            id: ContainerId::new("c"),
+            address: None,
+            ports: vec![("a".into(), 7)],
+        };
         assert_eq!(target.port(&IntOrString::Int(80)), Ok(80));
         assert_eq!(target.port(&IntOrString::String("a".into())), Ok(7));
         assert!(target.port(&IntOrString::String("b".into())).is_err());

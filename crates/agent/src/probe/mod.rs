@@ -107,7 +107,8 @@ pub(crate) async fn run(
         let result = ask::ask(&*runtime, &target, &probe, limit).await;
         let verdict = counter.count(result.is_ok());
         let result_label = if result.is_ok() { "successful" } else { "failed" };
-        metrics::counter!("prober_probe_total", "probe_type" => kind.name(), "result" => result_label).increment(1);
+        metrics::counter!("prober_probe_total", "probe_type" => kind.name(), "result" => result_label)
+            .increment(1);
         let changed = verdict.filter(|verdict| told != Some(*verdict));
         let failure = result.err();
         if changed.is_none() && failure.is_none() {
@@ -116,7 +117,8 @@ pub(crate) async fn run(
         told = changed.or(told);
         let (container, id) = (target.container.clone(), target.id.clone());
         let report = Report { container, id, kind, verdict: changed, failure };
-        let ended = matches!((kind, changed), (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)));
+        let ended =
+            matches!((kind, changed), (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)));
         if reports.send(report).await.is_err() || ended {
             return;
         }

@@ -98,7 +98,8 @@ impl TokenSource for SessionEndpoint {
         };
         let answer = AgentServiceClient::new(channel).create_token(request).await;
         let answer = answer.map_err(|status| status.message().to_owned())?.into_inner();
-        let expires = answer.expires.parse().map_err(|error| format!("the token's end does not parse: {error}"))?;
+        let expires =
+            answer.expires.parse().map_err(|error| format!("the token's end does not parse: {error}"))?;
         Ok(ServiceAccountToken { token: answer.token, expires })
     }
 }
@@ -135,7 +136,9 @@ impl Session {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         for n in 0.. {
             let ended = match self.endpoint.connect(n).await {
-                Ok(channel) => self.run(channel, &mut backoff).await.map_err(|status| status.message().to_owned()),
+                Ok(channel) => {
+                    self.run(channel, &mut backoff).await.map_err(|status| status.message().to_owned())
+                }
                 Err(error) => Err(error.to_string()),
             };
             self.connected.send_replace(false);
@@ -174,7 +177,8 @@ impl Session {
                 Some(Some(session_response::Message::Welcome(welcome))) => {
                     backoff.reset();
                     self.endpoint.learn(welcome.servers);
-                    let seconds = if welcome.heartbeat_seconds == 0 { HEARTBEAT } else { welcome.heartbeat_seconds };
+                    let seconds =
+                        if welcome.heartbeat_seconds == 0 { HEARTBEAT } else { welcome.heartbeat_seconds };
                     ticks = tokio::time::interval(Duration::from_secs(u64::from(seconds)));
                     self.connected.send_replace(true);
                 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use balsa_net::Netns;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
 use balsa_proto::agent::{
-    Channel as Lane, Data, End, Open, OpenAttach, OpenExec, OpenLogs, OpenPortForward, StreamRequest, StreamResponse,
-    open, stream_request, stream_response,
+    Channel as Lane, Data, End, Open, OpenAttach, OpenExec, OpenLogs, OpenPortForward, StreamRequest,
+    StreamResponse, open, stream_request, stream_response,
 };
 use balsa_runtime::{AttachOptions, ContainerId, ExecConfig, ExecSession, StreamKind};
 use bytes::Bytes;
@@ -215,7 +215,11 @@ async fn attach(
 }
 
 /// Both ways until the process closes its streams, or whoever asked has gone.
-async fn converse(session: ExecSession, mut input: Streaming<StreamResponse>, out: &Out) -> Result<i32, Refusal> {
+async fn converse(
+    session: ExecSession,
+    mut input: Streaming<StreamResponse>,
+    out: &Out,
+) -> Result<i32, Refusal> {
     let ExecSession { mut stdin, mut output, control } = session;
     let mut asker_left = false;
     loop {
@@ -290,7 +294,11 @@ async fn port_forward(
     let downward = async {
         while let Ok(Some(response)) = input.message().await {
             match response.message {
-                Some(stream_response::Message::Data(data)) if writer.write_all(&data.bytes).await.is_err() => return,
+                Some(stream_response::Message::Data(data))
+                    if writer.write_all(&data.bytes).await.is_err() =>
+                {
+                    return;
+                }
                 Some(stream_response::Message::Close(_)) => {
                     let _ = writer.shutdown().await;
                 }

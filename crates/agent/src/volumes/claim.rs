@@ -52,11 +52,14 @@ async fn bound(job: &Job<'_>, name: &str) -> Result<PersistentVolume, Unbound> {
     let failed = |failure: balsa_model::Failure| Unbound::NoAnswer(failure.message);
     let key = Key::new(job.namespace(), name);
     let claim = client.api::<PersistentVolumeClaim>().find(&key).await.map_err(failed)?;
-    let claim = claim.ok_or_else(|| Unbound::Refused(format!("persistentvolumeclaim \"{name}\" not found")))?;
+    let claim =
+        claim.ok_or_else(|| Unbound::Refused(format!("persistentvolumeclaim \"{name}\" not found")))?;
     let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
     let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|volume| is_bound && !volume.is_empty());
-    let volume = volume.ok_or_else(|| Unbound::Refused(format!("persistentvolumeclaim \"{name}\" is not bound")))?;
-    let found = client.api::<PersistentVolume>().find(&Key::new("", volume.as_str())).await.map_err(failed)?;
+    let volume =
+        volume.ok_or_else(|| Unbound::Refused(format!("persistentvolumeclaim \"{name}\" is not bound")))?;
+    let found =
+        client.api::<PersistentVolume>().find(&Key::new("", volume.as_str())).await.map_err(failed)?;
     found.ok_or_else(|| Unbound::Refused(format!("persistentvolume \"{volume}\" not found")))
 }
 

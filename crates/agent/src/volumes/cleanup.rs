@@ -77,7 +77,8 @@ fn directory(volume: &PersistentVolume) -> Option<PathBuf> {
     if spec.persistent_volume_reclaim_policy.as_deref() != Some("Delete") {
         return None;
     }
-    let path = spec.local.as_ref().map(|local| &local.path).or(spec.host_path.as_ref().map(|host| &host.path))?;
+    let path =
+        spec.local.as_ref().map(|local| &local.path).or(spec.host_path.as_ref().map(|host| &host.path))?;
     let path = Path::new(path);
     let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
     (path.is_absolute() && plain && path.components().count() > 3).then(|| path.to_owned())
@@ -87,11 +88,13 @@ fn directory(volume: &PersistentVolume) -> Option<PathBuf> {
 fn belongs_to(volume: &PersistentVolume, node: &str) -> bool {
     let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref());
     let terms = affinity.and_then(|a| a.required.as_ref()).map(|r| r.node_selector_terms.as_slice());
-    terms.unwrap_or_default().iter().flat_map(|term| term.match_expressions.iter().flatten()).any(|expression| {
-        expression.key == "kubernetes.io/hostname"
-            && expression.operator == "In"
-            && expression.values.iter().flatten().any(|value| value == node)
-    })
+    terms.unwrap_or_default().iter().flat_map(|term| term.match_expressions.iter().flatten()).any(
+        |expression| {
+            expression.key == "kubernetes.io/hostname"
+                && expression.operator == "In"
+                && expression.values.iter().flatten().any(|value| value == node)
+        },
+    )
 }
 
 #[cfg(test)]

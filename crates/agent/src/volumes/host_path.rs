@@ -43,7 +43,8 @@ pub(super) fn check(path: &Path, type_: &str) -> Result<(), VolumeError> {
         ("BlockDevice", Ok(found)) => found.is_block_device(),
         (_, Ok(_)) => true,
     };
-    let wrong = || VolumeError::Source(format!("hostPath type check failed: {} is not a {type_}", path.display()));
+    let wrong =
+        || VolumeError::Source(format!("hostPath type check failed: {} is not a {type_}", path.display()));
     if right { Ok(()) } else { Err(wrong()) }
 }
 

@@ -158,7 +158,8 @@ pub(crate) fn tear_down(pod_dir: &Path) -> io::Result<()> {
 /// The fifth column of a line of `mountinfo`; blanks are written in octal.
 fn mount_point(line: &str) -> Option<PathBuf> {
     let text = line.split(' ').nth(4)?;
-    let text = text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
+    let text =
+        text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\");
     Some(PathBuf::from(text))
 }
 
@@ -211,7 +212,12 @@ fn select(
                 files.insert(item.path.clone(), entry(value, mode));
             }
             None if optional => {}
-            None => return Err(VolumeError::Source(format!("{what} references non-existent config key: {}", item.key))),
+            None => {
+                return Err(VolumeError::Source(format!(
+                    "{what} references non-existent config key: {}",
+                    item.key
+                )));
+            }
         }
     }
     Ok(files)
@@ -259,7 +265,10 @@ mod tests {
         let data: Data = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())].into();
         let items = vec![KeyToPath { key: "a".into(), path: "x/y".into(), mode: Some(0o400) }];
         let files = select(&data, Some(&items), 0o644, false, "configmap").unwrap();
-        assert_eq!(files.into_iter().collect::<Vec<_>>(), [("x/y".to_owned(), FileEntry { bytes: b"1".to_vec(), mode: 0o400 })]);
+        assert_eq!(
+            files.into_iter().collect::<Vec<_>>(),
+            [("x/y".to_owned(), FileEntry { bytes: b"1".to_vec(), mode: 0o400 })]
+        );
         let none = vec![KeyToPath { key: "z".into(), path: "z".into(), mode: None }];
         assert!(select(&data, Some(&none), 0o644, false, "configmap").is_err());
         assert!(select(&data, Some(&none), 0o644, true, "configmap").unwrap().is_empty());

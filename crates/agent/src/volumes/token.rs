@@ -116,7 +116,9 @@ impl Tokens {
             // The old one is better than none for as long as it is good.
             Err(error) => match known.filter(|(token, _)| now < token.expires) {
                 Some((token, _)) => Ok(token.token),
-                None => self.shown(job, source).ok_or(VolumeError::Source(format!("failed to fetch token: {error}"))),
+                None => self
+                    .shown(job, source)
+                    .ok_or(VolumeError::Source(format!("failed to fetch token: {error}"))),
             },
         }
     }

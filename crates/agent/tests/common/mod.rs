@@ -53,7 +53,7 @@ impl World {
     pub(crate) async fn start(&mut self) {
         let agent =
             Agent::new(self.config.clone(), self.client.clone(), self.runtime.clone(), self.network.clone());
-        balsa_rt::telemetry::install_logs("balsa_agent=debug,warn", balsa_rt::telemetry::LogFormat::Text);
+        balsa_rt::telemetry::install_logs("warn", balsa_rt::telemetry::LogFormat::Text);
         let handle = agent.start(&self.scope).await.unwrap();
         handle.ready().await;
         self.agent = Some(handle);
@@ -89,7 +89,11 @@ impl World {
 
     /// Deletes a pod with its own grace period.
     pub(crate) async fn delete(&self, name: &str) {
-        self.client.api::<Pod>().delete(&Key::new("default", name), "", DeleteOptions::default()).await.unwrap();
+        self.client
+            .api::<Pod>()
+            .delete(&Key::new("default", name), "", DeleteOptions::default())
+            .await
+            .unwrap();
     }
 
     /// Waits until the pod's status is as asked.
@@ -145,7 +149,11 @@ impl World {
     async fn events(&self) -> Vec<(String, String)> {
         let events = self.client.api::<Event>().list(Filter::everything()).await.unwrap();
         let typed = events.iter().filter_map(|object| object.typed::<Event>());
-        typed.map(|event| (event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default())).collect()
+        typed
+            .map(|event| {
+                (event.reason.clone().unwrap_or_default(), event.message.clone().unwrap_or_default())
+            })
+            .collect()
     }
 }
 
