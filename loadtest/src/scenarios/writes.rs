@@ -12,7 +12,7 @@ use crate::rest::Target;
 use crate::summary::milliseconds;
 
 mod etcd {
-    #![expect(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
+    #![expect(unreachable_pub, reason = "generated")]
     tonic::include_proto!("etcdserverpb");
 }
 
