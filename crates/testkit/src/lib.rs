@@ -1,1 +1,25 @@
-//! Clusters in a process and of real processes, fakes, fixtures and matchers.
+//! Clusters of real processes, images made from nothing, a plain REST client, and waiting on
+//! conditions: the words in which the end-to-end suites tell what a user does.
+//!
+//! It drives the `balsa` program from outside and links none of it, so that a suite is small and
+//! quick to build. A failed expectation panics with what was asked, what came back, and the end of
+//! the cluster's log.
+#![allow(clippy::unwrap_used, reason = "used by tests alone: a panic is how a test fails")]
+
+mod binary;
+mod cluster;
+mod footprint;
+pub mod images;
+mod kubectl;
+mod lock;
+mod rest;
+mod wait;
+mod web;
+
+pub use binary::balsa;
+pub use cluster::{Cluster, Options};
+pub use footprint::{Container, Footprint, containers, docker};
+pub use kubectl::{Output, kubectl_program};
+pub use rest::{Answer, Connection, Rest, Watch};
+pub use wait::wait_until;
+pub use web::{Steady, Tally, get};

@@ -1,0 +1,69 @@
+//! Finds the `balsa` program beside the running test, and builds it when it is missing or older than
+//! its sources. `BALSA_BIN` names another one.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// The program under test.
+pub fn balsa() -> &'static Path {
+    PROGRAM.get_or_init(|| match std::env::var_os("BALSA_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => beside_the_test(),
+    })
+}
+
+/// `<target dir>/<profile>/balsa`; the test itself is `<target dir>/<profile>/deps/<name>`.
+fn beside_the_test() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let profile = test.parent().and_then(Path::parent).unwrap();
+    let program = profile.join("balsa");
+    let built = modified(&program);
+    if built.is_none_or(|built| newest_source() > built) {
+        build(profile);
+    }
+    assert!(program.exists(), "{}: cargo has built the program somewhere else", program.display());
+    program
+}
+
+fn build(profile: &Path) {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut command = Command::new(cargo);
+    command.args(["build", "-p", "balsa"]).current_dir(root());
+    if profile.ends_with("release") {
+        command.arg("--release");
+    }
+    let status = command.status().unwrap();
+    assert!(status.success(), "the program does not build: run cargo build -p balsa");
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
+}
+
+/// When the youngest file changed that the program is made of.
+fn newest_source() -> SystemTime {
+    let mut newest = modified(&root().join("Cargo.lock")).unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut folders = vec![root().join("proto")];
+    for member in std::fs::read_dir(root().join("crates")).unwrap().flatten() {
+        if member.file_name() != "testkit" {
+            folders.push(member.path().join("src"));
+        }
+    }
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => folders.push(entry.path()),
+                _ => newest = newest.max(modified(&entry.path()).unwrap_or(newest)),
+            }
+        }
+    }
+    newest
+}

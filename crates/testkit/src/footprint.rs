@@ -1,0 +1,101 @@
+//! What clusters leave on a machine: containers, links, nftables tables.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::process::Command;
+
+use crate::kubectl::{Output, run};
+
+/// Runs the `docker` program.
+pub fn docker<I, S>(arguments: I) -> Output
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<OsStr>,
+{
+    run("docker", arguments, None, "")
+}
+
+/// Panics with what to do unless Docker answers.
+#[track_caller]
+pub(crate) fn need_docker() {
+    let answer = docker(["version", "--format", "{{.Server.Version}}"]);
+    assert!(
+        answer.code == 0,
+        "these tests run real containers and Docker does not answer: install it and start it \
+         (Debian, Ubuntu: apt-get install docker.io), or run `make test`, which does.\n{}",
+        answer.stderr
+    );
+}
+
+/// A container of a pod, as Docker knows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Container {
+    /// Name of the pod.
+    pub pod: String,
+    /// Name in the pod; `POD` for the sandbox.
+    pub name: String,
+    /// Docker's id.
+    pub id: String,
+    /// When it was started.
+    pub started: String,
+    /// Whether it runs.
+    pub running: bool,
+}
+
+/// The containers of a namespace's pods on the given node, with sandboxes.
+pub fn containers(node: &str, namespace: &str) -> BTreeSet<Container> {
+    let of_node = format!("label=balsa.dev/node={node}");
+    let of_namespace = format!("label=io.kubernetes.pod.namespace={namespace}");
+    let ids =
+        docker(["ps", "-aq", "--no-trunc", "--filter", of_node.as_str(), "--filter", of_namespace.as_str()])
+            .ok();
+    ids.split_whitespace().filter_map(inspect).collect()
+}
+
+/// `None` when it is gone between being listed and being asked for.
+fn inspect(id: &str) -> Option<Container> {
+    let format = "{{index .Config.Labels \"io.kubernetes.pod.name\"}} \
+                  {{index .Config.Labels \"io.kubernetes.container.name\"}} \
+                  {{.State.StartedAt}} {{.State.Running}}";
+    let answer = docker(["inspect", "-f", format, id]).result().ok()?;
+    let mut words = answer.split_whitespace().map(str::to_owned);
+    Some(Container {
+        pod: words.next()?,
+        name: words.next()?,
+        id: id.to_owned(),
+        started: words.next()?,
+        running: words.next()? == "true",
+    })
+}
+
+/// Everything on the machine that a cluster may have made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Footprint(BTreeSet<String>);
+
+impl Footprint {
+    /// What is there now.
+    pub fn take() -> Self {
+        let mut found = BTreeSet::new();
+        let ids = docker(["ps", "-aq", "--no-trunc", "--filter", "label=balsa.dev/node"]).ok();
+        found.extend(ids.split_whitespace().map(|id| format!("container {id}")));
+        for link in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+            let name = link.file_name().to_string_lossy().into_owned();
+            if name.starts_with("balsa") || name.starts_with("blv") {
+                found.insert(format!("link {name}"));
+            }
+        }
+        let tables = Command::new("nft").args(["list", "tables"]).output();
+        let tables = tables.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        let tables = tables.unwrap_or_default();
+        found.extend(tables.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
+        found.extend(places.filter(|path| path.contains("balsa")).map(|path| format!("mount {path}")));
+        Self(found)
+    }
+
+    /// What is here and not in `before`.
+    pub fn since(&self, before: &Self) -> Vec<String> {
+        self.0.difference(&before.0).cloned().collect()
+    }
+}
