@@ -10,6 +10,8 @@ mod jsonpath;
 mod kubeconfig;
 mod manifest;
 mod output;
+mod run;
+mod settings;
 mod target;
 
 use std::process::ExitCode;

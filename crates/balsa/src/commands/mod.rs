@@ -1,25 +1,31 @@
 //! The command line: one command a file.
 
+mod agent;
 mod api_resources;
 mod apply;
 mod changes;
 mod delete;
 mod describe;
+mod down;
 mod events;
 mod exec;
 mod get;
 mod logs;
 mod pods;
 mod scale;
+mod server;
 mod status;
 mod terminal;
 mod token;
+mod up;
 mod version;
 mod wait;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub(crate) use changes::{may_resume, until};
 
 /// A container orchestrator in one binary that speaks the Kubernetes API.
 #[derive(Parser)]
@@ -28,6 +34,7 @@ use clap::{Parser, Subcommand};
     version,
     propagate_version = true,
     after_help = "Start here:\n  \
+        sudo balsa up                    # a cluster on this machine\n  \
         balsa get nodes                  # what the cluster consists of\n  \
         balsa apply -f manifest.yaml     # make it so\n  \
         balsa get pods -A -w             # watch it happen\n\n\
@@ -40,6 +47,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    Up(up::Args),
+    Down(down::Args),
+    Server(server::Args),
+    Agent(agent::Args),
     Get(get::Args),
     Describe(describe::Args),
     Apply(apply::Args),
@@ -59,6 +70,10 @@ pub(crate) enum Command {
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
     match command {
+        Command::Up(args) => Box::pin(up::run(args)).await.map(done),
+        Command::Down(args) => Box::pin(down::run(args)).await.map(done),
+        Command::Server(args) => Box::pin(server::run(args)).await.map(done),
+        Command::Agent(args) => Box::pin(agent::run(args)).await.map(done),
         Command::Get(args) => Box::pin(get::run(args)).await.map(done),
         Command::Describe(args) => describe::run(args).await.map(done),
         Command::Apply(args) => apply::run(args).await.map(done),

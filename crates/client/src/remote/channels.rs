@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use balsa_model::{Failure, Reason};
 use balsa_proto::from_status;
 use rustls::client::danger::ServerCertVerifier;
@@ -54,9 +55,33 @@ struct Shared {
     current: AtomicUsize,
 }
 
-/// The connections to all servers.
+impl Shared {
+    fn new(config: &RemoteConfig, trust: &Trust) -> Result<Self, ConnectError> {
+        if config.servers.is_empty() {
+            return Err(ConnectError::NoServers);
+        }
+        let credentials = Credentials(match &config.identity {
+            Identity::Certificate { .. } => None,
+            Identity::Token(token) => {
+                Some(format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?)
+            }
+        });
+        let connect = |server: &String| {
+            let channel = checked_endpoint(config, server, trust)?.connect_lazy();
+            Ok(InterceptedService::new(channel, credentials.clone()))
+        };
+        let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
+        Ok(Self {
+            servers: config.servers.clone(),
+            connections: connections?,
+            current: AtomicUsize::new(0),
+        })
+    }
+}
+
+/// The connections to all servers. Clones share them, also when they are replaced.
 #[derive(Clone)]
-pub(super) struct Channels(Arc<Shared>);
+pub(super) struct Channels(Arc<ArcSwap<Shared>>);
 
 /// Whether a call may be made again after its answer was lost.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,41 +106,31 @@ impl Channels {
     }
 
     pub(super) fn with_trust(config: &RemoteConfig, trust: &Trust) -> Result<Self, ConnectError> {
-        if config.servers.is_empty() {
-            return Err(ConnectError::NoServers);
-        }
-        let credentials = Credentials(match &config.identity {
-            Identity::Certificate { .. } => None,
-            Identity::Token(token) => {
-                Some(format!("Bearer {token}").parse().map_err(|_| ConnectError::Token)?)
-            }
-        });
-        let connect = |server: &String| {
-            let channel = checked_endpoint(config, server, trust)?.connect_lazy();
-            Ok(InterceptedService::new(channel, credentials.clone()))
-        };
-        let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
-        Ok(Self(Arc::new(Shared {
-            servers: config.servers.clone(),
-            connections: connections?,
-            current: AtomicUsize::new(0),
-        })))
+        Ok(Self(Arc::new(ArcSwap::from_pointee(Shared::new(config, trust)?))))
     }
 
-    pub(super) fn servers(&self) -> &[String] {
-        &self.0.servers
+    /// Makes all later calls with another configuration; those under way end with the old one.
+    pub(super) fn replace(&self, config: &RemoteConfig) -> Result<(), ConnectError> {
+        self.0.store(Arc::new(Shared::new(config, &Trust::Ca)?));
+        Ok(())
+    }
+
+    pub(super) fn servers(&self) -> Vec<String> {
+        self.0.load().servers.clone()
     }
 
     /// The server that is asked at present.
     pub(super) fn current(&self) -> (usize, Connection) {
-        let index = self.0.current.load(Ordering::Relaxed) % self.0.connections.len();
-        (index, self.0.connections[index].clone())
+        let shared = self.0.load();
+        let index = shared.current.load(Ordering::Relaxed) % shared.connections.len();
+        (index, shared.connections[index].clone())
     }
 
     /// Goes on with the server after `index`, unless somebody else has done so already.
     pub(super) fn skip(&self, index: usize) {
-        let next = (index + 1) % self.0.connections.len();
-        let _ = self.0.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+        let shared = self.0.load();
+        let next = (index + 1) % shared.connections.len();
+        let _ = shared.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Makes a call at one server after another, until one answers.
@@ -129,7 +144,7 @@ impl Channels {
         F: Future<Output = Result<tonic::Response<T>, Status>> + Send,
     {
         let mut last = None;
-        for _ in 0..self.0.connections.len() {
+        for _ in 0..self.0.load().connections.len() {
             let (index, connection) = self.current();
             let status = match make(connection).await {
                 Ok(answer) => return Ok(answer.into_inner()),
@@ -153,7 +168,8 @@ impl Channels {
         if !is_transport(status) {
             return from_status(status);
         }
-        let server = self.0.servers.get(server).map_or("the server", String::as_str);
+        let shared = self.0.load();
+        let server = shared.servers.get(server).map_or("the server", String::as_str);
         let mut why = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {

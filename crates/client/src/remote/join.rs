@@ -56,6 +56,16 @@ pub fn fingerprint(token: &str) -> Result<&str, Failure> {
     }
 }
 
+/// The same hash, of a CA that is at hand, PEM. Clusters are told apart by it.
+///
+/// # Errors
+/// When it is no certificate.
+pub fn fingerprint_of(ca_pem: &str) -> Result<String, Failure> {
+    use rustls::pki_types::pem::PemObject as _;
+    let der = CertificateDer::from_pem_slice(ca_pem.as_bytes());
+    der.map(|der| hash(&der)).map_err(|error| Failure::bad_request(format!("the cluster's CA: {error}")))
+}
+
 /// Joins with a bootstrap token.
 ///
 /// # Errors

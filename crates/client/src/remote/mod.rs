@@ -106,8 +106,16 @@ impl RemoteBackend {
         self.channels.skip(self.channels.current().0);
     }
 
+    /// Goes on with another configuration: a renewed certificate, other servers.
+    ///
+    /// # Errors
+    /// When the configuration is no good; the present one stays.
+    pub fn reconfigure(&self, config: &RemoteConfig) -> Result<(), ConnectError> {
+        self.channels.replace(config)
+    }
+
     /// The servers, as they were given.
-    pub fn servers(&self) -> &[String] {
+    pub fn servers(&self) -> Vec<String> {
         self.channels.servers()
     }
 }

@@ -1,0 +1,62 @@
+//! `balsa up`: a cluster on this machine.
+
+use serde::{Deserialize, Serialize};
+
+use crate::run::detach;
+use crate::run::layout;
+use crate::run::progress::Progress;
+use crate::run::up::{self, Up};
+use crate::settings::{self, ConfigFile, LogFlags, ServerFlags};
+
+/// Start a cluster on this machine: a server, and nodes on its Docker
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    sudo balsa up                    # one node; Ctrl-C stops it, the containers go on\n  \
+    sudo balsa up --nodes 3 --detach # three nodes, in the background\n  \
+    sudo balsa down                  # and all is gone")]
+pub(crate) struct Args {
+    #[command(flatten)]
+    server: ServerFlags,
+    #[command(flatten)]
+    nodes: NodeFlags,
+    /// Go on in the background, once the cluster is ready
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    file: ConfigFile,
+    #[command(flatten)]
+    log: LogFlags,
+}
+
+#[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case", default)]
+struct NodeFlags {
+    /// How many nodes; 0: only the server [default: 1]
+    #[arg(long, value_name = "N", env = "BALSA_NODES")]
+    nodes: Option<u32>,
+    /// Docker Engine [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "HOST", env = "BALSA_DOCKER_HOST")]
+    docker_host: Option<String>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let server = args.file.fill(&args.server)?.resolve();
+    let nodes = args.file.fill(&args.nodes)?;
+    if args.file.print_config {
+        settings::print(&server)?;
+        return settings::print(&NodeFlags { nodes: Some(nodes.nodes.unwrap_or(1)), ..nodes });
+    }
+    let up = Up { server, nodes: nodes.nodes.unwrap_or(1), docker_host: nodes.docker_host };
+    if args.detach {
+        let progress = Progress::new();
+        detach::start(&up.server.data_dir, &progress).await?;
+        progress.finish();
+        eprint!("{}", up::guide(&up, true));
+        return Ok(());
+    }
+    let background = detach::is_background();
+    args.file.fill(&args.log)?.install(if background { "info" } else { "warn" });
+    let progress =
+        if background { Progress::into_file(&up.server.data_dir.join(layout::PROGRESS))? } else { Progress::new() };
+    up::run(up, progress).await
+}

@@ -1,0 +1,125 @@
+//! What is where in the data directory, and who runs on it.
+//!
+//! Invariant: whoever runs on a data directory holds the lock on its `balsa.pid`. The lock goes with the
+//! process, whatever becomes of it, so nothing stale is ever believed.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+/// Volumes on the node's disk.
+pub(crate) const VOLUMES: &str = "volumes";
+/// A directory for each node.
+pub(crate) const NODES: &str = "nodes";
+/// Keys and certificates of the cluster.
+pub(crate) const PKI: &str = "pki";
+/// The replicated log.
+pub(crate) const LOG: &str = "log";
+/// The administrator's kubeconfig.
+pub(crate) const ADMIN: &str = "admin.kubeconfig";
+/// Who runs here; locked while it does.
+pub(crate) const PID: &str = "balsa.pid";
+/// The log of a detached process.
+pub(crate) const LOG_FILE: &str = "balsa.log";
+/// What a detached process tells of its start.
+pub(crate) const PROGRESS: &str = "balsa.progress";
+
+/// The right to run on a data directory.
+pub(crate) struct Claim {
+    file: File,
+}
+
+impl Claim {
+    /// Takes the data directory, which is made if it is not there.
+    pub(crate) fn take(directory: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(directory).with_context(|| {
+            format!("cannot make {}; run as root, or choose another directory with --data-dir", directory.display())
+        })?;
+        let path = directory.join(PID);
+        let context = || format!("{}; run as root, or choose another directory with --data-dir", path.display());
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(context)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut pid = String::new();
+                let _ = file.read_to_string(&mut pid);
+                bail!(
+                    "a cluster runs on {} already (process {}); stop it with Ctrl-C or `balsa down`",
+                    directory.display(),
+                    pid.trim()
+                );
+            }
+            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+        }
+        file.set_len(0).with_context(context)?;
+        file.rewind().with_context(context)?;
+        writeln!(file, "{}", std::process::id()).with_context(context)?;
+        Ok(Self { file })
+    }
+
+    /// Gives the directory back and takes the pid file away.
+    pub(crate) fn release(self, directory: &Path) {
+        let _ = std::fs::remove_file(directory.join(PID));
+        let _ = self.file.unlock();
+    }
+}
+
+/// The process that runs on a data directory, if there is one.
+pub(crate) fn running(directory: &Path) -> anyhow::Result<Option<i32>> {
+    let path = directory.join(PID);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            file.read_to_string(&mut text)?;
+            let pid = text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?;
+            Ok(Some(pid))
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Whether a cluster was ever started on a directory.
+pub(crate) fn is_cluster(directory: &Path) -> bool {
+    directory.join(PKI).join("ca.crt").is_file() || directory.join(NODES).is_dir()
+}
+
+/// The names of the nodes that have a directory.
+pub(crate) fn nodes(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory.join(NODES)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Everything that a cluster makes in its data directory, volumes apart.
+pub(crate) fn own(directory: &Path) -> Vec<PathBuf> {
+    [PKI, LOG, NODES, ADMIN, LOG_FILE, PROGRESS, PID].iter().map(|name| directory.join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_directory_has_one_cluster_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(running(directory.path()).unwrap(), None);
+        let claim = Claim::take(directory.path()).unwrap();
+        assert_eq!(running(directory.path()).unwrap(), Some(std::process::id().cast_signed()));
+        let refused = Claim::take(directory.path()).err().unwrap().to_string();
+        assert!(refused.contains("already"), "{refused}");
+        claim.release(directory.path());
+        assert_eq!(running(directory.path()).unwrap(), None);
+        assert!(Claim::take(directory.path()).is_ok());
+    }
+}

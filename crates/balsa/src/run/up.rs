@@ -1,0 +1,222 @@
+//! A server and its nodes in one process.
+//!
+//! The agents are clients of the server like any others: they join by token and speak gRPC to its port.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use balsa_agent::AgentHandle;
+use balsa_client::Backend as _;
+use balsa_client::remote::RemoteBackend;
+use balsa_model::kind::kind_of;
+use balsa_model::{Key, Object, Reason};
+use balsa_rt::telemetry::install_metrics;
+use balsa_rt::{Backoff, Clock, Scope};
+use balsa_runtime::{DockerRuntime, Runtime};
+use balsa_server::Server;
+use k8s_openapi::api::core::v1::Node;
+
+use super::layout::{self, Claim};
+use super::progress::Progress;
+use super::{admin, host, node, stop_signal};
+use crate::connect::Session;
+use crate::kubeconfig::Kubeconfig;
+use crate::settings::{AgentFlags, AgentSettings, ServerSettings};
+
+/// How long nodes may take to be Ready.
+const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a new server may take to answer.
+const START: Duration = Duration::from_secs(30);
+/// How long a token for the process's own nodes is good for.
+const TOKEN_SECONDS: u32 = 600;
+
+/// What `balsa up` is told.
+pub(crate) struct Up {
+    /// The server.
+    pub(crate) server: ServerSettings,
+    /// How many nodes.
+    pub(crate) nodes: u32,
+    /// The Docker Engine, if not the usual one.
+    pub(crate) docker_host: Option<String>,
+}
+
+struct Cluster {
+    server: Server,
+    nodes: Vec<AgentHandle>,
+    scope: Scope,
+}
+
+/// Runs a cluster until Ctrl-C or SIGTERM. Containers go on running.
+pub(crate) async fn run(up: Up, progress: Progress) -> anyhow::Result<()> {
+    let directory = up.server.data_dir.clone();
+    let claim = Claim::take(&directory)?;
+    let stopped = async {
+        // Also while it starts.
+        let stop = stop_signal();
+        let cluster = tokio::select! {
+            cluster = start(&up, &progress) => cluster?,
+            stopped = stop => return stopped,
+        };
+        progress.finish();
+        eprint!("{}", guide(&up, false));
+        let stopped = stop_signal().await;
+        eprintln!("Stopping; the containers go on running. `balsa up` takes them up again, `balsa down` removes them.");
+        cluster.stop().await.and(stopped)
+    };
+    let outcome = stopped.await;
+    claim.release(&directory);
+    outcome
+}
+
+async fn start(up: &Up, progress: &Progress) -> anyhow::Result<Cluster> {
+    let runtime = if up.nodes > 0 { Some(docker(up.docker_host.as_deref()).await?) } else { None };
+    progress.doing("starting the server");
+    let metrics = install_metrics().ok();
+    let server = Server::start(up.server.config(), Clock::system(), metrics.clone()).await?;
+    let kubeconfig = admin::write(&up.server.data_dir, server.authority(), &up.server.local_address())?;
+    let session = session(&kubeconfig)?;
+    answers(&session.remote).await?;
+    progress.done(format!("API at https://{}, and {}", up.server.local_address(), server.address()));
+    let scope = Scope::new();
+    let mut nodes = Vec::new();
+    if let Some(runtime) = runtime {
+        let all = node_settings(up, server.authority().certificate())?;
+        progress.doing(format!("starting {} {}", up.nodes, if up.nodes == 1 { "node" } else { "nodes" }));
+        let token = token(&session.remote, &all).await?;
+        let starts = all
+            .iter()
+            .map(|settings| node::start(settings, token.clone(), runtime.clone(), metrics.clone(), &scope));
+        nodes = futures::future::try_join_all(starts).await?;
+        for settings in &all {
+            progress.doing(format!("waiting for node {} to be Ready", settings.name));
+            ready(&session, &settings.name).await?;
+            progress.done(format!("node {} is Ready", settings.name));
+        }
+    }
+    Ok(Cluster { server, nodes, scope })
+}
+
+impl Cluster {
+    /// Agents first, so that they can still say what they know.
+    async fn stop(self) -> anyhow::Result<()> {
+        futures::future::join_all(self.nodes.into_iter().map(AgentHandle::drain)).await;
+        self.scope.close(Duration::from_secs(2)).await;
+        Ok(self.server.shutdown().await?)
+    }
+}
+
+/// The Docker Engine of this machine.
+pub(crate) async fn docker(host: Option<&str>) -> anyhow::Result<Arc<dyn Runtime>> {
+    Ok(Arc::new(DockerRuntime::connect(host, Clock::system()).await?))
+}
+
+/// The administrator's session.
+pub(crate) fn session(kubeconfig: &Path) -> anyhow::Result<Session> {
+    let parsed = Kubeconfig::parse(&std::fs::read_to_string(kubeconfig)?, None, None)?;
+    let remote = RemoteBackend::connect(&parsed.remote)?;
+    Ok(Session { remote, namespace: parsed.namespace, namespace_given: false })
+}
+
+/// Waits until the server has a leader and answers.
+async fn answers(remote: &RemoteBackend) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+    let trying = async {
+        // A node that is not there: found out only by a server that can answer for the whole cluster.
+        let key = Key::new("", "balsa-is-there-an-answer");
+        loop {
+            match remote.get(kind_of::<Node>(), &key).await {
+                Ok(_) => return Ok(()),
+                Err(failure) if failure.reason == Reason::NotFound => return Ok(()),
+                Err(failure) if crate::commands::may_resume(&failure) => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    };
+    tokio::time::timeout(START, trying).await.unwrap_or_else(|_| Err(anyhow!("the server does not answer")))
+}
+
+/// The nodes' settings: names after the machine's, directories of their own.
+fn node_settings(up: &Up, ca: &str) -> anyhow::Result<Vec<AgentSettings>> {
+    let machine = host::name();
+    let mut all = Vec::new();
+    for number in 1..=up.nodes {
+        let name = if number == 1 { machine.clone() } else { format!("{machine}-{number}") };
+        let settings = AgentFlags::in_process(&up.server, &name).resolve()?;
+        forget_other_cluster(&settings.node_dir().join(layout::PKI), ca)?;
+        all.push(settings);
+    }
+    Ok(all)
+}
+
+/// A certificate of a cluster that is gone opens nothing any more.
+fn forget_other_cluster(pki: &Path, ca: &str) -> anyhow::Result<()> {
+    match std::fs::read_to_string(pki.join("ca.crt")) {
+        Ok(known) if known != ca => {
+            std::fs::remove_dir_all(pki).with_context(|| format!("cannot remove {}", pki.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A token for those nodes that have no certificate.
+async fn token(remote: &RemoteBackend, all: &[AgentSettings]) -> anyhow::Result<Option<String>> {
+    let joined = |settings: &AgentSettings| settings.node_dir().join(layout::PKI).join("node.crt").is_file();
+    if all.iter().all(joined) {
+        return Ok(None);
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+    let trying = async {
+        loop {
+            match remote.create_token(TOKEN_SECONDS).await {
+                Ok(created) => return Ok(Some(created.token)),
+                // The namespace that keeps tokens comes a moment after the leader.
+                Err(failure) if failure.reason != Reason::Forbidden && failure.reason != Reason::Unauthorized => {
+                    tracing::debug!(%failure, "no token yet");
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+    };
+    tokio::time::timeout(START, trying).await.unwrap_or_else(|_| Err(anyhow!("the server makes no tokens")))
+}
+
+async fn ready(session: &Session, name: &str) -> anyhow::Result<()> {
+    let key = Key::new("", name);
+    let is_ready = |object: Option<&Object>| object.is_some_and(|object| condition(object).0);
+    let waited = crate::commands::until(session, (kind_of::<Node>(), &key), Some(PATIENCE), is_ready).await;
+    if waited.is_ok() {
+        return Ok(());
+    }
+    match session.remote.get(kind_of::<Node>(), &key).await {
+        Ok(node) => bail!("node {name} is not Ready: {}", condition(&node).1),
+        Err(failure) => bail!("node {name} is not Ready: {failure}"),
+    }
+}
+
+/// Whether a node is Ready, and what it says about it.
+fn condition(object: &Object) -> (bool, String) {
+    let node = object.typed::<Node>();
+    let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    ready.map_or((false, "it has not reported yet".to_owned()), |ready| {
+        (ready.status == "True", ready.message.clone().unwrap_or_default())
+    })
+}
+
+/// How to use the cluster.
+pub(crate) fn guide(up: &Up, background: bool) -> String {
+    let directory = up.server.data_dir.display();
+    let stop = if background { "It runs in the background" } else { "Ctrl-C stops it and leaves the containers" };
+    format!(
+        "\nThe cluster is ready.\n  \
+         export KUBECONFIG={directory}/{}\n  \
+         kubectl get nodes        # or: balsa get nodes\n\
+         {stop}; `balsa down` removes it and all that it made.\n",
+        layout::ADMIN
+    )
+}

@@ -1,0 +1,166 @@
+//! Options of an agent.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use balsa_agent::AgentConfig;
+use serde::{Deserialize, Serialize};
+
+use super::server::ServerSettings;
+use super::values::Cidr;
+use crate::output::data_dir;
+use crate::run::{host, layout};
+
+/// Options of an agent, as far as they are given.
+#[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct AgentFlags {
+    /// Servers to join, host:port; one is enough
+    #[arg(long, value_name = "ADDRESS", env = "BALSA_SERVER", value_delimiter = ',')]
+    server: Option<Vec<String>>,
+    /// Bootstrap token, from `balsa token create`; needed once
+    #[arg(long, value_name = "TOKEN", env = "BALSA_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// The node's name [default: this machine's]
+    #[arg(long, value_name = "NAME", env = "BALSA_NAME")]
+    name: Option<String>,
+    /// Where everything is kept [default: /var/lib/balsa, or ~/.balsa for users]
+    #[arg(long, value_name = "DIR", env = "BALSA_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address of this machine, as other nodes reach it [default: its first]
+    #[arg(long, value_name = "ADDRESS", env = "BALSA_NODE_IP")]
+    node_ip: Option<IpAddr>,
+    /// Labels of the node, like disk=ssd,zone=a
+    #[arg(long, value_name = "LABELS", env = "BALSA_LABELS")]
+    labels: Option<String>,
+    /// Most pods at a time [default: 110]
+    #[arg(long, value_name = "N", env = "BALSA_MAX_PODS")]
+    max_pods: Option<u32>,
+    /// Port for /healthz and /metrics; 0: none [default: 10250]
+    #[arg(long, value_name = "PORT", env = "BALSA_METRICS_PORT")]
+    metrics_port: Option<u16>,
+    /// Docker Engine [default: unix:///var/run/docker.sock]
+    #[arg(long, value_name = "HOST", env = "BALSA_DOCKER_HOST")]
+    docker_host: Option<String>,
+    /// Addresses of Services, as the servers have them [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "BALSA_SERVICE_CIDR")]
+    service_cidr: Option<Cidr>,
+    /// Addresses of pods, as the servers have them [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "BALSA_CLUSTER_CIDR")]
+    cluster_cidr: Option<Cidr>,
+    /// Where volumes are made that live on this node's disk [default: volumes in the data directory]
+    #[arg(long, value_name = "DIR", env = "BALSA_VOLUMES_DIR")]
+    volumes_dir: Option<PathBuf>,
+}
+
+/// Options of an agent, complete. The token is not part of them: it is needed once, and secret.
+#[derive(Serialize, Clone)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct AgentSettings {
+    pub(crate) server: Vec<String>,
+    pub(crate) name: String,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) node_ip: IpAddr,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) max_pods: u32,
+    pub(crate) metrics_port: u16,
+    pub(crate) docker_host: Option<String>,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) cluster_cidr: Cidr,
+    pub(crate) volumes_dir: PathBuf,
+}
+
+impl AgentFlags {
+    /// A node in the process of a server.
+    pub(crate) fn in_process(server: &ServerSettings, name: &str) -> Self {
+        Self {
+            server: Some(vec![server.local_address()]),
+            name: Some(name.to_owned()),
+            data_dir: Some(server.data_dir.clone()),
+            node_ip: Some(server.advertise),
+            // The server's own /metrics has the numbers of the whole process.
+            metrics_port: Some(0),
+            service_cidr: Some(server.service_cidr),
+            cluster_cidr: Some(server.cluster_cidr),
+            volumes_dir: Some(server.volumes_dir()),
+            ..Self::default()
+        }
+    }
+
+    /// With the defaults for what is not given.
+    pub(crate) fn resolve(self) -> anyhow::Result<AgentSettings> {
+        let server = self.server.filter(|servers| !servers.is_empty());
+        let cidr = |third: u8| Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16));
+        let data_dir = super::absolute(&self.data_dir.unwrap_or_else(data_dir));
+        let name = self.name.unwrap_or_else(host::name);
+        if let Some(why) = balsa_model::meta::dns1123_subdomain(&name).first() {
+            bail!("--name {name}: {why}");
+        }
+        Ok(AgentSettings {
+            server: server.context("which servers? name one with --server host:port")?,
+            name,
+            node_ip: self.node_ip.unwrap_or_else(host::address),
+            labels: labels(self.labels.as_deref().unwrap_or_default())?,
+            max_pods: self.max_pods.unwrap_or(110),
+            metrics_port: self.metrics_port.unwrap_or(10250),
+            docker_host: self.docker_host,
+            service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
+            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
+            volumes_dir: self.volumes_dir.unwrap_or_else(|| data_dir.join(layout::VOLUMES)),
+            data_dir,
+        })
+    }
+}
+
+fn labels(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
+    pairs
+        .map(|pair| {
+            let (name, value) =
+                pair.split_once('=').with_context(|| format!("--labels {pair}: write it as name=value"))?;
+            Ok((name.to_owned(), value.to_owned()))
+        })
+        .collect()
+}
+
+impl AgentSettings {
+    /// Where the node keeps everything of its own.
+    pub(crate) fn node_dir(&self) -> PathBuf {
+        self.data_dir.join(layout::NODES).join(&self.name)
+    }
+
+    /// What the agent is told.
+    pub(crate) fn config(&self, cluster: &str) -> AgentConfig {
+        let nth = |n: u32| Ipv4Addr::from(u32::from(self.service_cidr.0.network()) + n);
+        let mut config = AgentConfig::new(&self.name, self.node_dir(), self.node_ip);
+        config.cluster = cluster.to_owned();
+        config.local_path_dir = self.volumes_dir.clone();
+        config.labels = self.labels.clone();
+        config.max_pods = self.max_pods;
+        config.kubelet_port = self.metrics_port;
+        config.service_cidr = Some(self.service_cidr.0);
+        config.cluster_cidr = self.cluster_cidr.0;
+        config.cluster_dns = Some(nth(10));
+        config.api_service = Some((nth(1), 443));
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_agent_needs_a_server_and_a_good_name() {
+        assert!(AgentFlags::default().resolve().is_err());
+        let flags = AgentFlags { server: Some(vec!["h:1".to_owned()]), name: Some("n1".to_owned()), ..AgentFlags::default() };
+        let settings = flags.clone().resolve().unwrap();
+        assert_eq!(settings.config("c").cluster_dns, Some(Ipv4Addr::new(10, 96, 0, 10)));
+        assert!(AgentFlags { name: Some("N_1".to_owned()), ..flags }.resolve().is_err());
+        assert_eq!(labels("a=b, c=").unwrap().len(), 2);
+        assert!(labels("a").is_err());
+    }
+}

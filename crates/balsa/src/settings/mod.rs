@@ -1,0 +1,140 @@
+//! Configuration in layers: flags, then the environment (`BALSA_…`), then a YAML file, then defaults.
+//!
+//! Every option is declared once, as a flag; the file's keys are the flags' names. clap puts flags
+//! before the environment, [`layered`] fills in what neither says from the file, and each part's
+//! `resolve` sets the defaults.
+
+mod agent;
+mod server;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use balsa_rt::telemetry::{LogFormat, install_logs};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub(crate) use agent::{AgentFlags, AgentSettings};
+pub(crate) use server::{ServerFlags, ServerSettings};
+
+/// Where configuration comes from, beside flags and environment.
+#[derive(clap::Args)]
+pub(crate) struct ConfigFile {
+    /// YAML file with options, named like the flags
+    #[arg(long, value_name = "FILE", env = "BALSA_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print the configuration that results, and end
+    #[arg(long)]
+    pub(crate) print_config: bool,
+}
+
+/// What is told of the work.
+#[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct LogFlags {
+    /// What to log: error, warn, info, debug, or by part, like balsa_agent=debug,info
+    #[arg(long, value_name = "FILTER", env = "BALSA_LOG")]
+    log: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT", env = "BALSA_LOG_FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+}
+
+impl LogFlags {
+    /// Sends logs to standard error; `usual` is the filter when none is given.
+    pub(crate) fn install(&self, usual: &str) {
+        let format = if self.log_format.as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
+        install_logs(self.log.as_deref().unwrap_or(usual), format);
+    }
+}
+
+impl ConfigFile {
+    /// What flags and environment leave open, from the file.
+    pub(crate) fn fill<T>(&self, given: &T) -> anyhow::Result<T>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let Some(path) = &self.config else { return layered(given, Map::new()) };
+        let context = || format!("configuration {}", path.display());
+        let text = std::fs::read_to_string(path).with_context(context)?;
+        layered(given, read(&text).with_context(context)?).with_context(context)
+    }
+}
+
+/// The options of a file; those that no part knows are mistakes.
+fn read(text: &str) -> anyhow::Result<Map<String, Value>> {
+    let file = match serde_yaml_ng::from_str(text)? {
+        Value::Null => Map::new(),
+        Value::Object(file) => file,
+        _ => bail!("must be options and their values, like `port: 6443`"),
+    };
+    let mut known = Map::new();
+    for part in [
+        serde_json::to_value(ServerFlags::default())?,
+        serde_json::to_value(AgentFlags::default())?,
+        serde_json::to_value(LogFlags::default())?,
+        serde_json::json!({"nodes": null}),
+    ] {
+        known.extend(part.as_object().cloned().unwrap_or_default());
+    }
+    match file.keys().find(|key| !known.contains_key(*key)) {
+        Some(unknown) => bail!("there is no option \"{unknown}\"; options are named like the flags, without --"),
+        None => Ok(file),
+    }
+}
+
+/// `given` over `file`. A file may hold options of other parts too: several may share it.
+fn layered<T>(given: &T, mut file: Map<String, Value>) -> anyhow::Result<T>
+where
+    T: Serialize + DeserializeOwned,
+{
+    if let Value::Object(given) = serde_json::to_value(given)? {
+        file.extend(given.into_iter().filter(|(_, value)| !value.is_null()));
+    }
+    // One part after another, so that a wrong value is told with its name.
+    serde_json::from_value(Value::Object(file)).map_err(anyhow::Error::from)
+}
+
+/// The configuration as a file would hold it.
+pub(crate) fn print<T: Serialize>(settings: &T) -> anyhow::Result<()> {
+    crate::output::print(&serde_yaml_ng::to_string(settings)?)
+}
+
+/// An absolute path, so that what is written down stays right elsewhere.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = read("port: 7000\nservice-cidr: 10.0.0.0/16\nnodes: 3\nname: other\n").unwrap();
+        let given = ServerFlags { port: Some(8000), ..ServerFlags::default() };
+        let settings = layered(&given, file).unwrap().resolve();
+        assert_eq!((settings.port, settings.service_cidr.to_string().as_str()), (8000, "10.0.0.0/16"));
+        assert_eq!(settings.cluster_cidr.to_string(), "10.244.0.0/16");
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        assert!(read("prot: 1").unwrap_err().to_string().contains("\"prot\""));
+        assert!(read("- port").is_err());
+        let file = read("service-cidr: 10.0.0.0/99").unwrap();
+        assert!(layered(&ServerFlags::default(), file).err().unwrap().to_string().contains("10.0.0.0/99"));
+        assert!(read("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read() {
+        let settings = ServerFlags::default().resolve();
+        let text = serde_yaml_ng::to_string(&settings).unwrap();
+        let again: ServerFlags = layered(&ServerFlags::default(), read(&text).unwrap()).unwrap();
+        assert_eq!(serde_yaml_ng::to_string(&again.resolve()).unwrap(), text);
+    }
+}

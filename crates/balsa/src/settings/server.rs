@@ -1,0 +1,108 @@
+//! Options of a server.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use balsa_server::ServerConfig;
+use serde::{Deserialize, Serialize};
+
+use super::values::{Cidr, PortRange};
+use crate::output::data_dir;
+use crate::run::host;
+
+/// Options of a server, as far as they are given.
+#[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
+#[serde(rename_all = "kebab-case", default)]
+pub(crate) struct ServerFlags {
+    /// Where everything is kept [default: /var/lib/balsa, or ~/.balsa for users]
+    #[arg(long, value_name = "DIR", env = "BALSA_DATA_DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// Port of the API, REST and gRPC [default: 6443]
+    #[arg(long, value_name = "PORT", env = "BALSA_PORT")]
+    pub(crate) port: Option<u16>,
+    /// Address to listen on [default: 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS", env = "BALSA_BIND")]
+    pub(crate) bind: Option<IpAddr>,
+    /// Address at which agents and pods reach this server [default: this machine's first]
+    #[arg(long, value_name = "ADDRESS", env = "BALSA_ADVERTISE")]
+    pub(crate) advertise: Option<IpAddr>,
+    /// More names and addresses for the certificate
+    #[arg(long, value_name = "NAMES", env = "BALSA_TLS_SAN", value_delimiter = ',')]
+    pub(crate) tls_san: Option<Vec<String>>,
+    /// Addresses of Services [default: 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "BALSA_SERVICE_CIDR")]
+    pub(crate) service_cidr: Option<Cidr>,
+    /// Addresses of pods; each node gets a part of them [default: 10.244.0.0/16]
+    #[arg(long, value_name = "CIDR", env = "BALSA_CLUSTER_CIDR")]
+    pub(crate) cluster_cidr: Option<Cidr>,
+    /// Ports of NodePort Services [default: 30000-32767]
+    #[arg(long, value_name = "RANGE", env = "BALSA_SERVICE_NODE_PORT_RANGE")]
+    pub(crate) service_node_port_range: Option<PortRange>,
+    /// This server's number among the servers [default: 1]
+    #[arg(long, value_name = "N", env = "BALSA_NODE_ID")]
+    pub(crate) node_id: Option<u64>,
+}
+
+/// Options of a server, complete.
+#[derive(Serialize, Clone)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ServerSettings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) bind: IpAddr,
+    pub(crate) advertise: IpAddr,
+    pub(crate) tls_san: Vec<String>,
+    pub(crate) service_cidr: Cidr,
+    pub(crate) cluster_cidr: Cidr,
+    pub(crate) service_node_port_range: PortRange,
+    pub(crate) node_id: u64,
+}
+
+impl ServerFlags {
+    /// With the defaults for what is not given.
+    pub(crate) fn resolve(self) -> ServerSettings {
+        let cidr = |third: u8| {
+            Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16))
+        };
+        ServerSettings {
+            data_dir: super::absolute(&self.data_dir.unwrap_or_else(data_dir)),
+            port: self.port.unwrap_or(6443),
+            bind: self.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+            advertise: self.advertise.unwrap_or_else(host::address),
+            tls_san: self.tls_san.unwrap_or_default(),
+            service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
+            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
+            service_node_port_range: self.service_node_port_range.unwrap_or(PortRange(30000, 32767)),
+            node_id: self.node_id.unwrap_or(1),
+        }
+    }
+}
+
+impl ServerSettings {
+    /// What the server is told.
+    pub(crate) fn config(&self) -> ServerConfig {
+        let PortRange(first, last) = self.service_node_port_range;
+        ServerConfig {
+            data_dir: self.data_dir.clone(),
+            bind: SocketAddr::new(self.bind, self.port),
+            advertise: self.advertise,
+            extra_names: self.tls_san.clone(),
+            service_cidr: self.service_cidr.into(),
+            cluster_cidr: self.cluster_cidr.into(),
+            node_ports: (first, last),
+            local_path_dir: self.volumes_dir(),
+            node_id: self.node_id,
+        }
+    }
+
+    /// Where volumes are made that live on a node's disk.
+    pub(crate) fn volumes_dir(&self) -> PathBuf {
+        self.data_dir.join(crate::run::layout::VOLUMES)
+    }
+
+    /// The server, as this machine reaches it.
+    pub(crate) fn local_address(&self) -> String {
+        let host = if self.bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.bind };
+        SocketAddr::new(host, self.port).to_string()
+    }
+}

@@ -1,0 +1,94 @@
+//! Values of options that are more than text: address ranges and port ranges.
+
+use std::fmt;
+use std::str::FromStr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+/// A range of IPv4 addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Cidr(pub(crate) Ipv4Net);
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let range: Ipv4Net = text
+            .parse()
+            .map_err(|_| format!("\"{text}\" is not a range of IPv4 addresses like 10.96.0.0/16"))?;
+        Ok(Self(range.trunc()))
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<Cidr> for IpNet {
+    fn from(cidr: Cidr) -> Self {
+        Self::V4(cidr.0)
+    }
+}
+
+/// A range of ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct PortRange(pub(crate) u16, pub(crate) u16);
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let ends = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        match ends {
+            Some((first, last)) if 0 < first && first <= last => Ok(Self(first, last)),
+            _ => Err(format!("\"{text}\" is not a range of ports like 30000-32767")),
+        }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+macro_rules! through_text {
+    ($($name:ident)*) => {$(
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    )*};
+}
+
+through_text! { Cidr PortRange }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ranges_are_read() {
+        assert_eq!("10.1.2.3/16".parse::<Cidr>().unwrap().to_string(), "10.1.0.0/16");
+        assert_eq!("30000-32767".parse::<PortRange>().unwrap(), PortRange(30000, 32767));
+        for wrong in ["", "5", "9-5", "0-5", "1-70000"] {
+            assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
+        }
+        assert!("10.0.0.0".parse::<Cidr>().is_err());
+    }
+}
