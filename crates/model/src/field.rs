@@ -190,6 +190,11 @@ impl FieldErrors {
         self.0.push(FieldError { cause, field: field.0.clone(), value, detail: detail.into() });
     }
 
+    /// All of another list's errors, too.
+    pub fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -119,6 +119,10 @@ pub struct Descriptor {
     pub indexed_fields: &'static [&'static str],
     /// Whether PUT of a missing object creates it.
     pub create_on_update: bool,
+    /// Whether PUT must say which version it replaces.
+    pub needs_version: bool,
+    /// Whether a deletion is answered with the object, not only with the news that it is gone.
+    pub returns_deleted: bool,
     /// Name of the message in the protobuf tables, `core.v1.Pod`.
     pub message: &'static str,
     /// Columns of `kubectl get`.
@@ -151,6 +155,8 @@ impl Descriptor {
             field_labels: &[],
             indexed_fields: &[],
             create_on_update: false,
+            needs_version: false,
+            returns_deleted: false,
             message,
             columns: crate::table::NAME_AND_AGE,
         }

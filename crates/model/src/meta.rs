@@ -8,11 +8,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, NameRule};
+use crate::kinds::check::json;
+use crate::strategy::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 
 /// Longest label value and name part of a qualified name.
 const LABEL_MAX: usize = 63;
 /// Longest subdomain, and with it most names.
 const SUBDOMAIN_MAX: usize = 253;
+/// Finalizers that need no domain.
+const OWN_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
 /// All annotations of an object together, in bytes.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
@@ -199,36 +203,56 @@ pub fn validate(meta: &ObjectMeta, kind: &Descriptor, errors: &mut FieldErrors) 
     validate_labels(meta.labels.as_ref(), &path.child("labels"), errors);
     validate_annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
     validate_owners(meta, &path.child("ownerReferences"), errors);
-    for finalizer in meta.finalizers.iter().flatten() {
-        for wrong in qualified_name(finalizer) {
-            errors.invalid(&path.child("finalizers"), finalizer.as_str(), wrong);
+    validate_finalizers(meta, &path.child("finalizers"), errors);
+}
+
+/// Checks finalizers: their form, that they are qualified unless Kubernetes' own, and that dependents
+/// are not to go and to stay.
+fn validate_finalizers(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
+    let finalizers = meta.finalizers.as_deref().unwrap_or_default();
+    for (i, finalizer) in finalizers.iter().enumerate() {
+        let wrong = qualified_name(finalizer);
+        if wrong.is_empty() && !finalizer.contains('/') && !OWN_FINALIZERS.contains(&finalizer.as_str()) {
+            let detail = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(&path.index(i), finalizer.as_str(), detail);
         }
+        for wrong in wrong {
+            errors.invalid(path, finalizer.as_str(), wrong);
+        }
+    }
+    let has = |name: &str| finalizers.iter().any(|finalizer| finalizer == name);
+    if has(ORPHAN_FINALIZER) && has(FOREGROUND_FINALIZER) {
+        let detail = format!("finalizer {ORPHAN_FINALIZER} and {FOREGROUND_FINALIZER} cannot be both set");
+        errors.invalid(path, finalizers.to_vec(), detail);
     }
 }
 
 fn validate_owners(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
     let mut controller: Option<String> = None;
-    for (i, owner) in meta.owner_references.iter().flatten().enumerate() {
-        let path = path.index(i);
-        for (field, value) in [
-            ("apiVersion", &owner.api_version),
-            ("kind", &owner.kind),
-            ("name", &owner.name),
-            ("uid", &owner.uid),
+    for owner in meta.owner_references.iter().flatten() {
+        for (field, value, word) in [
+            ("apiVersion", &owner.api_version, "version"),
+            ("kind", &owner.kind, "kind"),
+            ("name", &owner.name, "name"),
+            ("uid", &owner.uid, "uid"),
         ] {
             if value.is_empty() {
-                errors.invalid(&path.child(field), "", format!("{field} must not be empty"));
+                // Which of the references it is, the path does not say: Kubernetes' does not either.
+                errors.invalid(&path.child(field), "", format!("{word} must not be empty"));
             }
         }
+        if owner.api_version == "v1" && owner.kind == "Event" {
+            errors.invalid(path, json(owner), "/v1, Kind=Event is disallowed from being an owner");
+        }
         if owner.controller == Some(true) {
-            let this = format!("{}/{}", owner.kind, owner.name);
             if let Some(first) = &controller {
                 let detail = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {this}"
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
+                    owner.name
                 );
-                errors.invalid(&path, this.as_str(), detail);
+                errors.invalid(path, json(&meta.owner_references), detail);
             }
-            controller = Some(this);
+            controller = Some(owner.name.clone());
         }
     }
 }
@@ -246,10 +270,12 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, errors: &mut FieldErr
     }
     if old.deletion_timestamp.is_some() {
         let known = old.finalizers.clone().unwrap_or_default();
-        let added: Vec<_> = new.finalizers.iter().flatten().filter(|f| !known.contains(f)).collect();
+        let added = new.finalizers.iter().flatten().filter(|f| !known.contains(f));
+        let added: Vec<String> = added.map(|finalizer| format!("{finalizer:?}")).collect();
         if !added.is_empty() {
             let detail = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers {added:?}"
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
             );
             errors.forbidden(&path.child("finalizers"), detail);
         }
@@ -259,6 +285,36 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, errors: &mut FieldErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn wrong(value: serde_json::Value) -> Vec<String> {
+        let meta: ObjectMeta = serde_json::from_value(value).unwrap();
+        let mut errors = FieldErrors::new();
+        validate_owners(&meta, &Path::new("ownerReferences"), &mut errors);
+        validate_finalizers(&meta, &Path::new("finalizers"), &mut errors);
+        errors.into_vec().into_iter().map(|error| format!("{}: {}", error.field, error.detail)).collect()
+    }
+
+    #[test]
+    fn finalizers_are_qualified_or_kubernetes_own() {
+        use serde_json::json;
+        assert!(wrong(json!({"finalizers": ["kubernetes", "orphan", "example.com/a"]})).is_empty());
+        let plain = wrong(json!({"finalizers": ["plain"]}));
+        assert!(plain.len() == 1 && plain[0].starts_with("finalizers[0]: name is neither"), "{plain:?}");
+        assert_eq!(wrong(json!({"finalizers": ["a b/c"]})).len(), 1);
+        assert_eq!(wrong(json!({"finalizers": ["orphan", "foregroundDeletion"]})).len(), 1);
+    }
+
+    #[test]
+    fn owners_are_named_and_one_of_them_controls() {
+        use serde_json::json;
+        let owner = |name: &str, kind: &str| json!({"apiVersion": "v1", "kind": kind, "name": name, "uid": "u", "controller": true});
+        assert!(wrong(json!({"ownerReferences": [owner("a", "Pod")]})).is_empty());
+        assert_eq!(wrong(json!({"ownerReferences": [owner("a", "Event")]})).len(), 1);
+        let two = wrong(json!({"ownerReferences": [owner("a", "Pod"), owner("b", "Pod")]}));
+        assert!(two.len() == 1 && two[0].ends_with("for a and b"), "{two:?}");
+        let empty = wrong(json!({"ownerReferences": [{"apiVersion": "", "kind": "Pod", "name": "x", "uid": ""}]}));
+        assert_eq!(empty[0], "ownerReferences.apiVersion: version must not be empty");
+    }
 
     #[test]
     fn names() {

@@ -149,6 +149,11 @@ impl Failure {
         }
     }
 
+    /// A refusal that knows of no object, in the words that Kubernetes has for its reason.
+    pub fn generic(reason: Reason) -> Self {
+        Self::new(reason, generic_message(reason))
+    }
+
     /// The request makes no sense.
     pub fn bad_request(message: impl Into<String>) -> Self {
         Self::new(Reason::BadRequest, message)
@@ -191,7 +196,13 @@ impl Failure {
         if list.is_empty() {
             return None;
         }
-        let texts: Vec<String> = list.iter().map(ToString::to_string).collect();
+        // An error that was found twice is one in the message and two among the causes.
+        let mut texts: Vec<String> = Vec::with_capacity(list.len());
+        for text in list.iter().map(ToString::to_string) {
+            if !texts.contains(&text) {
+                texts.push(text);
+            }
+        }
         let joined = if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) };
         let mut failure =
             Self::new(Reason::Invalid, format!("{} \"{name}\" is invalid: {joined}", kind.qualified_kind()));
@@ -244,6 +255,11 @@ impl Failure {
         self
     }
 
+    /// Refusals that know of no object carry details all the same, with nothing in them.
+    fn is_generic(&self) -> bool {
+        self.message == generic_message(self.reason)
+    }
+
     /// As a `Status` object.
     pub fn to_status(&self) -> Status {
         let causes = self.causes.iter().map(|cause| StatusCause {
@@ -264,7 +280,7 @@ impl Failure {
             message: Some(self.message.clone()),
             reason: Some(self.reason.as_str().to_owned()),
             code: Some(i32::from(self.reason.code())),
-            details: (details != StatusDetails::default()).then_some(details),
+            details: (self.is_generic() || details != StatusDetails::default()).then_some(details),
             ..Status::default()
         }
     }
@@ -291,6 +307,45 @@ impl Failure {
     }
 }
 
+/// What a refusal says that knows of no object.
+fn generic_message(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NotFound => "the server could not find the requested resource",
+        Reason::MethodNotAllowed => "the server does not allow this method on the requested resource",
+        Reason::NotAcceptable => "406: Not Acceptable",
+        Reason::UnsupportedMediaType => "415: Unsupported Media Type",
+        Reason::Invalid => "the server rejected our request due to an error in our request",
+        other => other.as_str(),
+    }
+}
+
 fn not_empty(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::field::Path;
+    use crate::kind::{Descriptor, Kind};
+
+    const KIND: &Descriptor = &<k8s_openapi::api::core::v1::ConfigMap as Kind>::DESCRIPTOR;
+
+    #[test]
+    fn generic_refusals_have_empty_details() {
+        let status = Failure::generic(Reason::NotFound).to_status();
+        assert_eq!(status.details, Some(StatusDetails::default()));
+        assert_eq!(Failure::bad_request("x").to_status().details, None);
+    }
+
+    #[test]
+    fn an_error_found_twice_is_told_once() {
+        let mut errors = FieldErrors::new();
+        for _ in 0..2 {
+            errors.forbidden(&Path::new("data"), "no");
+        }
+        let failure = Failure::invalid(KIND, "c", errors).unwrap();
+        assert_eq!(failure.message, "ConfigMap \"c\" is invalid: data: Forbidden: no");
+        assert_eq!(failure.causes.len(), 2);
+    }
 }

@@ -57,7 +57,9 @@ pub fn prepare_create(
         map.remove("status");
     }
     let mut object = kind.decode(value)?;
-    place(object.meta_mut(), namespace, descriptor.is_namespaced())?;
+    place(object.meta_mut(), namespace, descriptor.is_namespaced(), |_| {
+        "the namespace of the provided object does not match the namespace sent on the request".to_owned()
+    })?;
     let meta = object.meta_mut();
     if meta.resource_version.as_deref().is_some_and(|v| !v.is_empty()) {
         return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
@@ -68,7 +70,9 @@ pub fn prepare_create(
     meta.deletion_grace_period_seconds = None;
     meta.creation_timestamp = Some(Time(stamp.now));
     meta.uid = Some(stamp.uid.clone());
-    meta.generation = descriptor.has_generation.then_some(1);
+    if descriptor.has_generation {
+        meta.generation = Some(1);
+    }
     object.prepare_create();
     object.set_defaults();
     Ok(object)
@@ -84,7 +88,10 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
     keep_other_parts(&mut value, &old_value, part, kind.descriptor().has(Subresource::Status));
     let mut object = kind.decode(value)?;
     let old_typed = kind.decode(old_value)?;
-    place(object.meta_mut(), &old.key().namespace, kind.descriptor().is_namespaced())?;
+    let namespace = &old.key().namespace;
+    place(object.meta_mut(), namespace, kind.descriptor().is_namespaced(), |given| {
+        format!("the namespace of the object ({given}) does not match the namespace on the request ({namespace})")
+    })?;
     keep_system_metadata(object.meta_mut(), old.meta());
     if part == Part::Main {
         object.prepare_update(old_typed.as_ref());
@@ -115,10 +122,14 @@ pub fn validate_update(object: &dyn AnyObject, old: &Object) -> Result<(), Failu
     let mut errors = FieldErrors::new();
     meta::validate(object.meta(), object.kind().descriptor(), &mut errors);
     meta::validate_update(object.meta(), old.meta(), &mut errors);
+    // Kubernetes looks at the metadata of an update for every kind and again with the kind itself; the
+    // causes show both.
+    let found = errors.clone();
     object.validate(&mut errors);
     if let Some(old) = old.decode() {
         object.validate_update(old.as_ref(), &mut errors);
     }
+    errors.extend(found);
     refuse(object, errors)
 }
 
@@ -229,17 +240,20 @@ fn grace_period(old: &Object, object: &dyn AnyObject, options: &DeleteOptions) -
     options.grace_period_seconds.unwrap_or_else(own).max(0)
 }
 
-/// Puts an object into the namespace of the URL.
-fn place(meta: &mut ObjectMeta, namespace: &str, namespaced: bool) -> Result<(), Failure> {
+/// Puts an object into the namespace of the URL; `refusal` says what is wrong with another.
+fn place(
+    meta: &mut ObjectMeta,
+    namespace: &str,
+    namespaced: bool,
+    refusal: impl Fn(&str) -> String,
+) -> Result<(), Failure> {
     let given = meta.namespace.as_deref().unwrap_or_default();
     if !namespaced {
         meta.namespace = None;
     } else if given.is_empty() {
         meta.namespace = Some(namespace.to_owned());
     } else if given != namespace {
-        return Err(Failure::bad_request(format!(
-            "the namespace of the provided object does not match the namespace sent on the request: expected \"{namespace}\", got \"{given}\""
-        )));
+        return Err(Failure::bad_request(refusal(given)));
     }
     Ok(())
 }
@@ -262,9 +276,10 @@ fn keep_other_parts(value: &mut Value, old: &Value, part: Part, has_status: bool
             let sent = map.remove("metadata").unwrap_or_default();
             *value = old.clone();
             if let Some(map) = value.as_object_mut() {
-                // Names and versions are still checked; labels and the like stay as they were.
+                // Names and versions are still checked; whoever reports a status may also label the
+                // object, but not take it from its owners.
                 if let Some(meta) = map.get_mut("metadata").and_then(Value::as_object_mut) {
-                    for field in ["name", "namespace", "uid"] {
+                    for field in ["name", "namespace", "uid", "labels", "annotations"] {
                         if let Some(text) = sent.get(field).filter(|v| !v.is_null()) {
                             meta.insert(field.to_owned(), text.clone());
                         }

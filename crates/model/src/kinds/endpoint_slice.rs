@@ -26,6 +26,7 @@ const MOST_ADDRESSES: usize = 100;
 
 impl Kind for EndpointSlice {
     const DESCRIPTOR: Descriptor = Descriptor {
+        needs_version: true,
         has_generation: true,
         columns: &[
             Column::NAME,

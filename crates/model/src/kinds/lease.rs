@@ -12,6 +12,7 @@ use crate::table::{Cell, Column};
 
 impl Kind for Lease {
     const DESCRIPTOR: Descriptor = Descriptor {
+        needs_version: true,
         create_on_update: true,
         columns: &[Column::NAME, Column::text("Holder"), Column::AGE],
         ..Descriptor::namespaced(

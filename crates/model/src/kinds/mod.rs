@@ -7,6 +7,7 @@ pub mod check;
 mod config_map;
 mod controller_revision;
 mod cron_job;
+mod csi;
 mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
@@ -25,20 +26,24 @@ pub mod persistent_volume_claim;
 pub mod pod;
 mod pod_disruption_budget;
 pub mod pod_spec;
+mod pod_template;
 pub mod priority_class;
 pub mod rbac;
 pub mod replica_set;
 mod replication_controller;
 mod resource_quota;
+mod runtime_class;
 pub mod secret;
 pub mod service;
 mod service_account;
 mod stateful_set;
 pub mod storage_class;
+mod volume_attachment;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, batch, coordination, core, discovery, networking, policy, rbac as api_rbac, scheduling, storage,
+    apps, batch, coordination, core, discovery, networking, node as api_node, policy, rbac as api_rbac,
+    scheduling, storage,
 };
 
 use crate::kind::{KindRef, kind_of};
@@ -56,6 +61,7 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<core::v1::PersistentVolumeClaim>(),
             kind_of::<core::v1::PersistentVolume>(),
             kind_of::<core::v1::Pod>(),
+            kind_of::<core::v1::PodTemplate>(),
             kind_of::<core::v1::ReplicationController>(),
             kind_of::<core::v1::ResourceQuota>(),
             kind_of::<core::v1::Secret>(),
@@ -76,9 +82,13 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<api_rbac::v1::ClusterRole>(),
             kind_of::<api_rbac::v1::RoleBinding>(),
             kind_of::<api_rbac::v1::Role>(),
+            kind_of::<storage::v1::CSIDriver>(),
+            kind_of::<storage::v1::CSINode>(),
             kind_of::<storage::v1::StorageClass>(),
+            kind_of::<storage::v1::VolumeAttachment>(),
             kind_of::<scheduling::v1::PriorityClass>(),
             kind_of::<coordination::v1::Lease>(),
+            kind_of::<api_node::v1::RuntimeClass>(),
             kind_of::<discovery::v1::EndpointSlice>(),
         ]
     });

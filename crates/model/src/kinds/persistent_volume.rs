@@ -34,6 +34,7 @@ const NO_SOURCES: &[&str] = &[
 
 impl Kind for PersistentVolume {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["pv"],
         subresources: &[Subresource::Status],
         columns: &[

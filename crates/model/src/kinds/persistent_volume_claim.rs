@@ -28,6 +28,7 @@ pub(crate) const ACCESS_MODES: &[&str] =
 
 impl Kind for PersistentVolumeClaim {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["pvc"],
         subresources: &[Subresource::Status],
         columns: &[

@@ -6,8 +6,9 @@
 //! Beside the kind, this file answers what controllers, scheduler and agents ask about pods.
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodSpec, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodIP, PodSpec, PodStatus};
 
+use super::check;
 use super::pod_spec::{self, defaults, update};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
@@ -21,6 +22,7 @@ mod row;
 
 impl Kind for Pod {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["po"],
         categories: &["all"],
         subresources: &[
@@ -66,6 +68,7 @@ impl Kind for Pod {
         defaults::set_pod_only(spec);
         if let Some(status) = &mut self.status {
             status.qos_class = Some(qos_class(spec).to_owned());
+            agree_on_addresses(status);
         }
     }
 
@@ -83,6 +86,10 @@ impl Kind for Pod {
         update::validate_images(&spec.containers, &path.child("containers"), errors);
         let init = spec.init_containers.as_deref().unwrap_or_default();
         update::validate_images(init, &path.child("initContainers"), errors);
+        let ips = self.status.iter().filter_map(|status| status.pod_ips.as_ref()).flatten();
+        for (i, pod_ip) in ips.enumerate() {
+            check::ip(errors, &Path::new("status").child("podIPs").index(i), &pod_ip.ip);
+        }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
@@ -112,6 +119,20 @@ impl Kind for Pod {
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         row::cells(self, now)
+    }
+}
+
+/// The first of the addresses is the one address of old.
+fn agree_on_addresses(status: &mut PodStatus) {
+    let ips = status.pod_ips.get_or_insert_default();
+    match (status.pod_ip.as_deref().filter(|ip| !ip.is_empty()), ips.first_mut()) {
+        (Some(ip), None) => ips.push(PodIP { ip: ip.to_owned() }),
+        (Some(ip), Some(first)) if first.ip != ip => ip.clone_into(&mut first.ip),
+        (None, Some(first)) => status.pod_ip = Some(first.ip.clone()),
+        _ => {}
+    }
+    if ips.is_empty() {
+        status.pod_ips = None;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::table::{Cell, Column};
 
 impl Kind for PodDisruptionBudget {
     const DESCRIPTOR: Descriptor = Descriptor {
+        needs_version: true,
         short_names: &["pdb"],
         subresources: &[Subresource::Status],
         has_generation: true,

@@ -34,6 +34,7 @@ const SCOPES: &[&str] = &[
 
 impl Kind for ResourceQuota {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["quota"],
         subresources: &[Subresource::Status],
         columns: &[Column::NAME, Column::text("Request"), Column::text("Limit"), Column::AGE],

@@ -9,6 +9,7 @@ use crate::table::{Cell, Column};
 
 impl Kind for ServiceAccount {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["sa"],
         subresources: &[Subresource::Token],
         columns: &[Column::NAME, Column::text("Secrets"), Column::AGE],

@@ -18,6 +18,7 @@ const OLD_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default
 
 impl Kind for StorageClass {
     const DESCRIPTOR: Descriptor = Descriptor {
+        returns_deleted: true,
         short_names: &["sc"],
         columns: &[
             Column::NAME,

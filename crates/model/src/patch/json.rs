@@ -50,8 +50,7 @@ pub(super) fn apply(current: &Value, body: &[u8]) -> Result<Value, Failure> {
     let mut document = current.clone();
     for operation in patch {
         if operate(&mut document, operation).is_none() {
-            let why = "the server rejected our request due to an error in our request";
-            return Err(Failure::new(Reason::Invalid, why));
+            return Err(Failure::generic(Reason::Invalid));
         }
     }
     Ok(document)

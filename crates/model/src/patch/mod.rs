@@ -34,7 +34,7 @@ pub enum PatchType {
 }
 
 impl PatchType {
-    /// All of them, in the order in which messages list them.
+    /// All of them.
     pub const ALL: [Self; 4] = [Self::Json, Self::Merge, Self::Strategic, Self::Apply];
 
     /// Its media type.
@@ -53,16 +53,8 @@ impl PatchType {
     /// `UnsupportedMediaType` for anything else.
     pub fn from_content_type(header: &str) -> Result<Self, Failure> {
         let media_type = header.split(';').next().unwrap_or_default().trim();
-        Self::ALL.into_iter().find(|t| t.content_type().eq_ignore_ascii_case(media_type)).ok_or_else(|| {
-            let accepted: Vec<&str> = Self::ALL.iter().map(|t| t.content_type()).collect();
-            Failure::new(
-                Reason::UnsupportedMediaType,
-                format!(
-                    "the body of the request was in an unknown format - accepted media types include: {}",
-                    accepted.join(", ")
-                ),
-            )
-        })
+        let known = Self::ALL.into_iter().find(|t| t.content_type().eq_ignore_ascii_case(media_type));
+        known.ok_or_else(|| Failure::generic(Reason::UnsupportedMediaType))
     }
 }
 
@@ -199,6 +191,5 @@ mod tests {
         assert_eq!(parse("application/merge-patch+json; charset=utf-8"), Ok(PatchType::Merge));
         let failure = parse("application/json").unwrap_err();
         assert_eq!(failure.reason, Reason::UnsupportedMediaType);
-        assert!(failure.message.ends_with("application/apply-patch+yaml"));
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
 use balsa_model::{AnyObject, Failure, Reason};
 use balsa_state::{Refusal, State};
@@ -23,11 +24,13 @@ pub(super) fn allocate(
     object: &mut dyn AnyObject,
 ) -> Result<(), Failure> {
     let Some(service) = object.as_any_mut().downcast_mut::<Service>() else { return Ok(()) };
+    let object_name = service.metadata.name.as_deref().unwrap_or_default();
     let Some(spec) = service.spec.as_mut() else { return Ok(()) };
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP").to_owned();
     if kind == "ExternalName" {
         return Ok(());
     }
+    check_wanted(config, &kind, object_name, spec)?;
     if spec.cluster_ip.as_deref().unwrap_or_default().is_empty() {
         let ip = pick_address(state, config.service_cidr)?.to_string();
         spec.cluster_ip = Some(ip.clone());
@@ -41,6 +44,39 @@ pub(super) fn allocate(
         pick_node_ports(state, config.node_ports, spec)?;
     }
     Ok(())
+}
+
+/// Refuses what the client picked outside of the cluster's ranges. What is no address at all is left to
+/// the service's own validation.
+fn check_wanted(
+    config: &AdmissionConfig,
+    kind: &str,
+    name: &str,
+    spec: &ServiceSpec,
+) -> Result<(), Failure> {
+    let mut errors = FieldErrors::new();
+    let path = Path::new("spec");
+    let picked = spec.cluster_ip.as_deref().unwrap_or_default();
+    if let Ok(address) = picked.parse::<IpAddr>()
+        && !config.service_cidr.contains(&address)
+    {
+        let detail = format!(
+            "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid IPs is {}",
+            config.service_cidr
+        );
+        errors.invalid(&path.child("clusterIPs"), vec![picked], detail);
+    }
+    let (first, last) = config.node_ports;
+    let range = i32::from(first)..=i32::from(last);
+    for (i, port) in spec.ports.iter().flatten().enumerate() {
+        let Some(number) = port.node_port.filter(|n| *n != 0 && !range.contains(n)) else { continue };
+        if matches!(kind, "NodePort" | "LoadBalancer") {
+            let detail =
+                format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+            errors.invalid(&path.child("ports").index(i).child("nodePort"), number, detail);
+        }
+    }
+    Failure::invalid(kind_of::<Service>().descriptor(), name, errors).map_or(Ok(()), Err)
 }
 
 fn services(state: &State) -> Vec<ServiceSpec> {

@@ -61,6 +61,7 @@ impl Admission {
         nodes::require_own(who, object)?;
         pods::complete(&self.state, object)?;
         volumes::default_class(&self.state, object);
+        volumes::protect(object);
         addresses::allocate(&self.state, &self.config, object)
     }
 
@@ -69,6 +70,7 @@ impl Admission {
     /// # Errors
     /// When policy forbids it.
     pub fn admit_update(&self, object: &mut dyn AnyObject, _old: &Object) -> Result<(), Failure> {
+        pods::keep_tolerating(object);
         addresses::allocate(&self.state, &self.config, object)
     }
 

@@ -1,8 +1,10 @@
 //! What every pod gets: its service account with a token, tolerations of short outages, a priority.
 
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
 use balsa_model::{AnyObject, Failure, Key};
 use balsa_state::State;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, Pod,
     PodSpec, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume,
@@ -22,7 +24,7 @@ pub(super) fn complete(state: &State, object: &mut dyn AnyObject) -> Result<(), 
     let name = pod.metadata.name.clone().unwrap_or_default();
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     tolerate_outages(spec);
-    set_priority(spec);
+    set_priority(state, &name, spec)?;
     let account_name = spec.service_account_name.get_or_insert_with(|| "default".to_owned()).clone();
     spec.service_account = Some(account_name.clone());
     let view = state.view(kind_of::<ServiceAccount>());
@@ -46,6 +48,13 @@ pub(super) fn complete(state: &State, object: &mut dyn AnyObject) -> Result<(), 
     Ok(())
 }
 
+/// A pod whose tolerations were changed still tolerates short outages.
+pub(super) fn keep_tolerating(object: &mut dyn AnyObject) {
+    if let Some(spec) = object.as_any_mut().downcast_mut::<Pod>().and_then(|pod| pod.spec.as_mut()) {
+        tolerate_outages(spec);
+    }
+}
+
 fn tolerate_outages(spec: &mut PodSpec) {
     let tolerations = spec.tolerations.get_or_insert_default();
     for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
@@ -65,15 +74,37 @@ fn tolerate_outages(spec: &mut PodSpec) {
     }
 }
 
-/// Classes of the system are built in; others are a later capability.
-fn set_priority(spec: &mut PodSpec) {
-    let priority = match spec.priority_class_name.as_deref() {
-        Some("system-node-critical") => 2_000_001_000,
-        Some("system-cluster-critical") => 2_000_000_000,
-        _ => 0,
+/// Sets the priority of the class that the pod names, else of the default class, else none. The
+/// system's own classes are known without being stored.
+fn set_priority(state: &State, name: &str, spec: &mut PodSpec) -> Result<(), Failure> {
+    let refused = |why: String| Err(Failure::forbidden(kind_of::<Pod>().descriptor(), name, why));
+    let view = state.view(kind_of::<PriorityClass>());
+    let wanted = spec.priority_class_name.clone().unwrap_or_default();
+    let class = if wanted.is_empty() {
+        let classes = view.iter().filter_map(|object| object.typed::<PriorityClass>());
+        classes.filter(|class| class.global_default == Some(true)).min_by_key(|class| class.value)
+    } else {
+        view.get(&Key::new("", wanted.as_str())).and_then(|object| object.typed())
     };
-    spec.priority.get_or_insert(priority);
-    spec.preemption_policy.get_or_insert_with(|| "PreemptLowerPriority".to_owned());
+    let system = SYSTEM_CLASSES.iter().find(|(known, _)| *known == wanted);
+    let (priority, policy) = match (class, system) {
+        (Some(class), _) => (class.value, class.preemption_policy.clone()),
+        (None, Some((_, value))) => (*value, None),
+        (None, None) if wanted.is_empty() => (0, None),
+        (None, None) => return refused(format!("no PriorityClass with name {wanted} was found")),
+    };
+    if let Some(given) = spec.priority.filter(|given| *given != priority) {
+        return refused(format!(
+            "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {priority} from the given PriorityClass name"
+        ));
+    }
+    if wanted.is_empty() {
+        spec.priority_class_name = class.and_then(|class| class.metadata.name.clone());
+    }
+    spec.priority = Some(priority);
+    let policy = policy.unwrap_or_else(|| "PreemptLowerPriority".to_owned());
+    spec.preemption_policy.get_or_insert(policy);
+    Ok(())
 }
 
 /// Projects token, CA and namespace into every container that mounts nothing at that path itself.

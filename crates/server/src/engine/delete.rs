@@ -6,8 +6,10 @@ use balsa_model::selector::Filter;
 use balsa_model::strategy::{self, DeleteOptions, Deletion};
 use balsa_model::{Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason};
 use balsa_state::Refusal;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{ATTEMPTS, Engine, check_precondition, refused};
+use super::{ATTEMPTS, Engine, refused};
 use crate::authorize::Authorized;
 
 /// What a deletion came to.
@@ -17,6 +19,42 @@ pub struct Deleted {
     pub object: Arc<Object>,
     /// Whether it is gone, or only marked.
     pub gone: bool,
+}
+
+/// Holds an object against what the deletion wanted to meet.
+fn check_wanted(old: &Object, precondition: &Precondition) -> Result<(), Failure> {
+    let why = if let Some(uid) = precondition.uid.as_deref().filter(|uid| *uid != old.uid()) {
+        format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            old.uid()
+        )
+    } else if let Some(revision) = precondition.revision.filter(|revision| *revision != old.revision()) {
+        format!(
+            "the ResourceVersion in the precondition ({revision}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            old.revision()
+        )
+    } else {
+        return Ok(());
+    };
+    // Of all refusals this one names the kind, not the resource.
+    let (kind, name) = (old.kind().descriptor(), &old.key().name);
+    let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.qualified_kind());
+    let mut failure = Failure::new(Reason::Conflict, message).about(kind, name);
+    failure.kind = kind.kind.to_owned();
+    Err(failure)
+}
+
+/// How an object that could have waited is shown when it goes at once: marked, with no time left.
+fn last_form(old: &Arc<Object>, now: Timestamp) -> Result<Arc<Object>, Failure> {
+    if !old.kind().descriptor().graceful {
+        return Ok(old.clone());
+    }
+    let mut object = old.kind().decode(old.value())?;
+    let meta = object.meta_mut();
+    meta.deletion_timestamp.get_or_insert(Time(now));
+    meta.deletion_grace_period_seconds = Some(0);
+    let bytes = Object::canonical(old.kind(), &object.to_value());
+    Object::seal(old.kind(), &bytes, old.revision()).map(Arc::new).map_err(Failure::internal)
 }
 
 impl Engine {
@@ -44,7 +82,7 @@ impl Engine {
                         .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?
                 }
             };
-            check_precondition(&old, precondition)?;
+            check_wanted(&old, precondition)?;
             self.admission.admit_delete(&old)?;
             match self.delete_once(who, &old, options, dry_run).await? {
                 Ok(deleted) => return Ok(deleted),
@@ -64,12 +102,14 @@ impl Engine {
         let kind = old.kind();
         let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
         let deletion = strategy::prepare_delete(old, options, self.clock.now_seconds())?;
+        let mut gone_object = old.clone();
         let (mutation, gone) = match &deletion {
             Deletion::Unchanged => return Ok(Ok(Deleted { object: old.clone(), gone: false })),
             Deletion::Mark(object) => {
                 (self.mutation(who, Operation::Replace, object.as_ref(), precondition), false)
             }
             Deletion::Remove => {
+                gone_object = last_form(old, self.clock.now_seconds())?;
                 let mutation = Mutation {
                     operation: Operation::Remove,
                     kind,
@@ -83,12 +123,12 @@ impl Engine {
             }
         };
         if dry_run {
-            return Ok(Ok(Deleted { object: old.clone(), gone }));
+            return Ok(Ok(Deleted { object: gone_object, gone }));
         }
         let bytes = mutation.object.clone();
         let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
         Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
-            Ok(_) if gone => Ok(Deleted { object: old.clone(), gone }),
+            Ok(_) if gone => Ok(Deleted { object: gone_object, gone }),
             Ok(revision) => {
                 let object = Object::seal(kind, &bytes, revision).map_err(Failure::internal)?;
                 Ok(Deleted { object: Arc::new(object), gone })

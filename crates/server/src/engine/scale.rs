@@ -1,7 +1,8 @@
 //! The `scale` subresource: `autoscaling/v1 Scale` of whatever has replicas.
 
 use balsa_model::strategy::Part;
-use balsa_model::{Failure, Key, KindRef, Object, Precondition, Subresource};
+use balsa_model::field::{FieldErrors, Path};
+use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -9,6 +10,10 @@ use serde_json::Value;
 use super::write::Written;
 use super::{Engine, check_precondition, precondition_of};
 use crate::authorize::Authorized;
+
+/// What refusals say a Scale is. It is no kind: it has no objects of its own.
+const SCALE: Descriptor =
+    Descriptor::namespaced("autoscaling", "v1", "Scale", "scales", "scale", "autoscaling.v1.Scale");
 
 /// The Scale of an object.
 ///
@@ -34,6 +39,20 @@ pub(crate) fn scale_of(object: &Object) -> Result<Scale, Failure> {
     })
 }
 
+/// Checks a Scale by itself.
+fn check_scale(wanted: &Value, replicas: i32, key: &Key) -> Result<(), Failure> {
+    let name = wanted.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if !name.is_empty() && *name != *key.name {
+        return Err(super::write::wrong_name(name, &key.name));
+    }
+    if replicas >= 0 {
+        return Ok(());
+    }
+    let mut errors = FieldErrors::new();
+    errors.invalid(&Path::new("spec").child("replicas"), replicas, "must be greater than or equal to 0");
+    Failure::invalid(&SCALE, &key.name, errors).map_or(Ok(()), Err)
+}
+
 impl Engine {
     /// Sets the replicas. `new_scale` makes the wanted Scale, as JSON, from the present one.
     ///
@@ -55,6 +74,7 @@ impl Engine {
             let replicas = replicas
                 .and_then(|n| i32::try_from(n).ok())
                 .ok_or_else(|| Failure::bad_request("Scale: spec.replicas: must be a 32-bit integer"))?;
+            check_scale(&wanted, replicas, key)?;
             let mut object =
                 old.decode().ok_or_else(|| Failure::internal("stored object does not decode"))?;
             object.set_replicas(replicas);

@@ -153,8 +153,9 @@ impl Engine {
         let found = std::sync::Mutex::new(Vec::new());
         let apply = |old: &Object| {
             let checked = patch::apply(patch.kind, kind, &old.value(), &patch.body)?;
-            // What a patch says of version and UID is judged on its result.
-            check_precondition(old, &precondition_of(&checked.value)?)?;
+            // What a patch says of the version is judged on its result; of the UID, that it may not change.
+            let revision = precondition_of(&checked.value)?.revision;
+            check_precondition(old, &Precondition { revision, uid: None })?;
             let decoded = body::judge(kind.descriptor(), checked, Vec::new(), validation)?;
             if let Ok(mut found) = found.lock() {
                 *found = decoded.warnings;
@@ -191,14 +192,15 @@ impl Engine {
                 continue;
             }
             let value = new_value(&old)?;
-            if let Some(meta) = value.get("metadata").filter(|meta| meta.is_object()) {
-                let name = meta.get("name").and_then(Value::as_str).unwrap_or_default();
-                if !name.is_empty() && *name != *key.name {
+            match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
+                "" => {
                     return Err(Failure::bad_request(format!(
-                        "the name of the object ({name}) does not match the name on the URL ({})",
+                        "the name of the object ({} based on URL) was undeterminable: name must be provided",
                         key.name
                     )));
                 }
+                name if *name != *key.name => return Err(wrong_name(name, &key.name)),
+                _ => {}
             }
             match self.replace_once(who, &old, part, value, dry_run).await? {
                 Ok(written) => return Ok(written),
@@ -242,18 +244,27 @@ impl Engine {
             mutation.claims = Vec::new();
         }
         if dry_run {
-            let object = Object::stored(kind, bytes, old.revision()).map_err(Failure::internal)?;
+            let object = Object::seal(kind, &bytes, old.revision()).map_err(Failure::internal)?;
             return Ok(Ok(Written { object: Arc::new(object), created: false, warnings }));
         }
         let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
         Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
             Ok(revision) => {
+                // What is gone was never stored in its last form: it keeps the version it had.
+                let revision = if finished { old.revision() } else { revision };
                 let object = Object::seal(kind, &bytes, revision).map_err(Failure::internal)?;
                 Ok(Written { object: Arc::new(object), created: false, warnings })
             }
             Err(refusal) => Err(refusal),
         })
     }
+}
+
+/// That a body names another object than the URL.
+pub(super) fn wrong_name(name: &str, on_url: &str) -> Failure {
+    Failure::bad_request(format!(
+        "the name of the object ({name}) does not match the name on the URL ({on_url})"
+    ))
 }
 
 /// The `generateName` of an object that has no name.

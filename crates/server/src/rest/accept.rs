@@ -1,6 +1,6 @@
 //! What a client wants to read: JSON as it is, as a Table, or only the metadata.
 
-use balsa_model::{Failure, Reason};
+use balsa_model::{Descriptor, Failure, Reason};
 use http::HeaderMap;
 use http::header::ACCEPT;
 
@@ -11,8 +11,10 @@ pub(super) enum Form {
     Whole,
     /// `meta.k8s.io/v1 Table`.
     Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`, or a list of them.
+    /// `meta.k8s.io/v1 PartialObjectMetadata`.
     Metadata,
+    /// `meta.k8s.io/v1 PartialObjectMetadataList`.
+    MetadataList,
 }
 
 /// Chooses the first form that the client names and this server has.
@@ -22,25 +24,46 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Form, Failure> {
     if accepted.is_empty() {
         return Ok(Form::Whole);
     }
-    let entries = accepted.iter().flat_map(|value| value.split(','));
-    entries.filter_map(form).next().ok_or_else(|| {
-        Failure::new(
-            Reason::NotAcceptable,
-            "only the following media types are accepted: application/json, application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
-        )
+    let entries: Vec<&str> = accepted.iter().flat_map(|value| value.split(',')).collect();
+    entries.iter().find_map(|entry| form(entry)).ok_or_else(|| {
+        if !entries.iter().any(|entry| is_json(entry.split(';').next().unwrap_or_default().trim())) {
+            return Failure::generic(Reason::NotAcceptable);
+        }
+        // The encoding is known; what the client wants to see in it is not.
+        let accepted = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        Failure::new(Reason::NotAcceptable, accepted)
     })
+}
+
+/// The same for a list, of which there is no single metadata.
+pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<Form, Failure> {
+    let form = negotiate(headers)?;
+    if form != Form::Metadata {
+        return Ok(form);
+    }
+    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
+    let message = format!(
+        "you requested PartialObjectMetadata, but the requested object is a list (*{group}.{}List)",
+        kind.kind
+    );
+    Err(Failure::new(Reason::NotAcceptable, message))
+}
+
+fn is_json(media_type: &str) -> bool {
+    matches!(media_type, "application/json" | "application/*" | "*/*" | "")
 }
 
 fn form(entry: &str) -> Option<Form> {
     let mut parts = entry.split(';').map(str::trim);
-    if !matches!(parts.next()?, "application/json" | "application/*" | "*/*" | "") {
+    if !is_json(parts.next()?) {
         return None;
     }
     let mut named = None;
     for parameter in parts {
         match parameter.split_once('=').unwrap_or((parameter, "")) {
             ("as", "Table") => named = Some(Form::Table),
-            ("as", "PartialObjectMetadata" | "PartialObjectMetadataList") => named = Some(Form::Metadata),
+            ("as", "PartialObjectMetadata") => named = Some(Form::Metadata),
+            ("as", "PartialObjectMetadataList") => named = Some(Form::MetadataList),
             ("as", _) => return None,
             ("v", version) if version != "v1" => return None,
             ("g", group) if group != "meta.k8s.io" => return None,

@@ -122,23 +122,36 @@ pub(crate) fn judge(
 }
 
 fn require_kind(kind: &Descriptor, value: &Value) -> Result<(), Failure> {
+    require_type(kind.kind, &kind.api_version(), value)
+}
+
+/// Refuses a body that says to be something else than `kind` of `api_version`. What it does not say is
+/// taken for granted.
+pub(super) fn require_type(kind: &str, api_version: &str, value: &Value) -> Result<(), Failure> {
     let Some(map) = value.as_object() else {
         return Err(Failure::bad_request(
             "couldn't get version/kind; json parse error: the body is not an object",
         ));
     };
     let text = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, name) = (text("apiVersion"), text("kind"));
-    if name.is_empty() && api_version.is_empty() {
+    let or = |said: &'_ str, known: &'_ str| if said.is_empty() { known.to_owned() } else { said.to_owned() };
+    let (found_version, name) = (or(text("apiVersion"), api_version), or(text("kind"), kind));
+    if name == kind && found_version == api_version {
         return Ok(());
     }
-    if name == kind.kind && api_version == kind.api_version() {
-        return Ok(());
+    if found_version.matches('/').count() > 1 {
+        return Err(Failure::bad_request(format!(
+            "the object provided is unrecognized (must be of type {kind}): unexpected GroupVersion string: {found_version}"
+        )));
     }
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    Err(Failure::bad_request(format!(
-        "{name} in version \"{version}\" cannot be handled as a {}: no kind \"{name}\" is registered for version \"{}\"",
-        kind.kind,
-        if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
-    )))
+    let version = found_version.rsplit('/').next().unwrap_or_default();
+    let why = match balsa_model::kinds::by_api_version(&found_version, &name) {
+        Some(other) => {
+            let group = api_version.split_once('/').map_or("core", |(group, _)| group);
+            let (version, short) = (other.descriptor().version, group.split('.').next().unwrap_or_default());
+            format!("converting ({version}.{name}) to ({short}.{kind}): unknown conversion")
+        }
+        None => format!("no kind \"{name}\" is registered for version \"{found_version}\""),
+    };
+    Err(Failure::bad_request(format!("{name} in version \"{version}\" cannot be handled as a {kind}: {why}")))
 }

@@ -26,10 +26,7 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
     };
     call.front.authorize(&call.user, &attributes)?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
-        return Err(Failure::new(
-            Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        ));
+        return Err(Failure::generic(Reason::MethodNotAllowed));
     }
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
@@ -43,12 +40,14 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
         }
         ["apis"] => Ok(aggregated_or(&call, Root::Groups, || discovery::api_group_list(&GROUPS))),
         ["api", "v1"] => found(discovery::api_resource_list(&GROUPS, "", "v1")),
+        ["apis", group, ..] if discovery::api_group(&GROUPS, group).is_none() => Ok(no_such_page()),
         ["apis", group] => found(discovery::api_group(&GROUPS, group)),
         ["apis", group, version] => found(discovery::api_resource_list(&GROUPS, group, version)),
         ["openapi", "v3"] => Ok(respond::value(StatusCode::OK, &openapi::v3_index(openapi::v3_built_in()))),
         ["openapi", "v3", rest @ ..] => openapi_v3(&call, &rest.join("/")),
         ["openapi", "v2"] => Ok(openapi_v2(&call)),
-        _ => Err(not_found()),
+        ["api", ..] => Err(not_found()),
+        _ => Ok(no_such_page()),
     }
 }
 
@@ -66,7 +65,12 @@ const PATHS: &[&str] = &[
 ];
 
 fn not_found() -> Failure {
-    Failure::new(Reason::NotFound, "the server could not find the requested resource")
+    Failure::generic(Reason::NotFound)
+}
+
+/// The answer about paths of which no part of the API knows.
+fn no_such_page() -> Response {
+    respond::typed(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
 }
 
 fn found(document: Option<Value>) -> Result<Response, Failure> {

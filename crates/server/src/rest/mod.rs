@@ -10,6 +10,7 @@ mod path;
 mod query;
 mod resources;
 mod respond;
+mod reviews;
 mod subresources;
 mod watch;
 
@@ -78,6 +79,9 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     let Some(path) = path::parse(call.uri.path()) else {
         return info::serve(call, body).await;
     };
+    if let Some(review) = reviews::question(&path) {
+        return reviews::serve(review, call, path, body).await;
+    }
     let kind = served_kind(&path)?;
     let call = ResourceCall { call, kind, path };
     match call.path.subresource.as_str() {
@@ -91,7 +95,7 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
 fn served_kind(path: &ResourcePath) -> Result<KindRef, Failure> {
     let kind = kinds::by_resource(&path.group, &path.plural);
     kind.filter(|kind| kind.descriptor().version == path.version)
-        .ok_or_else(|| Failure::new(Reason::NotFound, "the server could not find the requested resource"))
+        .ok_or_else(|| Failure::generic(Reason::NotFound))
 }
 
 impl ResourceCall {
@@ -110,10 +114,7 @@ impl ResourceCall {
 
     /// That a method makes no sense here.
     pub(super) fn not_allowed(&self) -> Failure {
-        Failure::new(
-            Reason::MethodNotAllowed,
-            "the server does not allow this method on the requested resource",
-        )
+        Failure::generic(Reason::MethodNotAllowed)
     }
 }
 

@@ -32,9 +32,10 @@ impl Query {
         self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.clone()).collect()
     }
 
-    /// Whether a parameter is `true` or `1`.
+    /// Whether a parameter is there and says neither `false` nor `0`.
     pub(super) fn flag(&self, name: &str) -> bool {
-        matches!(self.get(name), "true" | "1")
+        let value = self.get(name);
+        self.has(name) && value != "0" && !value.eq_ignore_ascii_case("false")
     }
 
     pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
@@ -48,15 +49,9 @@ impl Query {
         }
     }
 
-    pub(super) fn dry_run(&self) -> Result<bool, Failure> {
-        match self.all("dryRun").as_slice() {
-            [] => Ok(false),
-            [all] if all == "All" => Ok(true),
-            [empty] if empty.is_empty() => Ok(false),
-            other => Err(Failure::bad_request(format!(
-                "dryRun: Unsupported value: {other:?}: supported values: \"All\""
-            ))),
-        }
+    /// Whether nothing is to be written. `options` is the kind of the verb's options.
+    pub(super) fn dry_run(&self, options: &str) -> Result<bool, Failure> {
+        dry_run(options, &self.all("dryRun"))
     }
 
     /// What a list or watch selects. A `name` from the URL counts as a field selector.
@@ -181,16 +176,32 @@ impl Query {
     }
 }
 
+/// Whether the directives of a dry run say so: there is one, `All`.
+pub(super) fn dry_run(options: &str, directives: &[String]) -> Result<bool, Failure> {
+    if directives.iter().all(String::is_empty) {
+        return Ok(false);
+    }
+    if directives.iter().all(|directive| directive == "All") {
+        return Ok(true);
+    }
+    let given: Vec<String> = directives.iter().map(|directive| format!("{directive:?}")).collect();
+    let why = format!("Unsupported value: []string{{{}}}: supported values: \"All\"", given.join(", "));
+    Err(wrong_option(options, "FieldValueNotSupported", "dryRun", &why))
+}
+
 fn invalid_options(message: impl Into<String>) -> Failure {
     let message = message.into();
-    let mut failure = Failure::new(
-        balsa_model::Reason::Invalid,
-        format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"),
-    );
+    let (field, why) = message.split_once(": ").unwrap_or(("", &message));
+    wrong_option("ListOptions", "FieldValueForbidden", field, why)
+}
+
+/// The refusal of a verb's options: `cause` is the cause's reason.
+pub(super) fn wrong_option(options: &str, cause: &str, field: &str, why: &str) -> Failure {
+    let message = format!("{options}.meta.k8s.io \"\" is invalid: {field}: {why}");
+    let mut failure = Failure::new(balsa_model::Reason::Invalid, message);
     failure.group = "meta.k8s.io".to_owned();
-    failure.kind = "ListOptions".to_owned();
-    let (field, rest) = message.split_once(": ").unwrap_or(("", &message));
-    failure.cause("FieldValueForbidden", rest, field)
+    failure.kind = options.to_owned();
+    failure.cause(cause, why, field)
 }
 
 #[cfg(test)]
@@ -224,5 +235,21 @@ mod tests {
     #[test]
     fn kube_rs_sends_an_empty_first_pair() {
         assert!(query("&watch=true&x=1").flag("watch"));
+    }
+
+    #[test]
+    fn flags_are_set_unless_they_say_no() {
+        for (text, set) in [("watch", true), ("watch=maybe", true), ("watch=False", false), ("watch=0", false), ("", false)] {
+            assert_eq!(query(text).flag("watch"), set, "{text}");
+        }
+    }
+
+    #[test]
+    fn dry_runs_have_one_directive() {
+        assert!(query("dryRun=All").dry_run("CreateOptions").unwrap());
+        assert!(!query("dryRun=").dry_run("CreateOptions").unwrap());
+        let failure = query("dryRun=all").dry_run("CreateOptions").unwrap_err();
+        assert_eq!(failure.kind, "CreateOptions");
+        assert_eq!(failure.causes[0].field, "dryRun");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::accept::{self, Form};
 use super::body::{self, FieldValidation};
+use super::query::{self, wrong_option};
 use super::{ResourceCall, respond, watch};
 use crate::engine::{Patch, Written};
 
@@ -20,7 +21,7 @@ const DELETE_OPTIONS: &str = "am.apis.meta.v1.DeleteOptions";
 pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let collection = call.path.name.is_empty();
     match (call.call.method.clone(), collection) {
-        (Method::GET, _) if call.call.query.flag("watch") => watch::serve(call).await,
+        (Method::GET, true) if call.call.query.flag("watch") => watch::serve(call).await,
         (Method::GET, true) => list(call).await,
         (Method::GET, false) => get(call).await,
         (Method::POST, true) => create(call, body).await,
@@ -51,6 +52,7 @@ impl ResourceCall {
         object: &std::sync::Arc<balsa_model::Object>,
     ) -> Result<Response, Failure> {
         let form = accept::negotiate(&self.call.headers)?;
+        respond::check_include(form, self.call.query.get("includeObject"))?;
         let now = self.call.front.engine.clock().now();
         Ok(respond::object(status, object, form, now, self.call.query.get("includeObject")))
     }
@@ -63,10 +65,8 @@ impl ResourceCall {
     fn require_namespace(&self) -> Result<(), Failure> {
         let namespaced = self.kind.descriptor().is_namespaced();
         match (namespaced, self.path.namespace.is_empty()) {
-            (true, true) => Err(Failure::bad_request("an empty namespace may not be set during creation")),
-            (false, false) => {
-                Err(Failure::new(Reason::NotFound, "the server could not find the requested resource"))
-            }
+            (true, true) => Err(self.not_allowed()),
+            (false, false) => Err(Failure::generic(Reason::NotFound)),
             _ => Ok(()),
         }
     }
@@ -74,8 +74,9 @@ impl ResourceCall {
 
 async fn list(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("list")?;
-    let form = accept::negotiate(&call.call.headers)?;
+    let form = accept::negotiate_list(&call.call.headers, call.kind.descriptor())?;
     let query = &call.call.query;
+    respond::check_include(form, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
     let (wanted, page) = (query.list_wanted()?, query.page()?);
     let engine = &call.call.front.engine;
@@ -97,7 +98,7 @@ async fn create(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let descriptor = call.kind.descriptor();
     let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
     let decoded = body::check(descriptor, parsed, call.validation()?)?;
-    let dry_run = call.call.query.dry_run()?;
+    let dry_run = call.call.query.dry_run("CreateOptions")?;
     let engine = &call.call.front.engine;
     let written = engine.create(&who, call.kind, &call.path.namespace, decoded.value, dry_run).await?;
     call.written(&written, decoded.warnings)
@@ -110,10 +111,26 @@ pub(super) async fn update(call: ResourceCall, part: Part, body: Body) -> Result
     let descriptor = call.kind.descriptor();
     let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
     let decoded = body::check(descriptor, parsed, call.validation()?)?;
-    let dry_run = call.call.query.dry_run()?;
+    let dry_run = call.call.query.dry_run("UpdateOptions")?;
+    require_version(&call, part, &decoded.value)?;
     let engine = &call.call.front.engine;
     let written = engine.update(&who, call.kind, &call.key(), part, decoded.value, dry_run).await?;
     call.written(&written, decoded.warnings)
+}
+
+/// Some kinds are replaced only by those who say which version.
+fn require_version(call: &ResourceCall, part: Part, value: &Value) -> Result<(), Failure> {
+    let descriptor = call.kind.descriptor();
+    let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
+    let exists = || call.call.front.engine.state().get(call.kind, &call.key()).is_some();
+    if !descriptor.needs_version || part != Part::Main || !version.is_empty() || !exists() {
+        return Ok(());
+    }
+    let name = &call.path.name;
+    let why = "Invalid value: 0x0: must be specified for an update";
+    let message = format!("{} \"{name}\" is invalid: metadata.resourceVersion: {why}", descriptor.resource());
+    let failure = Failure::new(Reason::Invalid, message).about(descriptor, name);
+    Err(failure.cause("FieldValueInvalid", why, "metadata.resourceVersion"))
 }
 
 /// Reads a patch.
@@ -134,7 +151,7 @@ pub(super) async fn patch(call: ResourceCall, part: Part, body: Body) -> Result<
     let who = call.authorize("patch")?;
     let validation = call.validation()?;
     let patch = read_patch(&call, body).await?;
-    let dry_run = call.call.query.dry_run()?;
+    let dry_run = call.call.query.dry_run("PatchOptions")?;
     let engine = &call.call.front.engine;
     let key = call.key();
     let written = engine.patch(&who, call.kind, &key, part, &patch, validation, dry_run).await?;
@@ -150,7 +167,9 @@ async fn delete_options(
     let value = if bytes.is_empty() {
         Value::Null
     } else {
-        body::parse(&call.call.headers, &bytes, DELETE_OPTIONS)?.0
+        let (value, _) = body::parse(&call.call.headers, &bytes, DELETE_OPTIONS)?;
+        require_delete_options(&value)?;
+        value
     };
     let query = &call.call.query;
     let grace = match value.get("gracePeriodSeconds").and_then(Value::as_i64) {
@@ -162,18 +181,23 @@ async fn delete_options(
         if given.is_empty() { query.get(field).to_owned() } else { given.to_owned() }
     };
     let orphan = value.get("orphanDependents").and_then(Value::as_bool);
-    let propagation = match (text("propagationPolicy").as_str(), orphan) {
+    let policy = text("propagationPolicy");
+    if !policy.is_empty() && orphan.is_some() {
+        let why = format!(
+            "Invalid value: \"{policy}\": orphanDependents and deletionPropagation cannot be both set"
+        );
+        return Err(wrong_option("DeleteOptions", "FieldValueInvalid", "propagationPolicy", &why));
+    }
+    let propagation = match (policy.as_str(), orphan) {
         ("", None) => None,
         ("", Some(true)) | ("Orphan", _) => Some(Propagation::Orphan),
         ("", Some(false)) | ("Background", _) => Some(Propagation::Background),
         ("Foreground", _) => Some(Propagation::Foreground),
         (other, _) => {
-            return Err(Failure::new(
-                Reason::Invalid,
-                format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-                ),
-            ));
+            let why = format!(
+                "Unsupported value: \"{other}\": supported values: \"Foreground\", \"Background\", \"Orphan\", \"nil\""
+            );
+            return Err(wrong_option("DeleteOptions", "FieldValueNotSupported", "propagationPolicy", &why));
         }
     };
     let condition = |field: &str| value.pointer(&format!("/preconditions/{field}")).and_then(Value::as_str);
@@ -181,9 +205,21 @@ async fn delete_options(
         uid: condition("uid").map(str::to_owned),
         revision: condition("resourceVersion").and_then(|v| v.parse().ok()).map(Revision),
     };
-    let dry_run =
-        query.dry_run()? || value.get("dryRun").is_some_and(|v| v.as_array().is_some_and(|a| !a.is_empty()));
+    let directives = value.get("dryRun").and_then(Value::as_array).into_iter().flatten();
+    let directives: Vec<String> = directives.filter_map(|d| d.as_str().map(str::to_owned)).collect();
+    let dry_run = query.dry_run("DeleteOptions")? || query::dry_run("DeleteOptions", &directives)?;
     Ok((DeleteOptions { grace_period_seconds: grace, propagation }, precondition, dry_run))
+}
+
+/// Some clients name the options by the group of the object that is to go.
+fn require_delete_options(value: &Value) -> Result<(), Failure> {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    if matches!(kind, "" | "DeleteOptions") {
+        return Ok(());
+    }
+    let message = format!("no kind \"{kind}\" is registered for version \"{version}\"");
+    Err(Failure::bad_request(message))
 }
 
 async fn delete(call: ResourceCall, body: Body) -> Result<Response, Failure> {
@@ -191,8 +227,8 @@ async fn delete(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let (options, precondition, dry_run) = delete_options(&call, body).await?;
     let engine = &call.call.front.engine;
     let deleted = engine.delete(&who, call.kind, &call.key(), &options, &precondition, dry_run).await?;
-    // Whoever waits for pods and namespaces wants to see them; of the rest that they are gone.
-    let whole = !deleted.gone || call.kind.descriptor().graceful;
+    // Of some kinds clients see the object as it was last; of the rest that it is gone.
+    let whole = !deleted.gone || call.kind.descriptor().returns_deleted;
     if whole && accept::negotiate(&call.call.headers)? == Form::Whole {
         return call.object(StatusCode::OK, &deleted.object);
     }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{HeaderName, StatusCode};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -50,12 +51,15 @@ pub(super) fn failure(failure: &Failure) -> Response {
 /// A `Status` that says that it worked.
 pub(super) fn success(status: StatusCode, object: &Object) -> Response {
     let descriptor = object.kind().descriptor();
-    let body = json!({
+    let mut body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success",
         "details": {
-            "name": &*object.key().name, "group": descriptor.group, "kind": descriptor.plural, "uid": object.uid(),
+            "name": &*object.key().name, "kind": descriptor.plural, "uid": object.uid(),
         },
     });
+    if !descriptor.group.is_empty() {
+        body["details"]["group"] = descriptor.group.into();
+    }
     value(status, &body)
 }
 
@@ -86,7 +90,7 @@ pub(super) fn object(
 ) -> Response {
     match form {
         Form::Whole => json(status, object.bytes().clone()),
-        Form::Metadata => value(status, &partial(object)),
+        Form::Metadata | Form::MetadataList => value(status, &partial(object)),
         Form::Table => {
             let meta = json!({"resourceVersion": object.revision().to_string()});
             value(status, &table(object.kind(), std::slice::from_ref(object), &meta, now, include, true))
@@ -106,7 +110,7 @@ pub(super) fn list(kind: KindRef, listed: &Listed, form: Form, now: Timestamp, i
     match form {
         Form::Whole => json(StatusCode::OK, spliced(kind, listed, &meta)),
         Form::Table => value(StatusCode::OK, &table(kind, &listed.items, &meta, now, include, true)),
-        Form::Metadata => {
+        Form::Metadata | Form::MetadataList => {
             let items: Vec<Value> = listed.items.iter().map(|item| partial(item)).collect();
             let body = json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items,
@@ -116,7 +120,8 @@ pub(super) fn list(kind: KindRef, listed: &Listed, form: Form, now: Timestamp, i
     }
 }
 
-/// The bytes of a list: the stored bytes of its objects between commas.
+/// The bytes of a list: the stored bytes of its objects between commas, but for the type, which the
+/// list has said already.
 fn spliced(kind: KindRef, listed: &Listed, meta: &Value) -> Vec<u8> {
     let descriptor = kind.descriptor();
     let size: usize = listed.items.iter().map(|item| item.bytes().len() + 1).sum();
@@ -127,11 +132,13 @@ fn spliced(kind: KindRef, listed: &Listed, meta: &Value) -> Vec<u8> {
     );
     let mut out = Vec::with_capacity(head.len() + size + 4);
     out.extend_from_slice(head.as_bytes());
+    let typed = kind.prefix().find("\"metadata\"").unwrap_or(1);
     for (i, item) in listed.items.iter().enumerate() {
         if i > 0 {
             out.push(b',');
         }
-        out.extend_from_slice(item.bytes());
+        out.push(b'{');
+        out.extend_from_slice(item.bytes().get(typed..).unwrap_or_default());
     }
     out.extend_from_slice(b"]}\n");
     out
@@ -176,9 +183,35 @@ fn row(object: &Arc<Object>, now: Timestamp, include: &str) -> Value {
         Some(typed) => typed.row(now).into_iter().map(|cell| cell.0).collect(),
         None => vec![Value::from(&*object.key().name)],
     };
+    let mut row = json!({"cells": cells});
     match include {
-        "None" => json!({"cells": cells}),
-        "Object" => json!({"cells": cells, "object": object.value()}),
-        _ => json!({"cells": cells, "object": partial(object)}),
+        "None" => {}
+        "Object" => row["object"] = object.value(),
+        _ => row["object"] = partial(object),
     }
+    if let Some(condition) = object.typed::<Pod>().and_then(completed) {
+        row["conditions"] = json!([condition]);
+    }
+    row
+}
+
+/// What tells clients that a pod's row may be left out: that the pod is over.
+fn completed(pod: &Pod) -> Option<Value> {
+    let phase = balsa_model::kinds::pod::phase(pod);
+    let message = match phase {
+        "Succeeded" => "The pod has completed successfully.",
+        "Failed" => "The pod failed.",
+        _ => return None,
+    };
+    Some(json!({"type": "Completed", "status": "True", "reason": phase, "message": message}))
+}
+
+/// Refuses a wish for what a Table cannot include.
+pub(super) fn check_include(form: Form, include: &str) -> Result<(), Failure> {
+    if form != Form::Table || matches!(include, "" | "None" | "Metadata" | "Object") {
+        return Ok(());
+    }
+    Err(Failure::bad_request(format!(
+        "Unable to convert to Table as requested: includeObject: Invalid value: \"{include}\": must be 'Metadata', 'Object', 'None', or empty"
+    )))
 }

@@ -4,12 +4,12 @@ use axum::body::Body;
 use axum::response::Response;
 use balsa_model::kind::kind_of;
 use balsa_model::strategy::{DeleteOptions, Part};
-use balsa_model::{Failure, Key, Precondition, Reason, Subresource, patch, schema};
+use balsa_model::{Failure, Key, Object, Precondition, Reason, Subresource, patch, schema};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use serde_json::{Value, json};
 
-use super::{ResourceCall, body, resources, respond};
+use super::{Call, ResourceCall, body, resources, respond};
 use crate::engine::{Wanted, scale_of};
 use crate::identity::TokenRequest;
 
@@ -20,7 +20,7 @@ const SCALE: &str = "autoscaling.v1.Scale";
 pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let parts = call.kind.descriptor().subresources;
     let Some(part) = parts.iter().find(|part| part.path() == call.path.subresource) else {
-        return Err(Failure::new(Reason::NotFound, "the server could not find the requested resource"));
+        return Err(Failure::generic(Reason::NotFound));
     };
     match (part, call.call.method.clone()) {
         (Subresource::Status, Method::GET) => {
@@ -44,13 +44,20 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
 async fn get_scale(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("get")?;
     let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
-    Ok(respond::value(StatusCode::OK, &scale_of(&object)?))
+    Ok(respond::value(StatusCode::OK, &shown_scale(&object)?))
+}
+
+/// A Scale as it is answered: no replicas are left out.
+fn shown_scale(object: &Object) -> Result<Value, Failure> {
+    let value = serde_json::to_value(scale_of(object)?).map_err(Failure::internal)?;
+    Ok(schema::check(SCALE, value)?.value)
 }
 
 async fn put_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("update")?;
     let bytes = body::read(body).await?;
     let (value, _) = body::parse(&call.call.headers, &bytes, SCALE)?;
+    body::require_type("Scale", "autoscaling/v1", &value)?;
     let wanted = schema::check(SCALE, value)?.value;
     set_scale(&call, &who, |_| Ok(wanted.clone())).await
 }
@@ -67,24 +74,54 @@ async fn set_scale(
     who: &crate::authorize::Authorized,
     change: impl Fn(&Value) -> Result<Value, Failure>,
 ) -> Result<Response, Failure> {
-    let dry_run = call.call.query.dry_run()?;
+    let dry_run = call.call.query.dry_run("UpdateOptions")?;
     let engine = &call.call.front.engine;
     let written = engine.update_scale(who, call.kind, &call.key(), dry_run, change).await?;
-    Ok(respond::value(StatusCode::OK, &scale_of(&written.object)?))
+    Ok(respond::value(StatusCode::OK, &shown_scale(&written.object)?))
 }
 
 async fn bind(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("create")?;
+    let value = binding(&call.call, body).await?;
+    bind_pod(&call.call, &who, call.key(), &value).await
+}
+
+/// The binding in a body.
+pub(super) async fn binding(call: &Call, body: Body) -> Result<Value, Failure> {
     let bytes = body::read(body).await?;
-    let (value, _) = body::parse(&call.call.headers, &bytes, "core.v1.Binding")?;
+    let (value, _) = body::parse(&call.headers, &bytes, "core.v1.Binding")?;
+    body::require_type("Binding", "v1", &value)?;
+    Ok(value)
+}
+
+/// Gives a pod the node that a binding names.
+pub(super) async fn bind_pod(
+    call: &Call,
+    who: &crate::authorize::Authorized,
+    pod: Key,
+    value: &Value,
+) -> Result<Response, Failure> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let node = text("/target/name");
+    let (kind, node) = (text("/target/kind"), text("/target/name"));
+    if !matches!(kind.as_str(), "" | "Node") {
+        let why = format!("target.kind: Unsupported value: \"{kind}\": supported values: \"Node\", \"<empty>\"");
+        return Err(Failure::bad_request(why));
+    }
     if node.is_empty() {
         return Err(Failure::bad_request("target.name: Required value"));
     }
-    let bindings = vec![(call.key(), text("/metadata/uid"), node)];
-    let answers = call.call.front.engine.bind(&who, bindings).await;
-    answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")))?;
+    let bindings = vec![(pod, text("/metadata/uid"), node)];
+    let answers = call.front.engine.bind(who, bindings).await;
+    let answer = answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")));
+    answer.map_err(|mut failure| {
+        if failure.reason == Reason::Conflict {
+            // What is in conflict is the binding: the message names it as a part of the pod.
+            let named = format!("{}/binding", failure.kind);
+            failure.message = failure.message.replacen(&failure.kind, &named, 1);
+            failure.kind = named;
+        }
+        failure
+    })?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::value(StatusCode::CREATED, &status))
@@ -95,13 +132,17 @@ async fn evict(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("create")?;
     let bytes = body::read(body).await?;
     let (value, _) = body::parse(&call.call.headers, &bytes, "policy.v1.Eviction")?;
+    let named = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+    if !named.is_empty() && named != call.path.name {
+        return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
+    }
     let options = DeleteOptions {
         grace_period_seconds: value.pointer("/deleteOptions/gracePeriodSeconds").and_then(Value::as_i64),
         propagation: None,
     };
     let uid = value.pointer("/deleteOptions/preconditions/uid").and_then(Value::as_str);
     let precondition = Precondition { uid: uid.map(str::to_owned), revision: None };
-    let dry_run = call.call.query.dry_run()?
+    let dry_run = call.call.query.dry_run("CreateOptions")?
         || value.pointer("/deleteOptions/dryRun").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
     let pods = kind_of::<Pod>();
     call.call.front.engine.delete(&who, pods, &call.key(), &options, &precondition, dry_run).await?;

@@ -29,6 +29,7 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("watch")?;
     let form = accept::negotiate(&call.call.headers)?;
     let query = &call.call.query;
+    respond::check_include(form, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, &call.path.name)?;
     let (start, marks_initial) = query.watch_start()?;
     let bookmarks = query.flag("allowWatchBookmarks");
@@ -149,7 +150,7 @@ impl Lines {
             }
             match self.form {
                 Form::Whole => out.extend_from_slice(&event.json_line()),
-                Form::Table | Form::Metadata => {
+                Form::Table | Form::Metadata | Form::MetadataList => {
                     let object = self.transformed(event);
                     let line = json!({"type": event.type_name(), "object": object});
                     out.extend_from_slice(line.to_string().as_bytes());
@@ -170,7 +171,7 @@ impl Lines {
 
     fn transformed(&mut self, event: &Event) -> Value {
         let Some(object) = event.object() else { return self.transformed_bookmark(event) };
-        if self.form == Form::Metadata {
+        if self.form != Form::Table {
             return respond::partial(object);
         }
         let meta = json!({"resourceVersion": object.revision().to_string()});
@@ -190,7 +191,7 @@ impl Lines {
         if matches!(event, Event::InitialEnd(..)) {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        if self.form == Form::Metadata {
+        if self.form != Form::Table {
             return json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta});
         }
         let with_columns = !std::mem::replace(&mut self.told_columns, true);
