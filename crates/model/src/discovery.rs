@@ -123,7 +123,7 @@ fn owned(texts: &[&str]) -> Vec<String> {
 impl ResourceInfo {
     /// A built-in kind.
     pub fn of(descriptor: &Descriptor) -> Self {
-        let verbs = if descriptor.plural == "namespaces" { NO_COLLECTION_VERBS } else { STORED_VERBS };
+        let verbs = if descriptor.deletes_collections() { STORED_VERBS } else { NO_COLLECTION_VERBS };
         let mut subresources: Vec<SubresourceInfo> =
             descriptor.subresources.iter().map(|part| subresource(descriptor, *part)).collect();
         subresources.sort_by(|a, b| a.name.cmp(&b.name));

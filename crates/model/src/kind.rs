@@ -200,6 +200,11 @@ impl Descriptor {
         self.subresources.contains(&subresource)
     }
 
+    /// Whether its objects may be deleted all at once. Nobody shall do that to namespaces.
+    pub fn deletes_collections(&self) -> bool {
+        !(self.group.is_empty() && self.plural == "namespaces")
+    }
+
     /// Whether it is in namespaces.
     pub fn is_namespaced(&self) -> bool {
         self.scope == Scope::Namespaced

@@ -257,9 +257,13 @@ fn validate_owners(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// Checks what an update may not change in metadata.
+/// Checks what an update may not change in metadata, and what may change once more: so does Kubernetes,
+/// and the causes of a refusal show it.
 pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, errors: &mut FieldErrors) {
     let path = Path::new("metadata");
+    validate_labels(new.labels.as_ref(), &path.child("labels"), errors);
+    validate_annotations(new.annotations.as_ref(), &path.child("annotations"), errors);
+    validate_owners(new, &path.child("ownerReferences"), errors);
     let texts = [
         ("name", &new.name, &old.name),
         ("namespace", &new.namespace, &old.namespace),
@@ -312,7 +316,8 @@ mod tests {
         assert_eq!(wrong(json!({"ownerReferences": [owner("a", "Event")]})).len(), 1);
         let two = wrong(json!({"ownerReferences": [owner("a", "Pod"), owner("b", "Pod")]}));
         assert!(two.len() == 1 && two[0].ends_with("for a and b"), "{two:?}");
-        let empty = wrong(json!({"ownerReferences": [{"apiVersion": "", "kind": "Pod", "name": "x", "uid": ""}]}));
+        let empty =
+            wrong(json!({"ownerReferences": [{"apiVersion": "", "kind": "Pod", "name": "x", "uid": ""}]}));
         assert_eq!(empty[0], "ownerReferences.apiVersion: version must not be empty");
     }
 

@@ -90,7 +90,9 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
     let old_typed = kind.decode(old_value)?;
     let namespace = &old.key().namespace;
     place(object.meta_mut(), namespace, kind.descriptor().is_namespaced(), |given| {
-        format!("the namespace of the object ({given}) does not match the namespace on the request ({namespace})")
+        format!(
+            "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
+        )
     })?;
     keep_system_metadata(object.meta_mut(), old.meta());
     if part == Part::Main {

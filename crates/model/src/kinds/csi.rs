@@ -96,14 +96,7 @@ impl Kind for CSINode {
         needs_version: true,
         returns_deleted: true,
         columns: &[Column::NAME, Column::number("Drivers"), Column::AGE],
-        ..Descriptor::cluster(
-            "storage.k8s.io",
-            "v1",
-            "CSINode",
-            "csinodes",
-            "csinode",
-            "storage.v1.CSINode",
-        )
+        ..Descriptor::cluster("storage.k8s.io", "v1", "CSINode", "csinodes", "csinode", "storage.v1.CSINode")
     };
 
     fn validate(&self, errors: &mut FieldErrors) {

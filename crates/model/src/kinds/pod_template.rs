@@ -20,7 +20,14 @@ impl Kind for PodTemplate {
             Column::text("Images"),
             Column::text("Pod Labels"),
         ],
-        ..Descriptor::namespaced("", "v1", "PodTemplate", "podtemplates", "podtemplate", "core.v1.PodTemplate")
+        ..Descriptor::namespaced(
+            "",
+            "v1",
+            "PodTemplate",
+            "podtemplates",
+            "podtemplate",
+            "core.v1.PodTemplate",
+        )
     };
 
     fn set_defaults(&mut self) {

@@ -47,11 +47,7 @@ impl Kind for RuntimeClass {
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
-        vec![
-            Cell::name(self.metadata()),
-            Cell::text(self.handler.as_str()),
-            Cell::age(self.metadata(), now),
-        ]
+        vec![Cell::name(self.metadata()), Cell::text(self.handler.as_str()), Cell::age(self.metadata(), now)]
     }
 }
 

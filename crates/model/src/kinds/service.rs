@@ -201,7 +201,8 @@ fn keep_allocated(new: &mut ServiceSpec, old: &ServiceSpec) {
     }
     let is_open = |ip: Option<&String>| ip.is_none_or(String::is_empty);
     let (new_list, old_list) = (new.cluster_ips.clone().unwrap_or_default(), &old.cluster_ips);
-    if is_open(new.cluster_ip.as_ref()) && is_open(new_list.first()) {
+    let says_nothing_else = is_open(new_list.first()) || Some(&new_list) == old_list.as_ref();
+    if is_open(new.cluster_ip.as_ref()) && says_nothing_else {
         new.cluster_ip.clone_from(&old.cluster_ip);
         new.cluster_ips.clone_from(old_list);
     } else if new.cluster_ip != old.cluster_ip && new.cluster_ips == *old_list {

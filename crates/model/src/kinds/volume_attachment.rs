@@ -45,12 +45,19 @@ impl Kind for VolumeAttachment {
         }
         let source = path.child("source");
         match (&spec.source.persistent_volume_name, &spec.source.inline_volume_spec) {
-            (None, None) => errors.required(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+            (None, None) => errors
+                .required(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
             (Some(_), Some(_)) => {
-                errors.forbidden(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName");
+                errors.forbidden(
+                    &source,
+                    "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
+                );
             }
             (Some(name), None) if name.is_empty() => {
-                errors.required(&source.child("persistentVolumeName"), "must specify non empty persistentVolumeName");
+                errors.required(
+                    &source.child("persistentVolumeName"),
+                    "must specify non empty persistentVolumeName",
+                );
             }
             _ => {}
         }

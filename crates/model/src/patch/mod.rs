@@ -72,7 +72,12 @@ pub fn apply(patch_type: PatchType, kind: KindRef, current: &Value, body: &[u8])
 ///
 /// # Errors
 /// As [`apply`].
-pub fn apply_to(patch_type: PatchType, message: &str, current: &Value, body: &[u8]) -> Result<Checked, Failure> {
+pub fn apply_to(
+    patch_type: PatchType,
+    message: &str,
+    current: &Value,
+    body: &[u8],
+) -> Result<Checked, Failure> {
     let patched = match patch_type {
         PatchType::Json => json::apply(current, body)?,
         PatchType::Merge => {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::schema::list::{Semantics, semantics};
 use crate::schema::table::{self, Message, Type};
-use crate::status::{Failure, Reason};
+use crate::status::Failure;
 
 pub(super) const PATCH: &str = "$patch";
 pub(super) const RETAIN_KEYS: &str = "$retainKeys";
@@ -66,7 +66,7 @@ impl FieldInfo {
 
 /// An error that Kubernetes answers with 500.
 fn server_error(message: String) -> Failure {
-    Failure::new(Reason::InternalError, message)
+    Failure::bad_request(message)
 }
 
 fn merge_map(mut original: Tree, mut patch: Tree, message: Option<&'static Message>) -> Result<Tree> {

@@ -48,12 +48,7 @@ pub(super) fn allocate(
 
 /// Refuses what the client picked outside of the cluster's ranges. What is no address at all is left to
 /// the service's own validation.
-fn check_wanted(
-    config: &AdmissionConfig,
-    kind: &str,
-    name: &str,
-    spec: &ServiceSpec,
-) -> Result<(), Failure> {
+fn check_wanted(config: &AdmissionConfig, kind: &str, name: &str, spec: &ServiceSpec) -> Result<(), Failure> {
     let mut errors = FieldErrors::new();
     let path = Path::new("spec");
     let picked = spec.cluster_ip.as_deref().unwrap_or_default();
@@ -71,8 +66,9 @@ fn check_wanted(
     for (i, port) in spec.ports.iter().flatten().enumerate() {
         let Some(number) = port.node_port.filter(|n| *n != 0 && !range.contains(n)) else { continue };
         if matches!(kind, "NodePort" | "LoadBalancer") {
-            let detail =
-                format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+            let detail = format!(
+                "provided port is not in the valid range. The range of valid ports is {first}-{last}"
+            );
             errors.invalid(&path.child("ports").index(i).child("nodePort"), number, detail);
         }
     }

@@ -4,12 +4,12 @@ use balsa_model::kind::kind_of;
 use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
 use balsa_model::{AnyObject, Failure, Key};
 use balsa_state::State;
-use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector, Pod,
     PodSpec, ProjectedVolumeSource, ServiceAccount, ServiceAccountTokenProjection, Toleration, Volume,
     VolumeMount, VolumeProjection,
 };
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 
 /// Where containers find the token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

@@ -1,7 +1,7 @@
 //! The `scale` subresource: `autoscaling/v1 Scale` of whatever has replicas.
 
-use balsa_model::strategy::Part;
 use balsa_model::field::{FieldErrors, Path};
+use balsa_model::strategy::Part;
 use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

@@ -128,11 +128,37 @@ impl Engine {
         let precondition = precondition_of(&value)?;
         if kind.descriptor().create_on_update && part == Part::Main && self.state().get(kind, key).is_none() {
             self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
-            if self.state().get(kind, key).is_none() && precondition == Precondition::default() {
-                return self.create(who, kind, &key.namespace, value, dry_run).await;
+            if self.state().get(kind, key).is_none() {
+                return self.create_by_update(who, kind, key, value, &precondition, dry_run).await;
             }
         }
         self.change(who, kind, key, part, &precondition, dry_run, |_| Ok(value.clone())).await
+    }
+
+    /// Puts a new object where an update found none. A version that the client named is that of an object
+    /// which is gone; a UID can be met by none.
+    async fn create_by_update(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        mut value: Value,
+        precondition: &Precondition,
+        dry_run: bool,
+    ) -> Result<Written, Failure> {
+        if let Some(uid) = &precondition.uid {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
+            return Err(Failure::conflict(kind.descriptor(), &key.name, why));
+        }
+        match value.get_mut("metadata").and_then(Value::as_object_mut) {
+            Some(meta) => drop(meta.remove("resourceVersion")),
+            None => return Err(nameless(&key.name)),
+        }
+        match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
+            "" => Err(nameless(&key.name)),
+            name if *name != *key.name => Err(wrong_name(name, &key.name)),
+            _ => self.create(who, kind, &key.namespace, value, dry_run).await,
+        }
     }
 
     /// Changes a part of an object by a patch.
@@ -193,12 +219,7 @@ impl Engine {
             }
             let value = new_value(&old)?;
             match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
-                "" => {
-                    return Err(Failure::bad_request(format!(
-                        "the name of the object ({} based on URL) was undeterminable: name must be provided",
-                        key.name
-                    )));
-                }
+                "" => return Err(nameless(&key.name)),
                 name if *name != *key.name => return Err(wrong_name(name, &key.name)),
                 _ => {}
             }
@@ -258,6 +279,13 @@ impl Engine {
             Err(refusal) => Err(refusal),
         })
     }
+}
+
+/// That a body does not say which object it is.
+fn nameless(on_url: &str) -> Failure {
+    Failure::bad_request(format!(
+        "the name of the object ({on_url} based on URL) was undeterminable: name must be provided"
+    ))
 }
 
 /// That a body names another object than the URL.

@@ -47,7 +47,7 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
         ["openapi", "v3", rest @ ..] => openapi_v3(&call, &rest.join("/")),
         ["openapi", "v2"] => Ok(openapi_v2(&call)),
         ["api", ..] => Err(not_found()),
-        _ => Ok(no_such_page()),
+        _ => Ok(respond::value(StatusCode::NOT_FOUND, &json!({"paths": PATHS}))),
     }
 }
 
@@ -68,7 +68,7 @@ fn not_found() -> Failure {
     Failure::generic(Reason::NotFound)
 }
 
-/// The answer about paths of which no part of the API knows.
+/// The answer about groups that are not served.
 fn no_such_page() -> Response {
     respond::typed(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", "404 page not found\n")
 }

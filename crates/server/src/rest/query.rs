@@ -239,7 +239,9 @@ mod tests {
 
     #[test]
     fn flags_are_set_unless_they_say_no() {
-        for (text, set) in [("watch", true), ("watch=maybe", true), ("watch=False", false), ("watch=0", false), ("", false)] {
+        for (text, set) in
+            [("watch", true), ("watch=maybe", true), ("watch=False", false), ("watch=0", false), ("", false)]
+        {
             assert_eq!(query(text).flag("watch"), set, "{text}");
         }
     }

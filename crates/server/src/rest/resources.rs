@@ -28,7 +28,9 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
         (Method::PUT, false) => update(call, Part::Main, body).await,
         (Method::PATCH, false) => patch(call, Part::Main, body).await,
         (Method::DELETE, false) => delete(call, body).await,
-        (Method::DELETE, true) => delete_collection(call, body).await,
+        (Method::DELETE, true) if call.kind.descriptor().deletes_collections() => {
+            delete_collection(call, body).await
+        }
         _ => Err(call.not_allowed()),
     }
 }

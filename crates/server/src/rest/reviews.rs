@@ -10,7 +10,9 @@ use balsa_model::kind::kind_of;
 use balsa_model::{Descriptor, Failure, Key, Reason, schema};
 use balsa_state::State;
 use http::{Method, StatusCode};
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject};
+use k8s_openapi::api::rbac::v1::{
+    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
+};
 use serde_json::{Map, Value, json};
 
 use super::path::ResourcePath;
@@ -38,9 +40,24 @@ const QUESTIONS: [(Question, &str, &str, &str); 7] = [
     (Question::Binding, "", "bindings", "Binding"),
     (Question::SelfSubjectReview, "authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview"),
     (Question::TokenReview, "authentication.k8s.io", "tokenreviews", "TokenReview"),
-    (Question::LocalSubjectAccessReview, "authorization.k8s.io", "localsubjectaccessreviews", "LocalSubjectAccessReview"),
-    (Question::SelfSubjectAccessReview, "authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
-    (Question::SelfSubjectRulesReview, "authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview"),
+    (
+        Question::LocalSubjectAccessReview,
+        "authorization.k8s.io",
+        "localsubjectaccessreviews",
+        "LocalSubjectAccessReview",
+    ),
+    (
+        Question::SelfSubjectAccessReview,
+        "authorization.k8s.io",
+        "selfsubjectaccessreviews",
+        "SelfSubjectAccessReview",
+    ),
+    (
+        Question::SelfSubjectRulesReview,
+        "authorization.k8s.io",
+        "selfsubjectrulesreviews",
+        "SelfSubjectRulesReview",
+    ),
     (Question::SubjectAccessReview, "authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview"),
 ];
 
@@ -64,10 +81,7 @@ impl Question {
 
     /// Whether it is about whoever asks.
     fn is_about_self(self) -> bool {
-        matches!(
-            self,
-            Self::SelfSubjectAccessReview | Self::SelfSubjectReview | Self::SelfSubjectRulesReview
-        )
+        matches!(self, Self::SelfSubjectAccessReview | Self::SelfSubjectReview | Self::SelfSubjectRulesReview)
     }
 
     /// Its name in the tables of messages.
@@ -132,7 +146,9 @@ async fn read(question: Question, call: &Call, path: &ResourcePath, body: Body) 
     whole.insert("apiVersion".to_owned(), api_version.into());
     whole.insert("metadata".to_owned(), json!({}));
     if let Value::Object(fields) = checked {
-        whole.extend(fields.into_iter().filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "status")));
+        whole.extend(
+            fields.into_iter().filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion" | "status")),
+        );
     }
     Ok(Value::Object(whole))
 }
@@ -174,7 +190,12 @@ fn user_info(user: &Authenticated) -> Value {
 
 fn token_review(call: &Call, token: &str) -> Result<Value, Failure> {
     if token.is_empty() {
-        return Err(wrong(Question::TokenReview, "token", "", "token is required for TokenReview in authentication"));
+        return Err(wrong(
+            Question::TokenReview,
+            "token",
+            "",
+            "token is required for TokenReview in authentication",
+        ));
     }
     let credentials = Credentials { certificate: None, bearer: Some(token.to_owned()) };
     Ok(match call.front.authenticator.authenticate(&credentials) {
@@ -191,7 +212,8 @@ fn wrong(question: Question, field: &str, value: &str, why: &str) -> Failure {
 }
 
 fn invalid(question: Question, errors: FieldErrors) -> Failure {
-    let group = if question == Question::TokenReview { "authentication.k8s.io" } else { "authorization.k8s.io" };
+    let group =
+        if question == Question::TokenReview { "authentication.k8s.io" } else { "authorization.k8s.io" };
     // These refusals name the group only.
     let nothing = Descriptor::cluster(group, "v1", "", "", "", "");
     Failure::invalid(&nothing, "", errors)
@@ -214,7 +236,8 @@ fn wanted(question: Question, value: &Value) -> Result<Attributes, Failure> {
     let spec = Path::new("spec");
     let mut errors = FieldErrors::new();
     let part = |name: &str| value.pointer(&format!("/spec/{name}")).filter(|part| part.is_object());
-    let text = |part: &Value, field: &str| part.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let text =
+        |part: &Value, field: &str| part.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     match (part("resourceAttributes"), part("nonResourceAttributes")) {
         (Some(part), None) => {
             let any = |text: String| if text == "*" { String::new() } else { text };
@@ -251,7 +274,8 @@ fn rules_status(rules: &[PolicyRule]) -> Value {
     let (mut resource, mut other) = (Vec::new(), Vec::new());
     for rule in rules {
         if rule.resources.is_some() {
-            let mut shown = json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
+            let mut shown =
+                json!({"verbs": rule.verbs, "apiGroups": rule.api_groups, "resources": rule.resources});
             if let Some(names) = &rule.resource_names {
                 shown["resourceNames"] = names.clone().into();
             }
@@ -280,7 +304,11 @@ fn rules_of(state: &State, user: &Authenticated, namespace: &str) -> Vec<PolicyR
     if user.is_in(MASTERS) {
         rules.push(rule(&["*"], &["*"], &["*"]));
         let urls = Some(vec!["*".to_owned()]);
-        rules.push(PolicyRule { verbs: vec!["*".to_owned()], non_resource_urls: urls, ..PolicyRule::default() });
+        rules.push(PolicyRule {
+            verbs: vec!["*".to_owned()],
+            non_resource_urls: urls,
+            ..PolicyRule::default()
+        });
     }
     let bindings = state.view(kind_of::<ClusterRoleBinding>());
     for binding in bindings.iter().filter_map(|object| object.typed::<ClusterRoleBinding>()) {

@@ -2,9 +2,10 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
 use balsa_model::strategy::{DeleteOptions, Part};
-use balsa_model::{Failure, Key, Object, Precondition, Reason, Subresource, patch, schema};
+use balsa_model::{Descriptor, Failure, Key, Object, Precondition, Reason, Subresource, patch, schema};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use serde_json::{Value, json};
@@ -15,6 +16,12 @@ use crate::identity::TokenRequest;
 
 /// The message of a Scale in the protobuf tables.
 const SCALE: &str = "autoscaling.v1.Scale";
+
+/// What refusals say a request for a token is.
+const TOKEN_REQUEST: Descriptor =
+    Descriptor::namespaced("authentication.k8s.io", "v1", "TokenRequest", "", "", "");
+/// Seconds that a token may ask for at least.
+const SHORTEST_LIFE: i64 = 600;
 
 /// Serves a request for a part of an object.
 pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Failure> {
@@ -104,7 +111,8 @@ pub(super) async fn bind_pod(
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (kind, node) = (text("/target/kind"), text("/target/name"));
     if !matches!(kind.as_str(), "" | "Node") {
-        let why = format!("target.kind: Unsupported value: \"{kind}\": supported values: \"Node\", \"<empty>\"");
+        let why =
+            format!("target.kind: Unsupported value: \"{kind}\": supported values: \"Node\", \"<empty>\"");
         return Err(Failure::bad_request(why));
     }
     if node.is_empty() {
@@ -155,6 +163,7 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     call.authorize("create")?;
     let bytes = body::read(body).await?;
     let (mut value, _) = body::parse(&call.call.headers, &bytes, "authentication.v1.TokenRequest")?;
+    check_life(value.pointer("/spec/expirationSeconds").and_then(Value::as_i64))?;
     let kind = kind_of::<ServiceAccount>();
     let front = &call.call.front;
     let key = call.key();
@@ -177,6 +186,15 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     value["metadata"] = json!({"name": &*key.name, "namespace": &*key.namespace});
     value["status"] = json!({"token": token, "expirationTimestamp": expires.to_string()});
     Ok(respond::value(StatusCode::CREATED, &value))
+}
+
+/// A token is good for ten minutes at least.
+fn check_life(seconds: Option<i64>) -> Result<(), Failure> {
+    let Some(seconds) = seconds.filter(|seconds| *seconds < SHORTEST_LIFE) else { return Ok(()) };
+    let mut errors = FieldErrors::new();
+    let path = Path::new("spec").child("expirationSeconds");
+    errors.invalid(&path, seconds, "may not specify a duration less than 10 minutes");
+    Failure::invalid(&TOKEN_REQUEST, "", errors).map_or(Ok(()), Err)
 }
 
 /// The pod that a token is to be bound to, which must be there.
