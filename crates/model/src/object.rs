@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::kind::{AnyObject, Kind, KindRef};
+use crate::kind::{AnyObject, Kind, KindRef, kind_of};
 
 /// The number of a Mutation in the whole log: an object's `resourceVersion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -191,6 +191,10 @@ impl Object {
     /// Its typed form, decoded at most once a version. `None` when it is of another kind, or does not
     /// decode, which the checks at the front door exclude.
     pub fn typed<K: Kind>(&self) -> Option<&K> {
+        // Before the cache: a question of another kind must not settle what this object decodes to.
+        if self.kind != kind_of::<K>() {
+            return None;
+        }
         self.typed
             .get_or_init(|| {
                 serde_json::from_slice::<K>(&self.bytes)
@@ -229,7 +233,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::kind::kind_of;
 
     fn canonical(value: &Value) -> Vec<u8> {
         Object::canonical(kind_of::<ConfigMap>(), value)
@@ -245,6 +248,15 @@ mod tests {
         );
         assert_eq!(object.key().to_string(), "n/x");
         assert_eq!(object.typed::<ConfigMap>().unwrap().data.as_ref().unwrap()["a"], "b");
+    }
+
+    #[test]
+    fn a_question_of_another_kind_settles_nothing() {
+        use k8s_openapi::api::core::v1::Secret;
+        let bytes = canonical(&json!({"metadata": {"name": "x", "namespace": "n"}}));
+        let object = Object::seal(kind_of::<ConfigMap>(), &bytes, Revision(1)).unwrap();
+        assert!(object.typed::<Secret>().is_none());
+        assert!(object.typed::<ConfigMap>().is_some());
     }
 
     #[test]
