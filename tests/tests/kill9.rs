@@ -33,6 +33,8 @@ struct Record {
     acknowledged: AtomicU64,
     /// Set when the writers should end.
     enough: AtomicBool,
+    /// Set when they have.
+    written: AtomicBool,
 }
 
 impl Record {
@@ -71,11 +73,12 @@ fn nothing_acknowledged_is_lost() {
     for writer in writers {
         runtime.block_on(writer).unwrap().expect("no writer panicked");
     }
-    let seen = runtime.block_on(watcher).unwrap().expect("the watcher did not panic").unwrap();
+    record.written.store(true, Ordering::Relaxed);
+    let (seen, resumed) = runtime.block_on(watcher).unwrap().expect("the watcher did not panic").unwrap();
 
     let list = runtime.block_on(rest.call(Method::GET, PATH, &Value::Null)).unwrap();
     everything_is_there(&record, &list.body);
-    every_event_came_once(&record, &seen);
+    every_event_came_once(&record, &seen, &resumed);
     println!("{kills} kills, {} acknowledged writes", record.acknowledged.load(Ordering::Relaxed));
 }
 
@@ -125,20 +128,26 @@ async fn write(rest: Rest, writer: usize, record: Arc<Record>) {
     }
 }
 
+/// Events, and the revisions after which the watch was taken up again.
+type Seen = (Vec<Value>, Vec<u64>);
+
 /// Sees every change from `revision` on, resuming when it is cut, until the writers have ended and the
 /// last of their revisions has come.
-async fn watch(rest: Rest, mut revision: u64, record: Arc<Record>) -> Result<Vec<Value>, String> {
+async fn watch(rest: Rest, mut revision: u64, record: Arc<Record>) -> Result<Seen, String> {
     let mut seen: Vec<Value> = Vec::new();
-    let mut stream: Option<Watch> = None;
+    let (mut stream, mut resumed): (Option<Watch>, _) = (None, Vec::new());
     loop {
+        let written = record.written.load(Ordering::Relaxed);
         let last = record.revisions.lock().unwrap().last().copied().unwrap_or_default();
-        if record.enough.load(Ordering::Relaxed) && revision >= last {
-            return Ok(seen);
+        if written && revision >= last {
+            return Ok((seen, resumed));
         }
         let Some(open) = &mut stream else {
             let path = format!("{PATH}?watch=true&resourceVersion={revision}");
             stream = rest.watch(&path).await.ok();
-            if stream.is_none() {
+            if stream.is_some() {
+                resumed.push(revision);
+            } else {
                 tokio::time::sleep(PAUSE).await;
             }
             continue;
@@ -176,7 +185,7 @@ fn everything_is_there(record: &Record, list: &Value) {
     }
 }
 
-fn every_event_came_once(record: &Record, seen: &[Value]) {
+fn every_event_came_once(record: &Record, seen: &[Value], resumed: &[u64]) {
     let mut added = BTreeMap::new();
     let mut revisions = BTreeSet::new();
     for event in seen {
@@ -187,11 +196,11 @@ fn every_event_came_once(record: &Record, seen: &[Value]) {
             assert!(before.is_none(), "added twice: {event}");
         }
     }
+    let missed: Vec<_> = record.revisions.lock().unwrap().difference(&revisions).copied().collect();
+    assert!(missed.is_empty(), "the watch, resumed after {resumed:?}, missed the revisions {missed:?}");
     for (name, revision) in record.created.lock().unwrap().iter() {
         assert_eq!(added.get(name), Some(revision), "the watch missed {name}");
     }
-    let missed: Vec<_> = record.revisions.lock().unwrap().difference(&revisions).copied().collect();
-    assert!(missed.is_empty(), "the watch missed the revisions {missed:?}");
 }
 
 /// A client that sends a request until there is an answer.

@@ -78,15 +78,11 @@ impl Footprint {
         let mut found = BTreeSet::new();
         let ids = docker(["ps", "-aq", "--no-trunc", "--filter", "label=balsa.dev/node"]).ok();
         found.extend(ids.split_whitespace().map(|id| format!("container {id}")));
-        for link in std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
-            let name = link.file_name().to_string_lossy().into_owned();
-            if name.starts_with("balsa") || name.starts_with("blv") {
-                found.insert(format!("link {name}"));
-            }
-        }
-        let tables = Command::new("nft").args(["list", "tables"]).output();
-        let tables = tables.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        let tables = tables.unwrap_or_default();
+        let links = output_of("ip", &["-o", "link", "show"]);
+        let names = links.lines().filter_map(|row| row.split([':', '@']).nth(1)).map(str::trim);
+        let ours = names.filter(|name| name.starts_with("balsa") || name.starts_with("blv"));
+        found.extend(ours.map(|name| format!("link {name}")));
+        let tables = output_of("nft", &["list", "tables"]);
         found.extend(tables.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
@@ -98,4 +94,10 @@ impl Footprint {
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
+}
+
+/// What a program prints; nothing where there is no such program, because then it was not used either.
+fn output_of(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// A command that takes longer than this hangs.
@@ -53,6 +53,12 @@ impl std::fmt::Display for Output {
     }
 }
 
+/// Beside the data directory that the kubeconfig lies in.
+fn cache_of(kubeconfig: &Path) -> PathBuf {
+    let home = kubeconfig.parent().and_then(Path::parent).unwrap_or_else(|| Path::new("/tmp"));
+    home.join("kubectl-cache")
+}
+
 /// Runs `program` to its end, with `input` on standard input.
 pub(crate) fn run<I, S>(program: &str, arguments: I, kubeconfig: Option<&Path>, input: &str) -> Output
 where
@@ -63,7 +69,7 @@ where
     command.args([LIMIT_SECONDS, program]).args(arguments);
     if let Some(path) = kubeconfig {
         // What kubectl remembers of a server must not outlive it: ports are used again.
-        command.env("KUBECONFIG", path).env("KUBECACHEDIR", path.with_extension("cache"));
+        command.env("KUBECONFIG", path).env("KUBECACHEDIR", cache_of(path));
     }
     let shown: Vec<_> = command.get_args().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let shown = shown.join(" ");

@@ -120,7 +120,9 @@ impl Walk {
                 let mut out = Map::with_capacity(entries.len());
                 for (key, entry) in entries {
                     let entry = if entry.is_null() { empty(field.ty) } else { entry };
-                    let entry = self.at(&key, |walk| walk.one(field.ty, entry, place(element.clone())))?;
+                    // As an index: Go names the field that holds a map, not the key.
+                    let entry = self
+                        .at(&format!("[{key}]"), |walk| walk.one(field.ty, entry, place(element.clone())))?;
                     out.insert(key, entry);
                 }
                 Ok(Value::Object(out))
@@ -328,7 +330,7 @@ mod tests {
         );
         assert!(
             error("core.v1.ConfigMap", json!({"data": {"a": 1}}))
-                .ends_with("cannot unmarshal number into Go struct field ConfigMap.data.a of type string")
+                .ends_with("cannot unmarshal number into Go struct field ConfigMap.data of type string")
         );
         assert!(error("core.v1.Secret", json!({"data": {"a": "not base64!"}})).contains("input byte 3"));
         assert!(error("core.v1.Pod", json!([])).contains("cannot unmarshal array"));

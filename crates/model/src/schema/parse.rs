@@ -35,7 +35,7 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
 /// `BadRequest` when it is no YAML mapping.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
     let mut log = Log::default();
-    let bad = |why: String| Failure::bad_request(format!("error converting YAML to JSON: {why}"));
+    let bad = |why: String| Failure::bad_request(format!("{why} ({})", excerpt(bytes)));
     let deserializer = serde_yaml_ng::Deserializer::from_slice(bytes);
     match (Tree { log: &mut log }).deserialize(deserializer) {
         Ok(value) => expect_object(value).map(|value| (value, log.duplicates)).map_err(bad),
@@ -63,13 +63,18 @@ fn expect_object(value: Value) -> Result<Value, String> {
     ))
 }
 
+/// The beginning of a body: text when it looks like JSON, else its bytes.
 fn excerpt(bytes: &[u8]) -> String {
     const SHOWN: usize = 30;
     if bytes.is_empty() {
         return "<empty>".to_owned();
     }
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)]);
-    if bytes.len() > SHOWN { format!("{text} ...") } else { text.into_owned() }
+    let shown = &bytes[..bytes.len().min(SHOWN)];
+    let text = match shown {
+        [b'{', ..] => String::from_utf8_lossy(shown).into_owned(),
+        _ => shown.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    if bytes.len() > SHOWN { format!("{text} ...") } else { text }
 }
 
 /// A decoder's error in the words of Go's decoder, as far as they say the same.
@@ -281,7 +286,8 @@ mod tests {
         assert_eq!(value["data"], json!({"a": "x", "8080": "t\n"}));
         assert!(duplicates.is_empty());
         let error = parse_yaml(b"a: b: c").unwrap_err().message;
-        assert!(error.starts_with("error converting YAML to JSON: yaml: line 1:"), "{error}");
+        assert!(error.starts_with("yaml: line 1:"), "{error}");
+        assert!(error.ends_with("(613a20623a2063)"), "{error}");
         assert!(parse_yaml(b"- a\n").is_err());
         assert!(parse_yaml(b"a: 1\n---\nb: 2\n").is_err());
         assert_eq!(parse_yaml(b"{\"a\": {\"b\": 1}}").unwrap().0, json!({"a": {"b": 1}}));

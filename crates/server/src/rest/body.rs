@@ -70,8 +70,8 @@ pub(super) fn parse(
     message: &str,
 ) -> Result<(Value, Vec<String>), Failure> {
     match media_type(headers).as_str() {
-        "application/json" => schema::parse_json(body),
-        "application/yaml" => schema::parse_yaml(body),
+        "application/json" => schema::parse_json(body).map_err(|why| unrecognized(message, &why)),
+        "application/yaml" => schema::parse_yaml(body).map_err(|why| unrecognized(message, &why)),
         "application/vnd.kubernetes.protobuf" => {
             let envelope = protobuf::decode_envelope(body)?;
             let mut value = protobuf::to_json(message, envelope.raw)?;
@@ -81,13 +81,20 @@ pub(super) fn parse(
             }
             Ok((value, Vec::new()))
         }
-        other => Err(Failure::new(
+        _ => Err(Failure::new(
             Reason::UnsupportedMediaType,
-            format!(
-                "the body of the request was in an unknown format ({other}) - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf"
-            ),
+            "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
+}
+
+/// A body that is no object at all: the kind of it cannot be told, only the one that was expected.
+fn unrecognized(message: &str, why: &Failure) -> Failure {
+    let kind = message.rsplit('.').next().unwrap_or_default();
+    Failure::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {}",
+        why.message
+    ))
 }
 
 /// An object of `kind` from a parsed body.

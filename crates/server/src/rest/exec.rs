@@ -23,7 +23,8 @@ use serde_json::json;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
 use super::ResourceCall;
 use crate::sessions::PodStream;
@@ -170,7 +171,9 @@ async fn relay(socket: Socket, mut stream: PodStream, half_close: bool) {
 async fn finish(sink: &mut futures::stream::SplitSink<Socket, Message>, end: &End) {
     let status = status(end).to_string();
     let _ = sink.send(frame(STATUS, status.as_bytes())).await;
-    let _ = sink.send(Message::Close(None)).await;
+    // Without a code kubectl takes the end for a failure, whatever the status says.
+    let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(normal))).await;
     let _ = sink.close().await;
 }
 
