@@ -118,7 +118,7 @@ fn tree(name: &str, value: &Value, depth: usize, out: &mut String) {
         Value::Array(items) if items.is_empty() => out.push_str(&format!("{indent}{name}:  <none>\n")),
         Value::Object(fields) => {
             out.push_str(&format!("{indent}{name}:\n"));
-            branches(fields, depth + 1, out);
+            branches(fields, depth + 1, NAMED_BY_USERS.contains(&name), out);
         }
         Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
             let texts: Vec<String> = items.iter().map(scalar).collect();
@@ -138,11 +138,16 @@ fn tree(name: &str, value: &Value, depth: usize, out: &mut String) {
     }
 }
 
-fn branches(fields: &serde_json::Map<String, Value>, depth: usize, out: &mut String) {
-    // Keys of maps (labels, data) are names and stay as they are.
-    let is_map = fields.keys().any(|key| key.contains(['.', '/', '-', '_'])) || depth > 12;
+/// Fields whose own fields are names that people gave, which stay as they are.
+const NAMED_BY_USERS: [&str; 12] = [
+    "Labels", "Annotations", "Match Labels", "Selector", "Node Selector", "Data", "String Data", "Binary Data",
+    "Limits", "Requests", "Capacity", "Allocatable",
+];
+
+fn branches(fields: &serde_json::Map<String, Value>, depth: usize, as_they_are: bool, out: &mut String) {
     for (key, value) in fields {
-        tree(&if is_map { key.clone() } else { title(key) }, value, depth, out);
+        let own = as_they_are && !value.is_object() && !value.is_array();
+        tree(&if own { key.clone() } else { title(key) }, value, depth, out);
     }
 }
 
@@ -155,11 +160,11 @@ fn element(item: &Value, depth: usize, out: &mut String) {
             out.push_str(&format!("{indent}{heading}:\n"));
             let rest: serde_json::Map<String, Value> =
                 fields.iter().filter(|(_, v)| v.as_str() != Some(heading)).map(|(k, v)| (k.clone(), v.clone())).collect();
-            branches(&rest, depth + 1, out);
+            branches(&rest, depth + 1, false, out);
         }
         (Value::Object(fields), None) => {
             out.push_str(&format!("{indent}-\n"));
-            branches(fields, depth + 1, out);
+            branches(fields, depth + 1, false, out);
         }
         (other, _) => out.push_str(&format!("{indent}- {}\n", scalar(other))),
     }
@@ -215,6 +220,6 @@ mod tests {
         let value = json!({"metadata": {"name": "s", "namespace": "n"}, "data": {"key": "aGVsbG8="}});
         let object = Object::seal(kind, &Object::canonical(kind, &value), Revision(1)).unwrap();
         let text = describe(&object);
-        assert!(text.contains("Key:  5 bytes") && !text.contains("aGVs"), "{text}");
+        assert!(text.contains("key:  5 bytes") && !text.contains("aGVs"), "{text}");
     }
 }

@@ -47,7 +47,7 @@ pub(crate) async fn run(directory: &Path, docker_host: Option<&str>, progress: &
             let count = sweep::containers(&runtime, &cluster).await?;
             progress.done(format!("removed {count} containers"));
         }
-        let count = sweep::networks(&nodes).await?;
+        let count = sweep::networks(&runtime, &nodes).await?;
         progress.done(format!("removed {count} networks"));
         sweep::mounts(directory)?;
     }

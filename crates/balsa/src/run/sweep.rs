@@ -39,18 +39,22 @@ pub(crate) async fn containers(runtime: &Arc<dyn Runtime>, cluster: &str) -> any
 }
 
 /// Removes the nodes' bridges with their rules, and the rules of services unless another cluster's agent
-/// keeps them; how many bridges there were.
-pub(crate) async fn networks(nodes: &[String]) -> anyhow::Result<usize> {
+/// keeps them; how many bridges there were. Called when the cluster's containers are gone: a bridge that
+/// still has some is also that of another cluster, whose node has the same name.
+pub(crate) async fn networks(runtime: &Arc<dyn Runtime>, nodes: &[String]) -> anyhow::Result<usize> {
     let here = Netns::Current;
-    let owned = PodNetwork::owned(&here).await?;
-    let ours: Vec<_> = owned.iter().filter(|bridge| nodes.contains(&bridge.node_name)).collect();
-    for bridge in &ours {
-        PodNetwork::remove(&here, &bridge.bridge).await?;
+    let mut removed = 0;
+    for bridge in PodNetwork::owned(&here).await? {
+        let name = &bridge.node_name;
+        if nodes.contains(name) && runtime.list(&ListFilter::label(labels::NODE, name)).await?.is_empty() {
+            PodNetwork::remove(&here, &bridge.bridge).await?;
+            removed += 1;
+        }
     }
     if balsa_net::proxy::detect(&here).await.mode == ProxyMode::Nftables {
         ServiceProxy::new(ProxyMode::Nftables, DEFAULT_TABLE, here).remove().await?;
     }
-    Ok(ours.len())
+    Ok(removed)
 }
 
 /// Unmounts what is mounted below a directory, the innermost first.

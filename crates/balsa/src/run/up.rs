@@ -89,10 +89,10 @@ async fn start(up: &Up, progress: &Progress) -> anyhow::Result<Cluster> {
             .iter()
             .map(|settings| node::start(settings, token.clone(), runtime.clone(), metrics.clone(), &scope));
         nodes = futures::future::try_join_all(starts).await?;
-        for settings in &all {
-            progress.doing(format!("waiting for node {} to be Ready", settings.name));
-            ready(&session, &settings.name).await?;
-            progress.done(format!("node {} is Ready", settings.name));
+        for node in &nodes {
+            progress.doing(format!("waiting for node {} to be Ready", node.node_name()));
+            ready(&session, node).await?;
+            progress.done(format!("node {} is Ready", node.node_name()));
         }
     }
     Ok(Cluster { server, nodes, scope })
@@ -185,8 +185,13 @@ async fn token(remote: &RemoteBackend, all: &[AgentSettings]) -> anyhow::Result<
     tokio::time::timeout(START, trying).await.unwrap_or_else(|_| Err(anyhow!("the server makes no tokens")))
 }
 
-async fn ready(session: &Session, name: &str) -> anyhow::Result<()> {
+/// Waits until a node can take pods: it has its network, and the cluster knows.
+async fn ready(session: &Session, node: &AgentHandle) -> anyhow::Result<()> {
+    let name = node.node_name();
     let key = Key::new("", name);
+    if tokio::time::timeout(PATIENCE, node.ready()).await.is_err() {
+        bail!("node {name} is not Ready: its network does not start; the log says why (--log=info)");
+    }
     let is_ready = |object: Option<&Object>| object.is_some_and(|object| condition(object).0);
     let waited = crate::commands::until(session, (kind_of::<Node>(), &key), Some(PATIENCE), is_ready).await;
     if waited.is_ok() {
