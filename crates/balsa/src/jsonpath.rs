@@ -177,7 +177,9 @@ fn bracket(inside: &str) -> anyhow::Result<Step> {
     if let Some(name) = unquote(inside) {
         return Ok(Step::Field(name));
     }
-    let index = inside.parse().with_context(|| format!("[{inside}] is neither a number, a name in quotes, * nor ?(…)"))?;
+    let index = inside
+        .parse()
+        .with_context(|| format!("[{inside}] is neither a number, a name in quotes, * nor ?(…)"))?;
     Ok(Step::Index(index))
 }
 

@@ -140,7 +140,11 @@ fn read(directory: &Path, path: &str) -> anyhow::Result<String> {
 }
 
 /// PEM text out of the file itself, or out of another.
-fn material(directory: &Path, data: &Option<String>, path: &Option<String>) -> anyhow::Result<Option<String>> {
+fn material(
+    directory: &Path,
+    data: &Option<String>,
+    path: &Option<String>,
+) -> anyhow::Result<Option<String>> {
     match (data, path) {
         (Some(data), _) => {
             let bytes = STANDARD.decode(data.trim()).context("certificate or key data is not base64")?;
@@ -153,7 +157,8 @@ fn material(directory: &Path, data: &Option<String>, path: &Option<String>) -> a
 
 /// `host:port` of a URL.
 fn address(url: &str) -> anyhow::Result<String> {
-    let rest = url.strip_prefix("https://").ok_or_else(|| anyhow!("server \"{url}\": must start with https://"))?;
+    let rest =
+        url.strip_prefix("https://").ok_or_else(|| anyhow!("server \"{url}\": must start with https://"))?;
     let host = rest.split('/').next().unwrap_or_default();
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     Ok(if has_port { host.to_owned() } else { format!("{host}:443") })
@@ -170,7 +175,9 @@ mod tests {
         let read = Kubeconfig::parse(&text, None, None).unwrap();
         assert_eq!(read.remote.servers, ["127.0.0.1:6443"]);
         assert_eq!((read.remote.ca_pem.as_str(), read.namespace.as_str()), ("CA", "default"));
-        let Identity::Certificate { cert_pem, key_pem } = read.remote.identity else { panic!("no certificate") };
+        let Identity::Certificate { cert_pem, key_pem } = read.remote.identity else {
+            panic!("no certificate")
+        };
         assert_eq!((cert_pem.as_str(), key_pem.as_str()), ("CERT", "KEY"));
     }
 

@@ -20,14 +20,12 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     let command = commands::Cli::parse().command;
-    let outcome = tokio::runtime::Runtime::new()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| {
-            let outcome = runtime.block_on(commands::run(command));
-            // A read of standard input cannot be cancelled; nobody waits for it.
-            runtime.shutdown_background();
-            outcome
-        });
+    let outcome = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
+        let outcome = runtime.block_on(commands::run(command));
+        // A read of standard input cannot be cancelled; nobody waits for it.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,

@@ -78,7 +78,8 @@ fn collect(path: &Path, recursive: bool, top: bool, out: &mut Vec<PathBuf>) -> a
         return Ok(());
     }
     let entries: Result<Vec<_>, _> = std::fs::read_dir(path).with_context(context)?.collect();
-    let mut entries: Vec<PathBuf> = entries.with_context(context)?.iter().map(std::fs::DirEntry::path).collect();
+    let mut entries: Vec<PathBuf> =
+        entries.with_context(context)?.iter().map(std::fs::DirEntry::path).collect();
     entries.sort();
     entries.iter().try_for_each(|entry| collect(entry, recursive, false, out))
 }
@@ -145,7 +146,10 @@ mod tests {
         for (text, why) in [
             ("kind: Pod", "document 1: apiVersion not set"),
             ("apiVersion: v1\nkind: Pod\nmetadata: {}", "document 1: Pod: metadata.name is missing"),
-            ("apiVersion: v2\nkind: Pod\nmetadata: {name: a}", "document 1: no matches for kind \"Pod\" in version \"v2\""),
+            (
+                "apiVersion: v2\nkind: Pod\nmetadata: {name: a}",
+                "document 1: no matches for kind \"Pod\" in version \"v2\"",
+            ),
             ("just text", "document 1: is not an object"),
             ("a: [", "document 1: "),
         ] {
@@ -158,7 +162,9 @@ mod tests {
     fn directories_are_read_by_name() {
         let directory = tempfile::tempdir().unwrap();
         for (file, name) in [("b.yaml", "b"), ("a.json", "a"), ("notes.txt", "no")] {
-            let text = format!("{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {{\"name\": \"{name}\"}}}}");
+            let text = format!(
+                "{{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {{\"name\": \"{name}\"}}}}"
+            );
             std::fs::write(directory.path().join(file), text).unwrap();
         }
         let files = Files { files: vec![directory.path().to_owned()], recursive: false };

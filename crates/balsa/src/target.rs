@@ -1,8 +1,8 @@
 //! Which objects a command line means: `pods`, `pod web`, `deploy,svc`, `pod/a service/b`.
 
 use anyhow::{anyhow, bail};
-use balsa_client::ListQuery;
 use balsa_client::Backend as _;
+use balsa_client::ListQuery;
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::{Key, KindRef, kinds};
 
@@ -67,7 +67,9 @@ fn kinds(word: &str) -> anyhow::Result<Vec<KindRef>> {
 /// Reads the words of a command.
 pub(crate) fn parse(words: &[String]) -> anyhow::Result<Target> {
     let Some(first) = words.first() else {
-        bail!("say what: a type (`pods`), a type and names (`pod web`), or TYPE/NAME; `balsa api-resources` lists types");
+        bail!(
+            "say what: a type (`pods`), a type and names (`pod web`), or TYPE/NAME; `balsa api-resources` lists types"
+        );
     };
     if words.iter().any(|word| word.contains('/')) {
         return words.iter().map(|word| one(word)).collect::<anyhow::Result<_>>().map(Target::Named);
@@ -105,7 +107,9 @@ pub(crate) async fn resolve(
     select: &Select,
 ) -> anyhow::Result<Vec<(KindRef, Key)>> {
     match parse(words)? {
-        Target::Named(_) if select.selects() => bail!("names and selectors do not go together: use one of them"),
+        Target::Named(_) if select.selects() => {
+            bail!("names and selectors do not go together: use one of them")
+        }
         Target::Named(named) => {
             Ok(named.into_iter().map(|(kind, name)| (kind, session.key(kind, &name))).collect())
         }

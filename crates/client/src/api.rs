@@ -96,10 +96,8 @@ impl<K: Kind> Api<K> {
     /// `Conflict`, `NotFound`, `Invalid`, and what the backend says.
     pub async fn update(&self, object: &K, part: Part) -> Result<Arc<Object>, Failure> {
         let meta = object.metadata();
-        let key = Key::new(
-            meta.namespace.as_deref().unwrap_or_default(),
-            meta.name.as_deref().unwrap_or_default(),
-        );
+        let key =
+            Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let value = serde_json::to_value(object).map_err(Failure::internal)?;
         self.client.backend.update(kind_of::<K>(), &key, part, value, &self.client.options).await
     }
@@ -152,7 +150,8 @@ impl<K: Kind> Api<K> {
     /// # Errors
     /// As [`Self::delete`].
     pub async fn delete_in_background(&self, key: &Key, uid: &str) -> Result<(), Failure> {
-        let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+        let options =
+            DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
         self.delete(key, uid, options).await
     }
 }

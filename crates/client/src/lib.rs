@@ -18,7 +18,9 @@ mod reconcile;
 pub mod remote;
 
 pub use api::{Api, Client};
-pub use backend::{Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions};
+pub use backend::{
+    Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions,
+};
 pub use events::Recorder;
 pub use informer::{Changed, Informer, Subscription};
 pub use queue::Queue;

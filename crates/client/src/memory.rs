@@ -15,7 +15,9 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
-use crate::backend::{Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions};
+use crate::backend::{
+    Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions,
+};
 
 struct Watcher {
     kind: KindRef,
@@ -84,7 +86,11 @@ impl Objects {
 fn check(old: &Object, precondition: &Precondition) -> Result<(), Failure> {
     let descriptor = old.kind().descriptor();
     if precondition.uid.as_deref().is_some_and(|uid| uid != old.uid()) {
-        return Err(Failure::conflict(descriptor, &old.key().name, "the UID in the precondition does not match"));
+        return Err(Failure::conflict(
+            descriptor,
+            &old.key().name,
+            "the UID in the precondition does not match",
+        ));
     }
     if precondition.revision.is_some_and(|revision| revision != old.revision()) {
         return Err(Failure::modified(descriptor, &old.key().name));

@@ -163,7 +163,8 @@ impl<K: Clone + Eq + Hash> State<K> {
     }
 
     fn promote(&mut self, now: Instant) {
-        let due: Vec<K> = self.delayed.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
+        let due: Vec<K> =
+            self.delayed.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
             self.delayed.remove(&key);
             self.push(key);

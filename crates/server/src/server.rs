@@ -236,7 +236,7 @@ impl Leader {
         let mut leadership = log.leadership();
         let mut running: Option<(u64, Scope)> = None;
         loop {
-            let now = leadership.borrow_and_update().clone();
+            let now = *leadership.borrow_and_update();
             match &running {
                 Some((term, _)) if now.is_leader && *term == now.term => {}
                 _ => {

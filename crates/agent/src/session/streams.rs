@@ -1,6 +1,7 @@
 //! Streams into pods: logs, exec, attach, port-forward. Each is a call of its own that the agent makes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use balsa_net::Netns;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
@@ -24,6 +25,9 @@ use crate::logs::LogQuery;
 use crate::pod::actor::Running;
 use crate::pod::manager::Pods;
 use crate::pod::sandbox::is_host_network;
+
+/// How long a stream that has ended waits for the server to take its last words.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Why a stream cannot be had, with Kubernetes' reason.
 struct Refusal {
@@ -71,22 +75,26 @@ pub(super) async fn serve(channel: Channel, node: Arc<NodeContext>, pods: Arc<Po
     let out = Out(sender);
     let _ = out.send(stream_request::Message::Open(open.id.clone())).await;
     let answer = AgentServiceClient::new(channel).stream(ReceiverStream::new(receiver)).await;
-    let input = match answer {
+    let mut input = match answer {
         Ok(answer) => answer.into_inner(),
         Err(status) => return tracing::info!(error = status.message(), "stream not taken"),
     };
-    let end = match serve_open(&node, &pods, open, input, &out).await {
+    let end = match serve_open(&node, &pods, open, &mut input, &out).await {
         Ok(exit_code) => End { exit_code, ..End::default() },
         Err(refusal) => End { exit_code: 0, error: refusal.message, reason: refusal.reason.to_owned() },
     };
     let _ = out.send(stream_request::Message::End(end)).await;
+    // Dropping the answer resets the call, and with it what is still on its way: the server closes first.
+    drop(out);
+    let closed = async { while let Ok(Some(_)) = input.message().await {} };
+    let _ = tokio::time::timeout(LINGER, closed).await;
 }
 
 async fn serve_open(
     node: &Arc<NodeContext>,
     pods: &Pods,
     open: Open,
-    input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let reference = open.pod.unwrap_or_default();
@@ -126,7 +134,7 @@ async fn logs(
     node: &Arc<NodeContext>,
     pod: &Pod,
     wanted: &OpenLogs,
-    mut input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let container = container_name(pod, &wanted.container)?;
@@ -183,7 +191,7 @@ async fn exec(
     pod: &Pod,
     running: &Running,
     wanted: OpenExec,
-    input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let id = running_id(pod, running, &wanted.container)?;
@@ -204,7 +212,7 @@ async fn attach(
     pod: &Pod,
     running: &Running,
     wanted: &OpenAttach,
-    input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let id = running_id(pod, running, &wanted.container)?;
@@ -217,7 +225,7 @@ async fn attach(
 /// Both ways until the process closes its streams, or whoever asked has gone.
 async fn converse(
     session: ExecSession,
-    mut input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let ExecSession { mut stdin, mut output, control } = session;
@@ -272,7 +280,7 @@ async fn port_forward(
     pod: &Pod,
     running: &Running,
     wanted: &OpenPortForward,
-    mut input: Streaming<StreamResponse>,
+    input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
     let port = u16::try_from(wanted.port).map_err(|_| Refusal::bad_request("no such port"))?;

@@ -67,7 +67,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("\nerror: "))) }
 }
 
-async fn apply(session: &Session, manifest: &Manifest, details: &WriteDetails) -> anyhow::Result<&'static str> {
+async fn apply(
+    session: &Session,
+    manifest: &Manifest,
+    details: &WriteDetails,
+) -> anyhow::Result<&'static str> {
     let key = place(session, manifest)?;
     let wanted = with_annotation(manifest, &key)?;
     let remote = &session.remote;
@@ -165,7 +169,8 @@ mod tests {
 
     #[test]
     fn what_left_the_manifest_leaves_the_object() {
-        let before = manifest("{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: '1', b: '2'}}");
+        let before =
+            manifest("{apiVersion: v1, kind: ConfigMap, metadata: {name: c}, data: {a: '1', b: '2'}}");
         let key = Key::new("zoo", "c");
         let stored = with_annotation(&before, &key).unwrap();
         let kind = before.kind;

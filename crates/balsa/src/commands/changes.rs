@@ -130,7 +130,9 @@ mod tests {
 
     #[test]
     fn durations_are_read() {
-        for (text, milliseconds) in [("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7000), ("1.5m", 90_000)] {
+        for (text, milliseconds) in
+            [("30s", 30_000), ("1h30m", 5_400_000), ("250ms", 250), ("7", 7000), ("1.5m", 90_000)]
+        {
             assert_eq!(duration(text).unwrap(), Some(Duration::from_millis(milliseconds)), "{text}");
         }
         assert_eq!(duration("-1s").unwrap(), None);

@@ -90,7 +90,9 @@ impl Args {
         }
         let everything = matches!(target::parse(&self.what)?, Target::All(_));
         if everything && !self.all && !self.select.selects() {
-            bail!("resource(s) were provided, but no name was specified; name them, or select with -l or --all");
+            bail!(
+                "resource(s) were provided, but no name was specified; name them, or select with -l or --all"
+            );
         }
         target::resolve(session, &self.what, &self.select).await
     }

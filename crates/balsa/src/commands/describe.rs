@@ -83,7 +83,8 @@ fn describe(object: &Object) -> String {
     }
     let mut out = text;
     let owners = meta.owner_references.iter().flatten().filter(|owner| owner.controller == Some(true));
-    owners.for_each(|owner| out.push_str(&format!("{:<14}{}/{}\n", "Controlled By:", owner.kind, owner.name)));
+    owners
+        .for_each(|owner| out.push_str(&format!("{:<14}{}/{}\n", "Controlled By:", owner.kind, owner.name)));
     if let Some(created) = &meta.creation_timestamp {
         let age = balsa_model::table::age(created.0, Timestamp::now());
         out.push_str(&format!("{:<14}{} ({age} ago)\n", "Created:", created.0));
@@ -92,7 +93,8 @@ fn describe(object: &Object) -> String {
         out.push_str(&format!("{:<14}{}\n", "Terminating:", deleted.0));
     }
     let rest = value.as_object().into_iter().flatten();
-    for (name, value) in rest.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata")) {
+    for (name, value) in rest.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
+    {
         tree(&title(name), &secretless(object, name, value), 0, &mut out);
     }
     out
@@ -106,7 +108,10 @@ fn secretless(object: &Object, field: &str, value: &Value) -> Value {
     let sizes = value.as_object().into_iter().flatten().map(|(name, data)| {
         let encoded = data.as_str().unwrap_or_default();
         let padding = encoded.bytes().rev().take_while(|byte| *byte == b'=').count();
-        (name.clone(), Value::from(format!("{} bytes", encoded.len() / 4 * 3 - padding.min(encoded.len() / 4 * 3))))
+        (
+            name.clone(),
+            Value::from(format!("{} bytes", encoded.len() / 4 * 3 - padding.min(encoded.len() / 4 * 3))),
+        )
     });
     Value::Object(sizes.collect())
 }
@@ -140,8 +145,18 @@ fn tree(name: &str, value: &Value, depth: usize, out: &mut String) {
 
 /// Fields whose own fields are names that people gave, which stay as they are.
 const NAMED_BY_USERS: [&str; 12] = [
-    "Labels", "Annotations", "Match Labels", "Selector", "Node Selector", "Data", "String Data", "Binary Data",
-    "Limits", "Requests", "Capacity", "Allocatable",
+    "Labels",
+    "Annotations",
+    "Match Labels",
+    "Selector",
+    "Node Selector",
+    "Data",
+    "String Data",
+    "Binary Data",
+    "Limits",
+    "Requests",
+    "Capacity",
+    "Allocatable",
 ];
 
 fn branches(fields: &serde_json::Map<String, Value>, depth: usize, as_they_are: bool, out: &mut String) {
@@ -158,8 +173,11 @@ fn element(item: &Value, depth: usize, out: &mut String) {
     match (item, heading) {
         (Value::Object(fields), Some(heading)) => {
             out.push_str(&format!("{indent}{heading}:\n"));
-            let rest: serde_json::Map<String, Value> =
-                fields.iter().filter(|(_, v)| v.as_str() != Some(heading)).map(|(k, v)| (k.clone(), v.clone())).collect();
+            let rest: serde_json::Map<String, Value> = fields
+                .iter()
+                .filter(|(_, v)| v.as_str() != Some(heading))
+                .map(|(k, v)| (k.clone(), v.clone()))
+                .collect();
             branches(&rest, depth + 1, false, out);
         }
         (Value::Object(fields), None) => {

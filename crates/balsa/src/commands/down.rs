@@ -10,9 +10,11 @@ use crate::run::progress::Progress;
 
 /// Stop the cluster on this machine and remove all that it made
 #[derive(clap::Args)]
-#[command(after_help = "What is removed: the process, containers, networks, firewall rules, and the files in the data\n\
+#[command(
+    after_help = "What is removed: the process, containers, networks, firewall rules, and the files in the data\n\
     directory. What stays: the data of volumes that are to be retained, and all that Balsa has not made.\n\n\
-    Example:\n  sudo balsa down")]
+    Example:\n  sudo balsa down"
+)]
 pub(crate) struct Args {
     /// Where the cluster keeps everything [default: /var/lib/balsa, or ~/.balsa for users]
     #[arg(long, value_name = "DIR", env = "BALSA_DATA_DIR")]

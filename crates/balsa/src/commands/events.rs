@@ -147,7 +147,9 @@ async fn follow(
                         output::print(&printer.take())?;
                     }
                 }
-                Ok(WatchEvent::Bookmark(revision) | WatchEvent::Synced(revision)) => start = Start::After(revision),
+                Ok(WatchEvent::Bookmark(revision) | WatchEvent::Synced(revision)) => {
+                    start = Start::After(revision)
+                }
                 Ok(WatchEvent::Deleted(_)) => {}
                 Err(failure) if super::changes::may_resume(&failure) => break,
                 Err(failure) => return Err(failure.into()),

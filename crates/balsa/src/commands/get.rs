@@ -69,7 +69,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         None | Some(Format::Wide) => tables(&args, &session, &found),
         Some(Format::Name) => {
             let names = |found: &Found| {
-                let line = |object: &Arc<Object>| output::named(found.kind.descriptor(), &object.key().name) + "\n";
+                let line =
+                    |object: &Arc<Object>| output::named(found.kind.descriptor(), &object.key().name) + "\n";
                 found.items.iter().map(line).collect::<String>()
             };
             output::print(&found.iter().map(names).collect::<String>())
@@ -80,7 +81,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let value = match values.as_slice() {
                 [_] if named => values.remove(0),
                 [] if named => return Ok(()),
-                _ => json!({"apiVersion": "v1", "items": values, "kind": "List", "metadata": {"resourceVersion": ""}}),
+                _ => {
+                    json!({"apiVersion": "v1", "items": values, "kind": "List", "metadata": {"resourceVersion": ""}})
+                }
             };
             output::print(&format.render(&value)?)
         }
@@ -105,7 +108,9 @@ async fn find(args: &Args, session: &Session) -> anyhow::Result<(Vec<Found>, boo
                 return Ok((found, false));
             }
             Target::Named(_) if args.select.all_namespaces => {
-                bail!("a resource cannot be retrieved by name across all namespaces; name its namespace with -n")
+                bail!(
+                    "a resource cannot be retrieved by name across all namespaces; name its namespace with -n"
+                )
             }
             Target::Named(_) if args.select.selects() => bail!("names and selectors do not go together"),
             Target::Named(named) => {

@@ -115,8 +115,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for pod in &found {
         for container in args.containers(pod)? {
             let pod = pods::key(pod);
-            let prefix =
-                if args.prefix { format!("[pod/{}/{container}] ", pod.name) } else { String::new() };
+            let prefix = if args.prefix { format!("[pod/{}/{container}] ", pod.name) } else { String::new() };
             sources.push(Source { pod, prefix, request: args.request(&container)? });
         }
     }

@@ -17,7 +17,8 @@ const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 /// The pod of a word: `web`, `pod/web`, or `deploy/web` for one of its pods.
 pub(crate) async fn find(session: &Session, word: &str) -> anyhow::Result<Pod> {
-    let (kind, name) = if word.contains('/') { target::one(word)? } else { (kind_of::<Pod>(), word.to_owned()) };
+    let (kind, name) =
+        if word.contains('/') { target::one(word)? } else { (kind_of::<Pod>(), word.to_owned()) };
     let object = session.remote.get(kind, &session.key(kind, &name)).await?;
     if let Some(pod) = object.typed::<Pod>() {
         return Ok(pod.clone());

@@ -42,7 +42,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let mut patch = json!({"spec": {"replicas": args.replicas}});
         if let Some(expected) = args.current_replicas {
             let object = session.remote.get(kind, &key).await?;
-            let now = object.value().pointer("/spec/replicas").and_then(serde_json::Value::as_i64).unwrap_or(1);
+            let now =
+                object.value().pointer("/spec/replicas").and_then(serde_json::Value::as_i64).unwrap_or(1);
             if now != i64::from(expected) {
                 bail!("Expected replicas to be {expected}, was {now}");
             }

@@ -10,12 +10,14 @@ use crate::settings::{self, ConfigFile, LogFlags, ServerFlags};
 
 /// Run a server
 #[derive(clap::Args)]
-#[command(after_help = "Options come from flags, then the environment (BALSA_…), then the file of --config.\n\n\
+#[command(
+    after_help = "Options come from flags, then the environment (BALSA_…), then the file of --config.\n\n\
     Examples:\n  \
     sudo balsa server --print-config           # what results from all of them\n  \
     sudo balsa server --port 6443\n  \
     sudo balsa token create                    # and with it, on another machine:\n  \
-    sudo balsa agent --server 10.0.0.5:6443 --token TOKEN")]
+    sudo balsa agent --server 10.0.0.5:6443 --token TOKEN"
+)]
 pub(crate) struct Args {
     #[command(flatten)]
     server: ServerFlags,

@@ -56,7 +56,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     let background = detach::is_background();
     args.file.fill(&args.log)?.install(if background { "info" } else { "warn" });
-    let progress =
-        if background { Progress::into_file(&up.server.data_dir.join(layout::PROGRESS))? } else { Progress::new() };
+    let progress = if background {
+        Progress::into_file(&up.server.data_dir.join(layout::PROGRESS))?
+    } else {
+        Progress::new()
+    };
     up::run(up, progress).await
 }

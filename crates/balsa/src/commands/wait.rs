@@ -159,7 +159,13 @@ mod tests {
         ] {
             assert!(met(yes), "{yes}");
         }
-        for no in ["condition=Gone", "condition=Ready=False", "delete", "jsonpath={.status.phase}=Failed", "jsonpath={.x}"] {
+        for no in [
+            "condition=Gone",
+            "condition=Ready=False",
+            "delete",
+            "jsonpath={.status.phase}=Failed",
+            "jsonpath={.x}",
+        ] {
             assert!(!met(no), "{no}");
         }
         assert!(Goal::parse("delete").unwrap().is_met(None));

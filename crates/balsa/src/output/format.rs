@@ -73,7 +73,9 @@ pub(crate) fn sorted(value: Value) -> Value {
         Value::Object(map) => {
             let mut fields: Vec<(String, Value)> = map.into_iter().collect();
             fields.sort_by(|a, b| a.0.cmp(&b.0));
-            Value::Object(fields.into_iter().map(|(name, value)| (name, sorted(value))).collect::<Map<_, _>>())
+            Value::Object(
+                fields.into_iter().map(|(name, value)| (name, sorted(value))).collect::<Map<_, _>>(),
+            )
         }
         Value::Array(items) => Value::Array(items.into_iter().map(sorted).collect()),
         other => other,

@@ -102,7 +102,8 @@ impl Printer {
             // What a newer server may send: at least its name.
             None => vec![Cell::name(object.meta())],
         };
-        let shown = descriptor.columns.iter().zip(cells).filter(|(c, _)| self.columns.wide || c.priority == 0);
+        let shown =
+            descriptor.columns.iter().zip(cells).filter(|(c, _)| self.columns.wide || c.priority == 0);
         let mut row: Vec<String> = Vec::new();
         if self.columns.namespace {
             row.push(object.key().namespace.to_string());

@@ -37,7 +37,10 @@ pub(crate) async fn start(directory: &Path, progress: &Progress) -> anyhow::Resu
         bail!("a cluster runs on {} already (process {pid}); stop it with `balsa down`", directory.display());
     }
     std::fs::create_dir_all(directory).with_context(|| {
-        format!("cannot make {}; run as root, or choose another directory with --data-dir", directory.display())
+        format!(
+            "cannot make {}; run as root, or choose another directory with --data-dir",
+            directory.display()
+        )
     })?;
     let told = directory.join(layout::PROGRESS);
     let log_path = directory.join(layout::LOG_FILE);
@@ -67,7 +70,11 @@ pub(crate) async fn start(directory: &Path, progress: &Progress) -> anyhow::Resu
         }
         seen = lines.len();
         if let Some(status) = child.try_wait()? {
-            bail!("the cluster did not start ({status}); the end of {}:\n{}", log_path.display(), tail(&log_path));
+            bail!(
+                "the cluster did not start ({status}); the end of {}:\n{}",
+                log_path.display(),
+                tail(&log_path)
+            );
         }
         tokio::time::sleep(LOOK).await;
     }

@@ -25,7 +25,11 @@ use crate::settings::ServerFlags;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Stops and removes the cluster on a data directory.
-pub(crate) async fn run(directory: &Path, docker_host: Option<&str>, progress: &Progress) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    directory: &Path,
+    docker_host: Option<&str>,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let running = layout::running(directory)?;
     if running.is_none() && !layout::is_cluster(directory) {
         progress.done(format!("there is no cluster on {}", directory.display()));
@@ -51,7 +55,8 @@ pub(crate) async fn run(directory: &Path, docker_host: Option<&str>, progress: &
         progress.done(format!("removed {count} networks"));
         sweep::mounts(directory)?;
     }
-    let inside: Vec<PathBuf> = doomed.into_iter().filter(|path| path.starts_with(&volumes) && *path != volumes).collect();
+    let inside: Vec<PathBuf> =
+        doomed.into_iter().filter(|path| path.starts_with(&volumes) && *path != volumes).collect();
     sweep::files(&inside)?;
     remove_empty(&volumes);
     sweep::files(&layout::own(directory))?;
@@ -88,7 +93,8 @@ fn remove_empty(directory: &Path) {
 /// The names under which this directory's nodes made their containers.
 fn clusters(directory: &Path, nodes: &[String]) -> anyhow::Result<Vec<String>> {
     let own = directory.join(layout::PKI).join("ca.crt");
-    let of_nodes = nodes.iter().map(|name| directory.join(layout::NODES).join(name).join(layout::PKI).join("ca.crt"));
+    let of_nodes =
+        nodes.iter().map(|name| directory.join(layout::NODES).join(name).join(layout::PKI).join("ca.crt"));
     let mut names = Vec::new();
     for path in std::iter::once(own).chain(of_nodes) {
         let Ok(ca) = std::fs::read_to_string(&path) else { continue };

@@ -35,12 +35,21 @@ impl Claim {
     /// Takes the data directory, which is made if it is not there.
     pub(crate) fn take(directory: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(directory).with_context(|| {
-            format!("cannot make {}; run as root, or choose another directory with --data-dir", directory.display())
+            format!(
+                "cannot make {}; run as root, or choose another directory with --data-dir",
+                directory.display()
+            )
         })?;
         let path = directory.join(PID);
-        let context = || format!("{}; run as root, or choose another directory with --data-dir", path.display());
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(context)?;
+        let context =
+            || format!("{}; run as root, or choose another directory with --data-dir", path.display());
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .with_context(context)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -80,7 +89,8 @@ pub(crate) fn running(directory: &Path) -> anyhow::Result<Option<i32>> {
         Err(TryLockError::WouldBlock) => {
             let mut text = String::new();
             file.read_to_string(&mut text)?;
-            let pid = text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?;
+            let pid =
+                text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?;
             Ok(Some(pid))
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),

@@ -47,7 +47,8 @@ pub(crate) async fn start(
     let remote = RemoteBackend::connect(&identity.remote())?;
     let current = Arc::new(Mutex::new(identity.remote()));
     let dialling = current.clone();
-    let session = SessionEndpoint::new(identity.servers.clone(), move |server| lock(&dialling).endpoint(server));
+    let session =
+        SessionEndpoint::new(identity.servers.clone(), move |server| lock(&dialling).endpoint(server));
 
     let mut network = KernelNetworkConfig::new(&settings.name, settings.cluster_cidr.0);
     network.service_cidr = Some(settings.service_cidr.0);
@@ -103,9 +104,10 @@ async fn serve(
     if port == 0 {
         return Ok(());
     }
-    let listener = tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port))
-        .await
-        .with_context(|| format!("cannot listen on port {port}; choose another with --metrics-port (0: none)"))?;
+    let listener =
+        tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| {
+            format!("cannot listen on port {port}; choose another with --metrics-port (0: none)")
+        })?;
     let render = move || metrics.as_ref().map(MetricsHandle::render).unwrap_or_default();
     let router = balsa_agent::router(handle, render);
     let token = scope.token();

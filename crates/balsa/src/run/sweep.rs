@@ -60,8 +60,11 @@ pub(crate) async fn networks(runtime: &Arc<dyn Runtime>, nodes: &[String]) -> an
 /// Unmounts what is mounted below a directory, the innermost first.
 pub(crate) fn mounts(directory: &Path) -> anyhow::Result<usize> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    let mut points: Vec<PathBuf> =
-        table.lines().filter_map(mount_point).filter(|point| point.starts_with(directory) && point != directory).collect();
+    let mut points: Vec<PathBuf> = table
+        .lines()
+        .filter_map(mount_point)
+        .filter(|point| point.starts_with(directory) && point != directory)
+        .collect();
     points.sort_by_key(|point| std::cmp::Reverse(point.components().count()));
     for point in &points {
         nix::mount::umount2(point, nix::mount::MntFlags::MNT_DETACH)

@@ -62,7 +62,9 @@ pub(crate) async fn run(up: Up, progress: Progress) -> anyhow::Result<()> {
         progress.finish();
         eprint!("{}", guide(&up, false));
         let stopped = stop_signal().await;
-        eprintln!("Stopping; the containers go on running. `balsa up` takes them up again, `balsa down` removes them.");
+        eprintln!(
+            "Stopping; the containers go on running. `balsa up` takes them up again, `balsa down` removes them."
+        );
         cluster.stop().await.and(stopped)
     };
     let outcome = stopped.await;
@@ -174,7 +176,9 @@ async fn token(remote: &RemoteBackend, all: &[AgentSettings]) -> anyhow::Result<
             match remote.create_token(TOKEN_SECONDS).await {
                 Ok(created) => return Ok(Some(created.token)),
                 // The namespace that keeps tokens comes a moment after the leader.
-                Err(failure) if failure.reason != Reason::Forbidden && failure.reason != Reason::Unauthorized => {
+                Err(failure)
+                    if failure.reason != Reason::Forbidden && failure.reason != Reason::Unauthorized =>
+                {
                     tracing::debug!(%failure, "no token yet");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
@@ -216,7 +220,8 @@ fn condition(object: &Object) -> (bool, String) {
 /// How to use the cluster.
 pub(crate) fn guide(up: &Up, background: bool) -> String {
     let directory = up.server.data_dir.display();
-    let stop = if background { "It runs in the background" } else { "Ctrl-C stops it and leaves the containers" };
+    let stop =
+        if background { "It runs in the background" } else { "Ctrl-C stops it and leaves the containers" };
     format!(
         "\nThe cluster is ready.\n  \
          export KUBECONFIG={directory}/{}\n  \

@@ -156,7 +156,11 @@ mod tests {
     #[test]
     fn an_agent_needs_a_server_and_a_good_name() {
         assert!(AgentFlags::default().resolve().is_err());
-        let flags = AgentFlags { server: Some(vec!["h:1".to_owned()]), name: Some("n1".to_owned()), ..AgentFlags::default() };
+        let flags = AgentFlags {
+            server: Some(vec!["h:1".to_owned()]),
+            name: Some("n1".to_owned()),
+            ..AgentFlags::default()
+        };
         let settings = flags.clone().resolve().unwrap();
         assert_eq!(settings.config("c").cluster_dns, Some(Ipv4Addr::new(10, 96, 0, 10)));
         assert!(AgentFlags { name: Some("N_1".to_owned()), ..flags }.resolve().is_err());

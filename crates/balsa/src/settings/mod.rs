@@ -45,7 +45,8 @@ pub(crate) struct LogFlags {
 impl LogFlags {
     /// Sends logs to standard error; `usual` is the filter when none is given.
     pub(crate) fn install(&self, usual: &str) {
-        let format = if self.log_format.as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
+        let format =
+            if self.log_format.as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
         install_logs(self.log.as_deref().unwrap_or(usual), format);
     }
 }
@@ -80,7 +81,9 @@ fn read(text: &str) -> anyhow::Result<Map<String, Value>> {
         known.extend(part.as_object().cloned().unwrap_or_default());
     }
     match file.keys().find(|key| !known.contains_key(*key)) {
-        Some(unknown) => bail!("there is no option \"{unknown}\"; options are named like the flags, without --"),
+        Some(unknown) => {
+            bail!("there is no option \"{unknown}\"; options are named like the flags, without --")
+        }
         None => Ok(file),
     }
 }

@@ -61,9 +61,7 @@ pub(crate) struct ServerSettings {
 impl ServerFlags {
     /// With the defaults for what is not given.
     pub(crate) fn resolve(self) -> ServerSettings {
-        let cidr = |third: u8| {
-            Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16))
-        };
+        let cidr = |third: u8| Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16));
         ServerSettings {
             data_dir: super::absolute(&self.data_dir.unwrap_or_else(data_dir)),
             port: self.port.unwrap_or(6443),

@@ -43,7 +43,8 @@ impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let ends = text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        let ends =
+            text.split_once('-').and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
         match ends {
             Some((first, last)) if 0 < first && first <= last => Ok(Self(first, last)),
             _ => Err(format!("\"{text}\" is not a range of ports like 30000-32767")),

@@ -71,11 +71,7 @@ impl Shared {
             Ok(InterceptedService::new(channel, credentials.clone()))
         };
         let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
-        Ok(Self {
-            servers: config.servers.clone(),
-            connections: connections?,
-            current: AtomicUsize::new(0),
-        })
+        Ok(Self { servers: config.servers.clone(), connections: connections?, current: AtomicUsize::new(0) })
     }
 }
 
@@ -273,7 +269,8 @@ mod tests {
         // Bound and dropped: nobody listens there.
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let backend = RemoteBackend::connect(&config(&[&free, &free])).unwrap();
-        let failure = backend.get(kind_of::<ConfigMap>(), &balsa_model::Key::new("n", "c")).await.unwrap_err();
+        let failure =
+            backend.get(kind_of::<ConfigMap>(), &balsa_model::Key::new("n", "c")).await.unwrap_err();
         assert_eq!(failure.reason, Reason::ServiceUnavailable);
         assert!(failure.message.starts_with(&format!("cannot reach the server {free}: ")), "{failure}");
         assert!(failure.message.contains("refused"), "{failure}");

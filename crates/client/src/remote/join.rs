@@ -79,8 +79,8 @@ pub async fn join(joining: &Joining) -> Result<Joined, Failure> {
         ca_pem: String::new(),
         identity: Identity::Token(joining.token.clone()),
     };
-    let channels = Channels::with_trust(&config, &trust)
-        .map_err(|error| Failure::bad_request(error.to_string()))?;
+    let channels =
+        Channels::with_trust(&config, &trust).map_err(|error| Failure::bad_request(error.to_string()))?;
     request(&RemoteBackend { channels }, joining).await
 }
 
@@ -141,7 +141,12 @@ impl ServerCertVerifier for ByFingerprint {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -150,7 +155,12 @@ impl ServerCertVerifier for ByFingerprint {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -170,7 +180,9 @@ mod tests {
     fn tokens_name_their_ca() {
         let hash = "ab".repeat(32);
         assert_eq!(fingerprint(&format!("BALSA1.id.secret.{hash}")).unwrap(), hash);
-        for wrong in ["", "BALSA1.id.secret", "BALSA2.id.secret.00", &format!("BALSA1..s.{hash}"), "BALSA1.i.s.zz"] {
+        for wrong in
+            ["", "BALSA1.id.secret", "BALSA2.id.secret.00", &format!("BALSA1..s.{hash}"), "BALSA1.i.s.zz"]
+        {
             assert_eq!(fingerprint(wrong).unwrap_err().reason, Reason::Unauthorized, "{wrong}");
         }
     }

@@ -14,10 +14,10 @@ mod objects;
 mod pods;
 
 pub use channels::{Connection, Credentials};
-pub use tonic::transport::Endpoint;
 pub use cluster::{AccountToken, AccountTokenRequest};
 pub use objects::{WriteDetails, Written};
 pub use pods::ExecOutput;
+pub use tonic::transport::Endpoint;
 
 use balsa_model::Failure;
 

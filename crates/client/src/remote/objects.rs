@@ -15,7 +15,9 @@ use tonic::Status;
 
 use super::channels::{Connection, MAX_MESSAGE, Repeat, unary};
 use super::{RemoteBackend, incomplete};
-use crate::backend::{Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions};
+use crate::backend::{
+    Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions,
+};
 
 /// How a write is made, with what people may say beyond [`WriteOptions`].
 #[derive(Clone, Debug, Default)]
@@ -217,7 +219,8 @@ impl RemoteBackend {
     /// # Errors
     /// What the server says.
     pub async fn kinds(&self) -> Result<Vec<v1::KindDescription>, Failure> {
-        let make = |connection| async move { client(connection).list_kinds(unary(v1::ListKindsRequest {})).await };
+        let make =
+            |connection| async move { client(connection).list_kinds(unary(v1::ListKindsRequest {})).await };
         Ok(self.channels.call(Repeat::Always, make).await?.kinds)
     }
 }

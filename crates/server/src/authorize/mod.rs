@@ -120,7 +120,11 @@ impl Authorizer {
     ///
     /// # Errors
     /// `Forbidden`, in Kubernetes' words.
-    pub(crate) fn authorize(&self, user: &Authenticated, attributes: &Attributes) -> Result<Authorized, Failure> {
+    pub(crate) fn authorize(
+        &self,
+        user: &Authenticated,
+        attributes: &Attributes,
+    ) -> Result<Authorized, Failure> {
         if self.allows(user, attributes) {
             return Ok(Authorized { user: user.clone(), leader_term: None });
         }
