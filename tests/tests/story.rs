@@ -70,17 +70,18 @@ fn its_pods_have_what_the_manifest_says(cluster: &Cluster) {
 
 fn it_answers_other_pods_by_name(cluster: &Cluster) {
     for host in ["web", "web.story", "web.story.svc.cluster.local", "web-headless:8080"] {
-        let ask = format!("wget -q -T 5 -O - http://{host}/");
+        let ask = format!("timeout 5 wget -q -O - http://{host}/");
         wait_until(&format!("{host} answers"), PATIENCE, || {
             let said = exec(cluster, "client", &ask).result()?;
             if said.contains("good morning from web-") { Ok(()) } else { Err(said) }
         });
     }
     let cluster_ip = value(cluster, "service/web", "{.spec.clusterIP}");
-    let said = in_pod(cluster, "client", &format!("wget -q -T 5 -O - http://{cluster_ip}/"));
+    let said = in_pod(cluster, "client", &format!("timeout 5 wget -q -O - http://{cluster_ip}/"));
     assert!(said.contains("image 1"), "{said}");
     // A pod of the service reaches itself through it.
-    let said = in_pod(cluster, "deploy/web", "for i in 1 2 3 4 5 6; do wget -q -T 5 -O - http://web/; done");
+    let said =
+        in_pod(cluster, "deploy/web", "for i in 1 2 3 4 5 6; do timeout 5 wget -q -O - http://web/; done");
     assert_eq!(said.lines().count(), 6, "{said}");
 }
 
@@ -106,7 +107,7 @@ fn logs_and_exec_work(cluster: &Cluster) {
     let typed = cluster.kubectl_with(["-n", NAMESPACE, "exec", "-i", "client", "--", "cat"], "typed by hand");
     assert_eq!(typed.ok(), "typed by hand");
     let missing = cluster.kubectl(["-n", NAMESPACE, "exec", "client", "--", "/bin/nothing"]);
-    assert!(missing.fails().contains("nothing"));
+    assert!(missing.code != 0 && missing.to_string().contains("no such file"), "{missing}");
 }
 
 fn it_is_scaled(cluster: &Cluster) {
@@ -124,13 +125,12 @@ fn a_rollout_and_its_undoing_cost_no_request(cluster: &Cluster, address: SocketA
     let steady = Steady::start(address, "/", 100);
     kubectl(cluster, &["set", "image", "deployment/web", &format!("web={second}")]);
     rolled_out(cluster);
-    let (updated, undone) = (get(address, "/"), {
-        let history = kubectl(cluster, &["rollout", "history", "deployment/web"]);
-        assert!(history.contains('2'), "{history}");
-        kubectl(cluster, &["rollout", "undo", "deployment/web"]);
-        rolled_out(cluster);
-        get(address, "/")
-    });
+    only_answers(address, "image 2");
+    let history = kubectl(cluster, &["rollout", "history", "deployment/web"]);
+    assert!(history.lines().any(|row| row.starts_with('2')), "{history}");
+    kubectl(cluster, &["rollout", "undo", "deployment/web"]);
+    rolled_out(cluster);
+    only_answers(address, "image 1");
     let tally = steady.stop();
     assert!(
         tally.failed.is_empty(),
@@ -140,8 +140,15 @@ fn a_rollout_and_its_undoing_cost_no_request(cluster: &Cluster, address: SocketA
         tally.failed
     );
     assert!(tally.answered > 200, "only {} requests: that was no load", tally.answered);
-    assert!(updated.as_ref().unwrap().contains("image 2"), "{updated:?}");
-    assert!(undone.as_ref().unwrap().contains("image 1"), "{undone:?}");
+}
+
+/// Endpoints follow the pods by a moment; then nobody old answers any more.
+fn only_answers(address: SocketAddr, image: &str) {
+    wait_until(&format!("all pods are of {image}"), PATIENCE, || {
+        let answers: Result<Vec<_>, _> = (0..10).map(|_| get(address, "/")).collect();
+        let answers = answers?;
+        if answers.iter().all(|answer| answer.contains(image)) { Ok(()) } else { Err(answers.concat()) }
+    });
 }
 
 fn a_killed_container_comes_back(cluster: &Cluster, address: SocketAddr) {
