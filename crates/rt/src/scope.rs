@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::task::{Outcome, TaskKind, spawn};
+use crate::task::{AbortOnDrop, Outcome, TaskKind, spawn};
 
 /// Tasks under one cancel token.
 pub struct Scope {
@@ -45,12 +45,12 @@ impl Scope {
                 kind,
                 async move { if let Some(error) = future.await.failure() { Err(error) } else { Ok(()) } },
             );
-        let abort = handle.abort_handle();
+        let guard = AbortOnDrop(handle.abort_handle());
         let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         tasks.retain(|task| !task.is_finished());
         #[expect(clippy::disallowed_methods, reason = "erases the type of the handle")]
         tasks.push(tokio::spawn(async move {
-            let _abort = AbortOnDrop(abort);
+            let _guard = guard;
             let _ = handle.await;
         }));
     }
@@ -79,14 +79,6 @@ impl Drop for Scope {
         for task in self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).drain(..) {
             task.abort();
         }
-    }
-}
-
-struct AbortOnDrop(tokio::task::AbortHandle);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -91,12 +91,13 @@ where
     let span = tracing::debug_span!("task", kind = kind.label());
     #[expect(clippy::disallowed_methods, reason = "the one place that spawns")]
     let inner = tokio::spawn(future.instrument(span));
+    // Made here, not in the watcher: a watcher that is aborted before it first runs must end the task too.
+    // Aborting a task that has ended does nothing.
+    let guard = AbortOnDrop(inner.abort_handle());
     #[expect(clippy::disallowed_methods, reason = "watches the task above")]
     let watched = tokio::spawn(async move {
-        // Aborting the returned handle must end the task itself, not just its watcher.
-        let guard = AbortOnDrop(inner.abort_handle());
+        let _guard = guard;
         let result = inner.await;
-        std::mem::forget(guard);
         match result {
             Ok(output) => {
                 if let Some(error) = output.failure() {
@@ -114,7 +115,7 @@ where
     watched
 }
 
-struct AbortOnDrop(tokio::task::AbortHandle);
+pub(crate) struct AbortOnDrop(pub(crate) tokio::task::AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -125,10 +125,13 @@ impl Server {
         let scope = Scope::new();
         let router = rest::router(front.clone()).merge(grpc::router(&front));
         scope.spawn(TaskKind::Listener, listener::serve(listener, tls, router, scope.token(), DRAIN));
-        let watched = log.clone();
+        let (watched, token) = (log.clone(), scope.token());
         scope.spawn(TaskKind::Raft, async move {
             // Storage that failed once cannot be trusted: better to end, and be started again.
-            watched.stopped().await.map_or(Ok(()), Err)
+            tokio::select! {
+                () = token.cancelled() => Ok(()),
+                reason = watched.stopped() => reason.map_or(Ok(()), Err),
+            }
         });
         let server = Self { scope, front, log, address, config };
         server.lead()?;
