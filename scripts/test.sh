@@ -21,6 +21,8 @@ else
 fi
 
 scripts/verify.sh
+say "== the program that the end-to-end suites run"
+cargo build -p balsa
 say "== tests"
 if cargo nextest --version >/dev/null 2>&1; then
   cargo nextest run --workspace
