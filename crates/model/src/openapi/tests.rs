@@ -1,3 +1,5 @@
+//! What kubectl reads out of the OpenAPI documents is in them.
+
 use super::*;
 use crate::discovery::{ResourceInfo, SubresourceInfo};
 

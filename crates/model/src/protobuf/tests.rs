@@ -1,3 +1,5 @@
+//! Protobuf to JSON and back, and rubbish refused.
+
 use serde_json::json;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Services: defaults, refusals and rows as the reference server has them.
+
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Every directive of strategic merge patches.
+
 use serde_json::json;
 
 use super::*;
