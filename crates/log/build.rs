@@ -2,10 +2,11 @@
 //! none has to be installed.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked now, not when compiled: clones that share a target directory share this program.
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let files = ["balsa/raft/v1/entry.proto", "balsa/raft/v1/raft.proto"];
     for file in files {
         println!("cargo::rerun-if-changed={}", root.join(file).display());

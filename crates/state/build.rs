@@ -2,10 +2,11 @@
 //! written in Rust so that none has to be installed.
 
 use std::error::Error;
-use std::path::Path;
+use std::path::PathBuf;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    // Asked now, not when compiled: clones that share a target directory share this program.
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let file = "balsa/log/v1/log.proto";
     println!("cargo::rerun-if-changed={}", root.join(file).display());
     let descriptors = protox::compile([file], [&root])?;

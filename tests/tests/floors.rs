@@ -79,7 +79,9 @@ const NEVER: &[(&str, &[&str])] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    // Asked now, not when compiled: clones may share a target directory.
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
+    Path::new(&manifest).parent().unwrap().to_owned()
 }
 
 /// The members of the workspace, as `cargo metadata` describes them.

@@ -399,7 +399,7 @@ mod tests {
             log.purge(LogId::new(Term::new(1), 2)).await.unwrap();
             log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
         }
-        let store = open_when_free(dir.path());
+        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
         let mut log = LogStore::open(store, 1 << 20).unwrap();
         let state = log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id.unwrap().index, 2);
@@ -407,17 +407,5 @@ mod tests {
         assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(1, 1)));
         assert_eq!(log.read_committed().await.unwrap().unwrap().index, 7);
         assert_eq!(indexes(&log.try_get_log_entries(..).await.unwrap()), (3..10).collect::<Vec<_>>());
-    }
-
-    /// The writer thread lets go of the database a moment after its queue is dropped.
-    fn open_when_free(path: &std::path::Path) -> Arc<Store> {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
-        loop {
-            match Store::open(path, 1) {
-                Ok(store) => return Arc::new(store),
-                Err(error) => assert!(std::time::Instant::now() < deadline, "{error}"),
-            }
-            std::thread::yield_now();
-        }
     }
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use openraft::storage::IOFlushed;
@@ -56,29 +57,46 @@ pub(crate) enum Write {
     },
 }
 
-/// Hands writes to the thread.
+/// Hands writes to the thread. Dropping it waits for what is queued and for the thread to let go of the
+/// database: RocksDB must not be closed by a thread that outlives `main`, and whoever opens the
+/// directory again must find it free.
 pub(crate) struct Writer {
-    queue: Sender<Write>,
+    /// `None` only while being dropped.
+    queue: Option<Sender<Write>>,
     written: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    /// Starts the thread; it ends when the writer is dropped and its queue is empty.
+    /// Starts the thread.
     pub(crate) fn start(store: Arc<Store>) -> io::Result<Self> {
         let (queue, inbox) = channel();
         let written = Arc::new(AtomicU64::new(0));
         let worker = Worker { store, inbox, written: written.clone(), committed: None, failed: None };
-        std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { queue, written })
+        let thread =
+            std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { queue: Some(queue), written, thread: Some(thread) })
     }
 
     pub(crate) fn send(&self, write: Write) -> io::Result<()> {
-        self.queue.send(write).map_err(|_| io::Error::other("the log writer has ended"))
+        let sent = self.queue.as_ref().map(|queue| queue.send(write));
+        sent.and_then(Result::ok).ok_or_else(|| io::Error::other("the log writer has ended"))
     }
 
     /// Appends with a sequence up to this one can be read from RocksDB.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        let Some(thread) = self.thread.take() else { return };
+        // A completed waiter may have been the last owner of the log; a thread cannot wait for itself.
+        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            tracing::error!("the log writer had panicked");
+        }
     }
 }
 

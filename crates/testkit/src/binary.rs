@@ -40,8 +40,11 @@ fn build(profile: &Path) {
     assert!(status.success(), "the program does not build: run cargo build -p balsa");
 }
 
+/// The workspace. Asked now, not when compiled: clones may share a target directory.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+    let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
+    let mut above = Path::new(&package).ancestors();
+    above.find(|folder| folder.join("Cargo.lock").exists()).unwrap().to_owned()
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
