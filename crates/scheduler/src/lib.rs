@@ -13,7 +13,6 @@
 mod board;
 mod filters;
 mod needs;
-mod node_selector;
 mod reasons;
 mod report;
 mod scheduler;

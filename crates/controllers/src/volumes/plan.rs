@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use balsa_model::Key;
+use balsa_model::node_selector;
 use balsa_model::quantity::Quantity;
 use balsa_model::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{
@@ -89,7 +90,7 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&
     });
     let required = spec.node_affinity.as_ref().and_then(|affinity| affinity.required.as_ref());
     let reachable = match (required, node) {
-        (Some(required), Some(node)) => reaches(required, node),
+        (Some(required), Some(node)) => node_selector::selects(required, node),
         _ => true,
     };
     spec.claim_ref.is_none()
@@ -99,26 +100,6 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&
         && wanted.access_modes.iter().flatten().all(|mode| modes.contains(mode))
         && selected
         && reachable
-}
-
-/// Whether a node is one of those that a volume names. Volumes name nodes by their labels.
-fn reaches(required: &NodeSelector, node: &Node) -> bool {
-    let holds = |requirement: &NodeSelectorRequirement| {
-        let value = node.metadata.labels.as_ref().and_then(|labels| labels.get(&requirement.key));
-        let listed =
-            || value.is_some_and(|v| requirement.values.iter().flatten().any(|candidate| candidate == v));
-        match requirement.operator.as_str() {
-            "In" => listed(),
-            "NotIn" => !listed(),
-            "Exists" => value.is_some(),
-            "DoesNotExist" => value.is_none(),
-            _ => false,
-        }
-    };
-    let mut terms = required.node_selector_terms.iter();
-    terms.any(|term| {
-        term.match_expressions.as_ref().is_some_and(|all| !all.is_empty() && all.iter().all(holds))
-    })
 }
 
 /// The default class: the youngest of those that say so.

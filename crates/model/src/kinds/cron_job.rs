@@ -9,6 +9,7 @@ use super::pod_spec::template;
 use super::{cells, job};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
+use crate::schedule::{Schedule, time_zone};
 use crate::table::{Cell, Column, age};
 
 /// Longest name: its jobs add eleven characters, and those of jobs are at most 63.
@@ -59,15 +60,13 @@ impl Kind for CronJob {
         let schedule = spec.schedule.as_str();
         if schedule.is_empty() {
             errors.required(&path.child("schedule"), "");
-        } else if !is_schedule(schedule) {
-            let fields = schedule.split_whitespace().count();
-            let detail = format!("expected exactly 5 fields, found {fields}: [{schedule}]");
-            errors.invalid(&path.child("schedule"), schedule, detail);
-        }
-        if schedule.contains("TZ") {
+        } else if schedule.contains("TZ") {
             let detail = "cannot use TZ or CRON_TZ in schedule, use timeZone field instead";
             errors.invalid(&path.child("schedule"), schedule, detail);
+        } else if let Err(detail) = Schedule::parse(schedule) {
+            errors.invalid(&path.child("schedule"), schedule, detail);
         }
+        validate_zone(spec.time_zone.as_deref(), &path.child("timeZone"), errors);
         optional_non_negative(errors, &path.child("startingDeadlineSeconds"), spec.starting_deadline_seconds);
         let policy = spec.concurrency_policy.as_deref().unwrap_or_default();
         one_of(errors, &path.child("concurrencyPolicy"), policy, &["Allow", "Forbid", "Replace"]);
@@ -102,14 +101,19 @@ impl Kind for CronJob {
     }
 }
 
-/// Whether a text has the shape of a schedule: five fields, or one of the names for them.
-fn is_schedule(text: &str) -> bool {
-    const NAMES: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-    if text.starts_with('@') {
-        return NAMES.contains(&text) || text.starts_with("@every ");
+/// A zone is one of the database, not whatever the machine happens to be set to.
+fn validate_zone(zone: Option<&str>, path: &Path, errors: &mut FieldErrors) {
+    match zone {
+        None => {}
+        Some("") => errors.invalid(path, "", "timeZone must be nil or non-empty string"),
+        Some(zone) if zone.eq_ignore_ascii_case("local") => {
+            errors.invalid(path, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        }
+        Some(zone) if time_zone(zone).is_none() => {
+            errors.invalid(path, zone, format!("unknown time zone {zone}"));
+        }
+        Some(_) => {}
     }
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "*/,-?".contains(c);
-    text.split_whitespace().count() == 5 && text.split_whitespace().all(|f| f.chars().all(allowed))
 }
 
 #[cfg(test)]

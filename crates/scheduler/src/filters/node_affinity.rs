@@ -1,7 +1,8 @@
 //! `nodeSelector` and the required node affinity.
 
+use balsa_model::node_selector;
+
 use crate::needs::Needs;
-use crate::node_selector;
 use crate::reasons::Reason;
 use crate::view::NodeView;
 

@@ -2,11 +2,11 @@
 //! where the pod goes.
 
 use balsa_model::Key;
+use balsa_model::node_selector;
 use balsa_model::quantity::Quantity;
 use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
 
 use crate::needs::Needs;
-use crate::node_selector;
 use crate::reasons::Reason;
 use crate::view::{ClusterView, NodeView};
 

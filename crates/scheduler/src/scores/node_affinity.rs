@@ -1,7 +1,8 @@
 //! Prefers nodes that the pod prefers.
 
+use balsa_model::node_selector::matches_term;
+
 use crate::needs::Needs;
-use crate::node_selector::matches_term;
 use crate::view::NodeView;
 
 /// The weights of the preferences that each node meets.
