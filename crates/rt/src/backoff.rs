@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use rand::Rng as _;
+use rand::RngExt as _;
+
+use crate::Random;
 
 /// Delays that double from `first` to `ceiling`, each shortened by up to a fifth at random so that
 /// many who failed together do not come back together.
@@ -23,7 +25,7 @@ impl Backoff {
     pub fn next_delay(&mut self) -> Duration {
         let delay = self.next;
         self.next = (self.next * 2).min(self.ceiling);
-        delay.mul_f64(rand::rng().random_range(0.8..=1.0))
+        delay.mul_f64(Random.random_range(0.8..=1.0))
     }
 
     /// Something worked: start again from the first delay.

@@ -123,8 +123,12 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Runs blocking work on tokio's pool for such work.
+/// Runs blocking work on tokio's pool for such work; in a simulation, in its place.
 pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    if crate::is_simulated() {
+        #[expect(clippy::disallowed_methods, reason = "as above; a panic reaches whoever awaits it")]
+        return tokio::spawn(async move { work() });
+    }
     tokio::task::spawn_blocking(work)
 }
 

@@ -12,7 +12,7 @@ use balsa_log::{Bytes, Log, LogConfig};
 use balsa_rt::TaskKind;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use crate::world::{World, eventually};
 

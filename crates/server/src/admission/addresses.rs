@@ -11,7 +11,7 @@ use balsa_model::{AnyObject, Failure, Reason};
 use balsa_state::{Refusal, State};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
-use rand::Rng as _;
+use rand::RngExt as _;
 
 use super::AdmissionConfig;
 
@@ -87,7 +87,7 @@ fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
     };
     // The network, the API's own address and DNS come first and are taken or reserved by name.
     let (first, last) = (u32::from(range.network()) + 1, u32::from(range.broadcast()).saturating_sub(1));
-    let mut random = rand::rng();
+    let mut random = balsa_rt::Random;
     let free = |n: u32| {
         let ip = IpAddr::V4(n.into());
         (!used.contains(&ip.to_string())).then_some(ip)
@@ -103,7 +103,7 @@ fn pick_node_ports(state: &State, (first, last): (u16, u16), spec: &mut ServiceS
     let used_ports = all.iter().flat_map(|s| s.ports.iter().flatten());
     let mut used: HashSet<(String, i32)> =
         used_ports.filter_map(|port| port.node_port.map(|n| (protocol(port), n))).collect();
-    let mut random = rand::rng();
+    let mut random = balsa_rt::Random;
     for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
         let protocol = protocol(port);
         let lucky = (0..PICKS).map(|_| i32::from(random.random_range(first..=last)));

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use rand::Rng as _;
+use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let bookmarks = query.flag("allowWatchBookmarks");
     let timeout = query
         .watch_timeout()?
-        .unwrap_or_else(|| Duration::from_secs(rand::rng().random_range(DEFAULT_SECONDS)));
+        .unwrap_or_else(|| Duration::from_secs(balsa_rt::Random.random_range(DEFAULT_SECONDS)));
     let engine = &call.call.front.engine;
     let started = engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await;
     let watch = match started {
