@@ -6,12 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use openraft::impls::BasicNode;
 use openraft::vote::RaftLeaderId as _;
 use prost::Message as _;
 
 use crate::types::{
-    Entry, EntryPayload, LogId, Membership, Payload, SnapshotMeta, StoredMembership, Term, Vote,
+    Entry, EntryPayload, LogId, Membership, Payload, Place, SnapshotMeta, StoredMembership, Term, Vote,
 };
 
 /// The messages generated from `proto/balsa/raft/v1`.
@@ -68,7 +67,11 @@ pub(crate) fn membership(membership: &Membership) -> pb::Membership {
             .collect(),
         members: membership
             .nodes()
-            .map(|(id, node)| pb::Member { node_id: *id, address: node.addr.clone() })
+            .map(|(id, place)| pb::Member {
+                node_id: *id,
+                address: place.address.clone(),
+                name: place.name.clone(),
+            })
             .collect(),
     }
 }
@@ -76,8 +79,8 @@ pub(crate) fn membership(membership: &Membership) -> pb::Membership {
 pub(crate) fn read_membership(membership: &pb::Membership) -> Result<Membership, CodecError> {
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.iter().map(|set| set.node_ids.iter().copied().collect()).collect();
-    let members: BTreeMap<u64, BasicNode> =
-        membership.members.iter().map(|member| (member.node_id, BasicNode::new(&member.address))).collect();
+    let place = |member: &pb::Member| (member.node_id, Place::new(&member.address, &member.name));
+    let members: BTreeMap<u64, Place> = membership.members.iter().map(place).collect();
     Membership::new(configs, members).map_err(|error| CodecError::Membership(error.to_string()))
 }
 
@@ -179,8 +182,8 @@ mod tests {
 
     #[test]
     fn members_go_there_and_back() {
-        let nodes: BTreeMap<u64, BasicNode> =
-            (1..=3).map(|id| (id, BasicNode::new(format!("h{id}:1")))).collect();
+        let nodes: BTreeMap<u64, Place> =
+            (1..=3).map(|id| (id, Place::new(format!("h{id}:1"), format!("n{id}")))).collect();
         let joint = Membership::new(vec![BTreeSet::from([1, 2]), BTreeSet::from([1])], nodes).unwrap();
         assert_eq!(read_membership(&membership(&joint)).unwrap(), joint);
         let stored = StoredMembership::new(Some(LogId::new(Term::new(1), 1)), joint);

@@ -1,10 +1,28 @@
 //! What the log must be told, with defaults for everything that has a sensible one.
 
+use std::fmt::Debug;
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::LogError;
 use crate::types::NodeId;
+
+/// A disk that misbehaves, for tests and simulations: asked at every sync of the log.
+pub trait DiskFaults: Debug + Send + Sync + 'static {
+    /// How much longer the next sync takes.
+    fn delay(&self) -> Duration;
+
+    /// Whether the next sync succeeds.
+    ///
+    /// # Errors
+    /// When it is to fail.
+    fn sync(&self) -> io::Result<()>;
+
+    /// All that was written up to here would outlive a loss of power.
+    fn synced(&self);
+}
 
 /// How one server keeps the log.
 #[derive(Clone, Debug)]
@@ -15,6 +33,8 @@ pub struct LogConfig {
     pub node_id: NodeId,
     /// `host:port` where other servers reach this one.
     pub address: String,
+    /// What people call this server.
+    pub name: String,
     /// How often a leader says that it lives.
     pub heartbeat: Duration,
     /// How long a follower without a leader waits before it stands: at least, less than. The upper
@@ -33,6 +53,8 @@ pub struct LogConfig {
     pub propose_timeout: Duration,
     /// Bytes of recent entries kept in memory for applying and replicating.
     pub cache_bytes: usize,
+    /// What is wrong with the disk; nothing in programs.
+    pub faults: Option<Arc<dyn DiskFaults>>,
 }
 
 impl LogConfig {
@@ -42,6 +64,7 @@ impl LogConfig {
             data_dir: data_dir.into(),
             node_id,
             address: address.into(),
+            name: String::new(),
             heartbeat: Duration::from_millis(60),
             election: (Duration::from_millis(250), Duration::from_millis(400)),
             snapshot_after: 20_000,
@@ -50,6 +73,7 @@ impl LogConfig {
             max_pending: 10_000,
             propose_timeout: Duration::from_secs(10),
             cache_bytes: 16 << 20,
+            faults: None,
         }
     }
 
@@ -71,4 +95,32 @@ impl LogConfig {
         };
         config.validate().map_err(|error| LogError::Config(error.to_string()))
     }
+}
+
+/// A disk whose syncs fail when they are told to.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub(crate) struct FailingDisk(std::sync::atomic::AtomicBool);
+
+#[cfg(test)]
+impl FailingDisk {
+    pub(crate) fn fail(&self, fail: bool) {
+        self.0.store(fail, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+impl DiskFaults for FailingDisk {
+    fn delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        match self.0.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(io::Error::other("injected")),
+            false => Ok(()),
+        }
+    }
+
+    fn synced(&self) {}
 }

@@ -8,7 +8,6 @@ use balsa_rt::{Scope, TaskKind};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal};
-use openraft::impls::BasicNode;
 use openraft::raft::ClientWriteResult;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -23,8 +22,8 @@ use crate::read_index::{self, Waiter};
 use crate::service::{self, PeerServer};
 use crate::store::Store;
 use crate::tables::Tables;
-use crate::transport::TransportConfig;
-use crate::types::{NodeId, Payload, Raft, Reply, Types};
+use crate::transport::{Lane, TransportConfig};
+use crate::types::{NodeId, Payload, Place, Raft, Reply, Types};
 use crate::{members, metrics};
 
 /// How long the last news may take at shutdown.
@@ -62,8 +61,8 @@ impl Log {
     ) -> Result<Self, LogError> {
         metrics::describe();
         let raft_config = Arc::new(config.raft()?);
-        let (path, node_id) = (config.data_dir.clone(), config.node_id);
-        let opened = balsa_rt::spawn_blocking(move || Store::open(&path, node_id)).await;
+        let (path, node_id, faults) = (config.data_dir.clone(), config.node_id, config.faults.clone());
+        let opened = balsa_rt::spawn_blocking(move || Store::open(&path, node_id, faults)).await;
         let store = Arc::new(opened.map_err(|error| LogError::Fatal(error.to_string()))??);
         let log_store = LogStore::open(store.clone(), config.cache_bytes)?;
         let (announce_applied, applied) = watch::channel(LogIndex::default());
@@ -77,8 +76,8 @@ impl Log {
         let scope = Scope::new();
         let (announce_leadership, leadership) = watch::channel(Leadership::default());
         scope.spawn(TaskKind::Raft, leadership::run(raft.clone(), announce_leadership, applied.clone()));
-        let address = config.address.clone();
-        scope.spawn(TaskKind::Raft, members::keep_address(raft.clone(), address, leadership.clone()));
+        let place = Place::new(&config.address, &config.name);
+        scope.spawn(TaskKind::Raft, members::keep_place(raft.clone(), place, leadership.clone()));
         let (readers, asked) = mpsc::unbounded_channel();
         scope.spawn(TaskKind::Raft, read_index::run(raft.clone(), node_id, transport.clone(), asked));
         let shared = Shared {
@@ -101,8 +100,9 @@ impl Log {
     /// When the log has stopped.
     pub async fn initialize(&self) -> Result<(), LogError> {
         use openraft::errors::{InitializeError, RaftError};
-        let node = BasicNode::new(&self.shared.config.address);
-        let members = std::collections::BTreeMap::from([(self.shared.config.node_id, node)]);
+        let config = &self.shared.config;
+        let place = Place::new(&config.address, &config.name);
+        let members = std::collections::BTreeMap::from([(config.node_id, place)]);
         match self.shared.raft.initialize(members).await {
             Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
             Err(error) => Err(LogError::Fatal(error.to_string())),
@@ -236,16 +236,41 @@ impl Shared {
     }
 
     async fn forward(&self, leader: NodeId, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+        let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
         let lost = ProposeError::NotLeader { leader: Some(leader) };
         let address = address_of(&self.raft, leader).ok_or_else(|| lost.clone())?;
-        let mut client = self.transport.client(leader, &address).map_err(|_| lost)?;
+        let mut client = self.transport.client(leader, &address, Lane::Proposals).map_err(|_| lost.clone())?;
         let size = payload.len();
         let call = client.propose(pb::ProposeRequest { to: leader, payload });
         match tokio::time::timeout(self.config.propose_timeout, call).await {
             Ok(Ok(response)) => service::read_propose(response.into_inner(), size),
+            // It refused us, or the connection could not be made: nothing was proposed.
+            Ok(Err(status)) if is_unsent(&status) => {
+                if status.code() == tonic::Code::PermissionDenied {
+                    self.transport.refused(leader, status.message());
+                }
+                Err(lost)
+            }
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
         }
     }
+}
+
+/// Whether a call that failed has not been worked on by the other server.
+fn is_unsent(status: &tonic::Status) -> bool {
+    use std::error::Error as _;
+    use tonic::Code;
+    if matches!(status.code(), Code::PermissionDenied | Code::FailedPrecondition) {
+        return true;
+    }
+    let mut source = status.source();
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// Counts a proposal while it is under way.
@@ -271,10 +296,15 @@ impl Drop for Pending<'_> {
 }
 
 /// Where the members list says that a server is.
-pub(crate) fn address_of(raft: &Raft, node: NodeId) -> Option<String> {
+pub(crate) fn place_of(raft: &Raft, node: NodeId) -> Option<Place> {
     let metrics = raft.server_metrics();
     let metrics = metrics.borrow_watched();
-    metrics.membership_config.get_node(&node).map(|node| node.addr.clone())
+    metrics.membership_config.get_node(&node).cloned()
+}
+
+/// Its address only.
+pub(crate) fn address_of(raft: &Raft, node: NodeId) -> Option<String> {
+    place_of(raft, node).map(|place| place.address)
 }
 
 fn read_outcome(outcome: ClientWriteResult<Types>) -> Result<(LogIndex, Bytes), ProposeError> {

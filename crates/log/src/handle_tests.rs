@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::config::FailingDisk;
 use crate::error::StateMachineError;
 use crate::machine::Committed;
 use crate::tables::TableBatch;
@@ -24,17 +25,19 @@ impl StateMachine for Echo {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_failed_sync_ends_leadership_and_acknowledges_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let config = LogConfig::new(dir.path(), 1, "localhost:0");
+    let disk = Arc::new(FailingDisk::default());
+    let mut config = LogConfig::new(dir.path(), 1, "localhost:0");
+    config.faults = Some(disk.clone());
     let log = Log::open(config, Echo, TransportConfig::plain()).await.unwrap();
     log.initialize().await.unwrap();
     let mut leadership = log.leadership();
     leadership.wait_for(|now| now.is_leader).await.unwrap();
     log.propose(Bytes::from_static(b"before")).await.unwrap();
 
-    log.shared.store.fail_sync.store(true, Ordering::Relaxed);
+    disk.fail(true);
     assert_eq!(log.propose(Bytes::from_static(b"during")).await, Err(ProposeError::Unknown));
     leadership.wait_for(|now| !now.is_leader).await.unwrap();
-    log.shared.store.fail_sync.store(false, Ordering::Relaxed);
+    disk.fail(false);
     let after = log.propose(Bytes::from_static(b"after")).await;
     assert!(matches!(after, Err(ProposeError::Fatal(_))), "{after:?}");
     assert!(matches!(log.read_index().await, Err(ReadError::Fatal(_) | ReadError::Unavailable)));

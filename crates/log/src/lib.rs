@@ -30,6 +30,7 @@ mod members;
 mod metrics;
 mod network;
 mod read_index;
+mod runtime;
 mod service;
 mod snapshot;
 mod store;
@@ -41,7 +42,7 @@ mod writer;
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
 
-pub use config::LogConfig;
+pub use config::{DiskFaults, LogConfig};
 pub use error::{LogError, ProposeError, ReadError, StateMachineError};
 pub use handle::Log;
 pub use leadership::Leadership;
@@ -49,7 +50,7 @@ pub use machine::{Committed, LogIndex, StateMachine};
 pub use members::{LogStatus, Member, Role};
 pub use service::{PeerServer, PeerService};
 pub use tables::{Table, TableBatch, TableWrite, Tables};
-pub use transport::{Connector, PeerTls, TransportConfig};
+pub use transport::{Connector, Lane, PeerTls, Refusal, TransportConfig, peer_name};
 pub use types::NodeId;
 
 #[cfg(test)]

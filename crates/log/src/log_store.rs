@@ -329,6 +329,7 @@ mod tests {
     use openraft::type_config::TypeConfigExt as _;
 
     use super::*;
+    use crate::config::FailingDisk;
     use crate::types::{Payload, Term};
 
     fn entry(term: u64, index: u64) -> Entry {
@@ -349,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn reads_span_memory_and_disk() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
+        let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
         let mut log = LogStore::open(store, 3000).unwrap();
         for index in 0..20 {
             append(&mut log, vec![entry(1, index)]).await.unwrap();
@@ -368,7 +369,7 @@ mod tests {
     #[tokio::test]
     async fn replication_reads_are_bounded_and_never_empty() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
+        let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
         let mut log = LogStore::open(store, 1 << 20).unwrap();
         append(&mut log, (0..10).map(|index| entry(1, index)).collect()).await.unwrap();
         assert_eq!(log.read((2, 8), 1).unwrap().len(), 1);
@@ -378,12 +379,13 @@ mod tests {
     #[tokio::test]
     async fn after_a_failed_sync_nothing_is_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
-        let mut log = LogStore::open(store.clone(), 1 << 20).unwrap();
+        let disk = Arc::new(FailingDisk::default());
+        let store = Arc::new(Store::open(dir.path(), 1, Some(disk.clone())).unwrap());
+        let mut log = LogStore::open(store, 1 << 20).unwrap();
         append(&mut log, vec![entry(1, 0)]).await.unwrap();
-        store.fail_sync.store(true, std::sync::atomic::Ordering::Relaxed);
+        disk.fail(true);
         assert!(append(&mut log, vec![entry(1, 1)]).await.is_err());
-        store.fail_sync.store(false, std::sync::atomic::Ordering::Relaxed);
+        disk.fail(false);
         assert!(append(&mut log, vec![entry(1, 2)]).await.is_err(), "the first failure is final");
         assert!(log.save_vote(&Vote::new(2, 1)).await.is_err());
     }
@@ -392,14 +394,14 @@ mod tests {
     async fn a_restart_finds_everything() {
         let dir = tempfile::tempdir().unwrap();
         {
-            let store = Arc::new(Store::open(dir.path(), 1).unwrap());
+            let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
             let mut log = LogStore::open(store, 1 << 20).unwrap();
             append(&mut log, (0..10).map(|index| entry(1, index)).collect()).await.unwrap();
             log.save_committed(Some(LogId::new(Term::new(1), 7))).await.unwrap();
             log.purge(LogId::new(Term::new(1), 2)).await.unwrap();
             log.save_vote(&Vote::new_committed(1, 1)).await.unwrap();
         }
-        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
+        let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
         let mut log = LogStore::open(store, 1 << 20).unwrap();
         let state = log.get_log_state().await.unwrap();
         assert_eq!(state.last_purged_log_id.unwrap().index, 2);

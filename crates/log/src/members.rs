@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
-use openraft::impls::BasicNode;
 use openraft::{ChangeMembers, ServerState};
 use tokio::sync::watch;
 
@@ -13,7 +12,7 @@ use crate::handle::Log;
 use crate::leadership::Leadership;
 use crate::machine::LogIndex;
 use crate::store::Family;
-use crate::types::{NodeId, Raft, Types};
+use crate::types::{NodeId, Place, Raft, Types};
 
 /// What a server is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +36,8 @@ pub struct Member {
     pub node_id: NodeId,
     /// Where it is reached.
     pub address: String,
+    /// What people call it; may be empty.
+    pub name: String,
     /// Whether it votes.
     pub voter: bool,
 }
@@ -62,6 +63,8 @@ pub struct LogStatus {
     pub purged: Option<LogIndex>,
     /// Everybody.
     pub members: Vec<Member>,
+    /// On the leader: up to where each other server has the log.
+    pub matched: BTreeMap<NodeId, Option<LogIndex>>,
     /// Bytes of entries, objects and history, in memory and on disk.
     pub log_bytes: u64,
     /// See `log_bytes`.
@@ -99,9 +102,16 @@ impl Log {
                 .nodes()
                 .map(|(id, node)| Member {
                     node_id: *id,
-                    address: node.addr.clone(),
+                    address: node.address.clone(),
+                    name: node.name.clone(),
                     voter: voters.contains(id),
                 })
+                .collect(),
+            matched: metrics
+                .replication
+                .iter()
+                .flatten()
+                .map(|(id, matched)| (*id, index(matched)))
                 .collect(),
             log_bytes: self.shared.store.size(Family::Log),
             objects_bytes: self.shared.store.size(Family::Objects),
@@ -126,7 +136,16 @@ impl Log {
     /// # Errors
     /// When this server does not lead or another change is under way.
     pub async fn add_learner(&self, node: NodeId, address: impl Into<String>) -> Result<(), LogError> {
-        self.shared.raft.add_learner(node, BasicNode::new(address.into()), true).await.map_err(refused)?;
+        self.shared.raft.add_learner(node, Place::new(address, ""), true).await.map_err(refused)?;
+        Ok(())
+    }
+
+    /// Lets server `node` take part without a vote. [`LogStatus::matched`] tells how far it is.
+    ///
+    /// # Errors
+    /// When this server does not lead or another change is under way.
+    pub async fn admit_learner(&self, node: NodeId, address: &str, name: &str) -> Result<(), LogError> {
+        self.shared.raft.add_learner(node, Place::new(address, name), false).await.map_err(refused)?;
         Ok(())
     }
 
@@ -153,12 +172,12 @@ impl Log {
         .await
     }
 
-    /// Tells the cluster that a member is reached at another address now.
+    /// Tells the cluster that a member is reached at another address, or called differently, now.
     ///
     /// # Errors
     /// When this server does not lead or another change is under way.
-    pub async fn set_address(&self, node: NodeId, address: impl Into<String>) -> Result<(), LogError> {
-        self.change(ChangeMembers::SetNodes(BTreeMap::from([(node, BasicNode::new(address.into()))]))).await
+    pub async fn set_place(&self, node: NodeId, address: &str, name: &str) -> Result<(), LogError> {
+        self.change(ChangeMembers::SetNodes(BTreeMap::from([(node, Place::new(address, name))]))).await
     }
 
     /// Hands leadership to server `to`, and waits until it (or somebody else) has it.
@@ -195,21 +214,22 @@ impl Log {
             .unwrap_or_else(|_| Err(LogError::Membership(format!("server {to} did not take over in time"))))
     }
 
-    async fn change(&self, change: ChangeMembers<NodeId, BasicNode>) -> Result<(), LogError> {
+    async fn change(&self, change: ChangeMembers<NodeId, Place>) -> Result<(), LogError> {
         self.shared.raft.change_membership(change, false).await.map_err(refused)?;
         Ok(())
     }
 }
 
-/// A leader that was started at another address than its members list says puts that right.
-pub(crate) async fn keep_address(raft: Raft, address: String, mut leadership: watch::Receiver<Leadership>) {
+/// A leader that was started at another address or name than its members list says puts that right.
+pub(crate) async fn keep_place(raft: Raft, place: Place, mut leadership: watch::Receiver<Leadership>) {
     while leadership.wait_for(|now| now.is_leader).await.is_ok() {
         let me = *raft.node_id();
-        if crate::handle::address_of(&raft, me).is_some_and(|listed| listed != address) {
-            let node = BTreeMap::from([(me, BasicNode::new(&address))]);
+        if crate::handle::place_of(&raft, me).is_some_and(|listed| listed != place) {
+            let node = BTreeMap::from([(me, place.clone())]);
             match raft.change_membership(ChangeMembers::SetNodes(node), true).await {
-                Ok(_) => tracing::info!(address, "this server is known at its new address"),
+                Ok(_) => tracing::info!(address = place.address, "this server is known at its new address"),
                 Err(error) => {
+                    let address = &place.address;
                     tracing::warn!(%error, address, "the new address of this server is not known to others")
                 }
             }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::impls::BasicNode;
 use openraft::network::RPCOption;
 use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
@@ -22,8 +21,8 @@ use crate::codec::pb;
 use crate::codec::pb::raft_service_client::RaftServiceClient;
 use crate::codec::{self, CodecError};
 use crate::snapshot::{self, SnapshotData};
-use crate::transport::TransportConfig;
-use crate::types::{NodeId, Snapshot, Types, Vote};
+use crate::transport::{Lane, TransportConfig};
+use crate::types::{NodeId, Place, Snapshot, Types, Vote};
 
 /// Bytes of one message of a snapshot stream.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -42,8 +41,8 @@ pub(crate) struct Network {
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
-    async fn new_client(&mut self, target: NodeId, node: &BasicNode) -> Peer {
-        Peer { transport: self.transport.clone(), target, address: node.addr.clone() }
+    async fn new_client(&mut self, target: NodeId, place: &Place) -> Peer {
+        Peer { transport: self.transport.clone(), target, address: place.address.clone() }
     }
 }
 
@@ -55,9 +54,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    fn client(&self) -> Result<RaftServiceClient<Channel>, RpcError> {
+    fn client(&self, lane: Lane) -> Result<RaftServiceClient<Channel>, RpcError> {
         self.transport
-            .client(self.target, &self.address)
+            .client(self.target, &self.address, lane)
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
     }
 
@@ -74,11 +73,38 @@ impl Peer {
             leadership_transfer: rpc.leadership_transfer,
             pre_vote,
         };
-        let mut client = self.client()?;
-        let response = within(option.hard_ttl(), client.vote(request)).await?;
+        let mut client = self.client(Lane::Control)?;
+        let response = self.within(option.hard_ttl(), client.vote(request)).await?;
         let vote = codec::require_vote(response.vote.as_ref()).map_err(|error| unreadable(&error))?;
         let last_log_id = response.last_log_id.as_ref().map(codec::read_log_id);
         Ok(VoteResponse::new(vote, last_log_id, response.vote_granted))
+    }
+}
+
+impl Peer {
+    /// Waits for an answer, at most `timeout`. Only what never arrived, and who does not know us,
+    /// counts as unreachable: openraft then backs off.
+    async fn within<T>(
+        &self,
+        timeout: Duration,
+        call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    ) -> Result<T, RpcError> {
+        use tonic::Code;
+        match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => {
+                if status.code() == Code::PermissionDenied {
+                    self.transport.refused(self.target, status.message());
+                }
+                match status.code() {
+                    Code::Unavailable | Code::PermissionDenied => {
+                        Err(RPCError::Unreachable(Unreachable::new(&status)))
+                    }
+                    _ => Err(RPCError::Network(NetworkError::new(&status))),
+                }
+            }
+            Err(_elapsed) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
+        }
     }
 }
 
@@ -90,7 +116,10 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        let timeout = if rpc.entries.is_empty() { option.hard_ttl() } else { APPEND_TIMEOUT };
+        let (timeout, lane) = match rpc.entries.is_empty() {
+            true => (option.hard_ttl(), Lane::Control),
+            false => (APPEND_TIMEOUT, Lane::Entries),
+        };
         let request = pb::AppendEntriesRequest {
             to: self.target,
             vote: Some(codec::vote(&rpc.vote)),
@@ -98,8 +127,8 @@ impl RaftNetworkV2<Types> for Peer {
             entries: rpc.entries.iter().map(codec::entry).collect(),
             leader_commit: rpc.leader_commit.as_ref().map(codec::log_id),
         };
-        let mut client = self.client()?;
-        let response = within(timeout, client.append_entries(request)).await?;
+        let mut client = self.client(lane)?;
+        let response = self.within(timeout, client.append_entries(request)).await?;
         use pb::append_entries_response::Result as Wire;
         match response.result {
             Some(Wire::Success(pb::Blank {})) => Ok(AppendEntriesResponse::Success),
@@ -143,8 +172,8 @@ impl RaftNetworkV2<Types> for Peer {
         let rest =
             chunks(snapshot.snapshot).map(|chunk| pb::InstallSnapshotRequest { to: 0, vote: None, chunk });
         let stream = futures::stream::iter([first]).chain(rest);
-        let mut client = self.client().map_err(StreamingError::from)?;
-        let call = within(option.hard_ttl(), client.install_snapshot(stream));
+        let mut client = self.client(Lane::Snapshots).map_err(StreamingError::from)?;
+        let call = self.within(option.hard_ttl(), client.install_snapshot(stream));
         let response = tokio::select! {
             response = call => response?,
             closed = cancel => return Err(StreamingError::Closed(closed)),
@@ -164,8 +193,8 @@ impl RaftNetworkV2<Types> for Peer {
             to_node_id: *rpc.to_node_id(),
             last_log_id: rpc.last_log_id().map(codec::log_id),
         };
-        let mut client = self.client()?;
-        let response = within(option.hard_ttl(), client.transfer_leader(request)).await?;
+        let mut client = self.client(Lane::Control)?;
+        let response = self.within(option.hard_ttl(), client.transfer_leader(request)).await?;
         use pb::transfer_leader_response::Result as Wire;
         match response.result {
             Some(Wire::Accepted(pb::Blank {})) => Ok(Ok(())),
@@ -216,22 +245,6 @@ impl Write for ChunkWriter {
         }
         let chunk = self.buffer.split().freeze();
         self.sender.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
-    }
-}
-
-/// Waits for an answer, at most `timeout`. Only what never arrived counts as unreachable: openraft
-/// then backs off.
-async fn within<T>(
-    timeout: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-) -> Result<T, RpcError> {
-    match tokio::time::timeout(timeout, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) if status.code() == tonic::Code::Unavailable => {
-            Err(RPCError::Unreachable(Unreachable::new(&status)))
-        }
-        Ok(Err(status)) => Err(RPCError::Network(NetworkError::new(&status))),
-        Err(_elapsed) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
     }
 }
 

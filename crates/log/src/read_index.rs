@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::codec::pb;
 use crate::error::ReadError;
 use crate::machine::LogIndex;
-use crate::transport::TransportConfig;
+use crate::transport::{Lane, TransportConfig};
 use crate::types::{NodeId, Raft, Types};
 
 /// A round that takes longer has lost its quorum.
@@ -68,7 +68,7 @@ async fn ask(raft: &Raft, leader: NodeId, transport: &TransportConfig) -> Result
     use pb::read_index_response::Result as Wire;
     let lost = ReadError::NotLeader { leader: Some(leader) };
     let address = crate::handle::address_of(raft, leader).ok_or_else(|| lost.clone())?;
-    let mut client = transport.client(leader, &address).map_err(|_| lost.clone())?;
+    let mut client = transport.client(leader, &address, Lane::Control).map_err(|_| lost.clone())?;
     let call = client.read_index(pb::ReadIndexRequest { to: leader });
     let Ok(Ok(response)) = tokio::time::timeout(ROUND_TIMEOUT, call).await else { return Err(lost) };
     match response.into_inner().result {

@@ -41,7 +41,7 @@ struct Builder;
 impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Machine), StorageError<Types>> {
         let dir = tempfile::tempdir().unwrap();
-        let store = Arc::new(Store::open(dir.path(), 1).unwrap());
+        let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
         let log = LogStore::open(store.clone(), 1 << 20).unwrap();
         let (announce, _) = watch::channel(LogIndex::default());
         let machine = Machine::open(store, log.clone(), Box::new(Keeper), announce).await.unwrap();

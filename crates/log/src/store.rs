@@ -13,6 +13,7 @@
 //! nothing else.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
@@ -22,6 +23,7 @@ use rocksdb::{
 };
 
 use crate::codec::{self, CodecError, FORMAT, pb};
+use crate::config::DiskFaults;
 use crate::error::LogError;
 use crate::types::{Entry, LogId, NodeId, StoredMembership, Vote};
 
@@ -109,13 +111,16 @@ impl Key {
 pub(crate) struct Store {
     db: DB,
     path: PathBuf,
-    #[cfg(test)]
-    pub(crate) fail_sync: std::sync::atomic::AtomicBool,
+    faults: Option<Arc<dyn DiskFaults>>,
 }
 
 impl Store {
-    /// Opens or makes the database of `node_id` in `path`.
-    pub(crate) fn open(path: &Path, node_id: NodeId) -> Result<Self, LogError> {
+    /// Opens or makes the database of `node_id` in `path`, on a disk with `faults` if there are any.
+    pub(crate) fn open(
+        path: &Path,
+        node_id: NodeId,
+        faults: Option<Arc<dyn DiskFaults>>,
+    ) -> Result<Self, LogError> {
         create_private_dir(path)?;
         create_private_dir(&path.join(SNAPSHOTS))?;
         let cache = Cache::new_lru_cache(16 << 20);
@@ -125,12 +130,7 @@ impl Store {
             .chain([ColumnFamilyDescriptor::new("default", Options::default())]);
         let db = DB::open_cf_descriptors(&database_options(), path.join(DATABASE), families)
             .map_err(|error| storage_error(path, &error))?;
-        let store = Self {
-            db,
-            path: path.to_owned(),
-            #[cfg(test)]
-            fail_sync: std::sync::atomic::AtomicBool::new(false),
-        };
+        let store = Self { db, path: path.to_owned(), faults };
         store.check_owner(node_id)?;
         Ok(store)
     }
@@ -180,11 +180,22 @@ impl Store {
 
     /// Makes everything written so far durable.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
-        #[cfg(test)]
-        if self.fail_sync.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(LogError::Storage { path: self.path.clone(), detail: "injected".to_owned() });
-        }
+        let Some(faults) = &self.faults else { return self.flush() };
+        faults
+            .sync()
+            .map_err(|error| LogError::Storage { path: self.path.clone(), detail: error.to_string() })?;
+        self.flush()?;
+        faults.synced();
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), LogError> {
         self.db.flush_wal(true).map_err(|error| self.error(&error))
+    }
+
+    /// What is wrong with the disk, where that is simulated.
+    pub(crate) fn faults(&self) -> Option<&dyn DiskFaults> {
+        self.faults.as_deref()
     }
 
     pub(crate) fn error(&self, error: &rocksdb::Error) -> LogError {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch};
+use openraft::impls::{BoxedErrorSource, InlineBatch};
 use openraft::vote::leader_id_std;
 use openraft::{OptionalSend, RaftTypeConfig};
 use tokio::sync::oneshot;
@@ -12,6 +12,19 @@ use crate::machine::Machine;
 
 /// Names one server of the cluster for ever.
 pub type NodeId = u64;
+
+/// Where a server is, and what people call it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) address: String,
+    pub(crate) name: String,
+}
+
+impl Place {
+    pub(crate) fn new(address: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { address: address.into(), name: name.into() }
+    }
+}
 
 /// What an entry carries. openraft wants to print it; people want its size, not its bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,13 +59,13 @@ impl RaftTypeConfig for Types {
     type D = Payload;
     type R = Bytes;
     type NodeId = NodeId;
-    type Node = BasicNode;
+    type Node = Place;
     type Term = u64;
     type LeaderId = leader_id_std::LeaderId<u64, NodeId>;
     type Vote = openraft::Vote<Self::LeaderId>;
-    type Payload = openraft::EntryPayload<Payload, NodeId, BasicNode>;
+    type Payload = openraft::EntryPayload<Payload, NodeId, Place>;
     type Entry = openraft::Entry<leader_id_std::CommittedLeaderId<u64>, Self::Payload>;
-    type AsyncRuntime = openraft::impls::TokioRuntime;
+    type AsyncRuntime = crate::runtime::Runtime;
     type Responder<T>
         = Reply<T>
     where
@@ -67,10 +80,10 @@ impl RaftTypeConfig for Types {
 pub(crate) type Term = leader_id_std::CommittedLeaderId<u64>;
 pub(crate) type LogId = openraft::LogId<Term>;
 pub(crate) type Vote = openraft::Vote<leader_id_std::LeaderId<u64, NodeId>>;
-pub(crate) type EntryPayload = openraft::EntryPayload<Payload, NodeId, BasicNode>;
+pub(crate) type EntryPayload = openraft::EntryPayload<Payload, NodeId, Place>;
 pub(crate) type Entry = openraft::Entry<Term, EntryPayload>;
-pub(crate) type Membership = openraft::Membership<NodeId, BasicNode>;
-pub(crate) type StoredMembership = openraft::StoredMembership<Term, NodeId, BasicNode>;
-pub(crate) type SnapshotMeta = openraft::SnapshotMeta<Term, NodeId, BasicNode>;
-pub(crate) type Snapshot = openraft::Snapshot<Term, NodeId, BasicNode, crate::snapshot::SnapshotData>;
+pub(crate) type Membership = openraft::Membership<NodeId, Place>;
+pub(crate) type StoredMembership = openraft::StoredMembership<Term, NodeId, Place>;
+pub(crate) type SnapshotMeta = openraft::SnapshotMeta<Term, NodeId, Place>;
+pub(crate) type Snapshot = openraft::Snapshot<Term, NodeId, Place, crate::snapshot::SnapshotData>;
 pub(crate) type Raft = openraft::Raft<Types, Machine>;

@@ -8,13 +8,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use balsa_rt::TaskKind;
 use openraft::storage::IOFlushed;
 use prost::Message as _;
 use rocksdb::WriteBatch;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 use crate::codec;
@@ -62,19 +63,23 @@ pub(crate) enum Write {
 /// directory again must find it free.
 pub(crate) struct Writer {
     /// `None` only while being dropped.
-    queue: Option<Sender<Write>>,
+    queue: Option<UnboundedSender<Write>>,
     written: Arc<AtomicU64>,
+    /// `None` in a simulation, where a task takes its place.
     thread: Option<JoinHandle<()>>,
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread; in a simulation a task, so that all that happens is in one order.
     pub(crate) fn start(store: Arc<Store>) -> io::Result<Self> {
-        let (queue, inbox) = channel();
+        let (queue, inbox) = unbounded_channel();
         let written = Arc::new(AtomicU64::new(0));
         let worker = Worker { store, inbox, written: written.clone(), committed: None, failed: None };
-        let thread =
-            std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
+        if balsa_rt::is_simulated() {
+            balsa_rt::spawn(TaskKind::Raft, worker.run_simulated());
+            return Ok(Self { queue: Some(queue), written, thread: None });
+        }
+        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
         Ok(Self { queue: Some(queue), written, thread: Some(thread) })
     }
 
@@ -119,7 +124,7 @@ struct Batch {
 
 struct Worker {
     store: Arc<Store>,
-    inbox: Receiver<Write>,
+    inbox: UnboundedReceiver<Write>,
     written: Arc<AtomicU64>,
     /// To be written along with the next batch.
     committed: Option<Option<LogId>>,
@@ -128,20 +133,37 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        while let Ok(first) = self.inbox.recv() {
-            let mut batch = Batch::default();
-            let mut outcome = self.collect(first, &mut batch);
-            if outcome.is_ok() {
-                outcome = self.commit(&mut batch);
+        while let Some(first) = self.inbox.blocking_recv() {
+            if let Some(faults) = self.store.faults() {
+                std::thread::sleep(faults.delay());
             }
-            if let Err(error) = outcome {
-                tracing::error!(%error, "the log cannot be written; this server stops acknowledging");
-                self.failed = Some(error);
+            self.write(first);
+        }
+    }
+
+    async fn run_simulated(mut self) {
+        while let Some(first) = self.inbox.recv().await {
+            if let Some(faults) = self.store.faults() {
+                tokio::time::sleep(faults.delay()).await;
             }
-            self.complete(batch.waiters);
-            if let (None, Some(upto)) = (&self.failed, batch.purged) {
-                self.drop_files(upto);
-            }
+            self.write(first);
+        }
+    }
+
+    /// Writes `first` and what has queued up behind it, with one sync.
+    fn write(&mut self, first: Write) {
+        let mut batch = Batch::default();
+        let mut outcome = self.collect(first, &mut batch);
+        if outcome.is_ok() {
+            outcome = self.commit(&mut batch);
+        }
+        if let Err(error) = outcome {
+            tracing::error!(%error, "the log cannot be written; this server stops acknowledging");
+            self.failed = Some(error);
+        }
+        self.complete(batch.waiters);
+        if let (None, Some(upto)) = (&self.failed, batch.purged) {
+            self.drop_files(upto);
         }
     }
 

@@ -5,7 +5,7 @@ use super::*;
 use crate::types::{LogId, Term};
 
 fn filled(dir: &Path, node: u64) -> Store {
-    let store = Store::open(dir, node).unwrap();
+    let store = Store::open(dir, node, None).unwrap();
     let mut batch = WriteBatch::default();
     for number in 0..500u32 {
         let family = store.family(Family::Objects).unwrap();
@@ -34,7 +34,7 @@ fn contents(store: &Store) -> Vec<(Table, Vec<u8>, Vec<u8>)> {
 fn installing_replaces_everything() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = Arc::new(filled(from.path(), 1));
-    let target = Store::open(to.path(), 2).unwrap();
+    let target = Store::open(to.path(), 2, None).unwrap();
     let mut batch = WriteBatch::default();
     batch.put_cf(target.family(Family::Objects).unwrap(), [0xff; 70], b"old");
     target.write(batch).unwrap();
@@ -79,7 +79,7 @@ fn a_damaged_file_changes_nothing() {
 fn an_interrupted_installation_is_finished_at_the_next_start() {
     let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let source = filled(from.path(), 1);
-    let target = Store::open(to.path(), 2).unwrap();
+    let target = Store::open(to.path(), 2, None).unwrap();
     let (file, _) = spool(&source, &target.snapshots()).unwrap();
     let path = file.keep();
     let mut batch = WriteBatch::default();
@@ -96,7 +96,7 @@ fn an_interrupted_installation_is_finished_at_the_next_start() {
 #[test]
 fn an_interrupted_installation_without_its_file_is_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path(), 1).unwrap();
+    let store = Store::open(dir.path(), 1, None).unwrap();
     let mut batch = WriteBatch::default();
     store.put_meta(&mut batch, Key::Installing, b"gone.snapshot").unwrap();
     store.write(batch).unwrap();

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use balsa_log::{
-    Bytes, Committed, Connector, Log, LogConfig, LogError, LogIndex, NodeId, StateMachine, StateMachineError,
+    Bytes, Committed, Connector, Lane, Log, LogConfig, LogError, LogIndex, NodeId, StateMachine, StateMachineError,
     Table, TableBatch, Tables, TransportConfig, async_trait,
 };
 use balsa_rt::TaskKind;
@@ -131,7 +131,7 @@ struct Wire {
 }
 
 impl Connector for Wire {
-    fn connect(&self, to: NodeId, _: &str) -> Result<Channel, LogError> {
+    fn connect(&self, to: NodeId, _: &str, _: Lane) -> Result<Channel, LogError> {
         let net = self.net.clone();
         let mut wires = self.net.0.lock().unwrap();
         if wires.cut.contains(&(self.from, to)) {
