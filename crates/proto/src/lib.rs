@@ -17,5 +17,10 @@ pub mod agent {
     tonic::include_proto!("balsa.agent.v1");
 }
 
+#[expect(missing_docs, clippy::all, reason = "generated; documented in proto/")]
+pub mod peer {
+    tonic::include_proto!("balsa.peer.v1");
+}
+
 /// The descriptors of all services, for reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
