@@ -5,13 +5,15 @@ use balsa_model::kind::kind_of;
 use balsa_model::selector::Filter;
 use balsa_model::{Kind, KindRef, Revision};
 use balsa_rt::{Scope, TaskKind};
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
     ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use std::hash::Hash;
 use std::time::Duration;
@@ -29,6 +31,12 @@ pub struct Caches {
     pub replica_sets: Informer,
     pub replication_controllers: Informer,
     pub deployments: Informer,
+    pub stateful_sets: Informer,
+    pub daemon_sets: Informer,
+    pub controller_revisions: Informer,
+    pub jobs: Informer,
+    pub cron_jobs: Informer,
+    pub disruption_budgets: Informer,
     pub services: Informer,
     pub endpoints: Informer,
     pub endpoint_slices: Informer,
@@ -59,6 +67,12 @@ impl Caches {
             replica_sets: pick::<ReplicaSet>(&mut all, &start),
             replication_controllers: pick::<ReplicationController>(&mut all, &start),
             deployments: pick::<Deployment>(&mut all, &start),
+            stateful_sets: pick::<StatefulSet>(&mut all, &start),
+            daemon_sets: pick::<DaemonSet>(&mut all, &start),
+            controller_revisions: pick::<ControllerRevision>(&mut all, &start),
+            jobs: pick::<Job>(&mut all, &start),
+            cron_jobs: pick::<CronJob>(&mut all, &start),
+            disruption_budgets: pick::<PodDisruptionBudget>(&mut all, &start),
             services: pick::<Service>(&mut all, &start),
             endpoints: pick::<Endpoints>(&mut all, &start),
             endpoint_slices: pick::<EndpointSlice>(&mut all, &start),

@@ -9,6 +9,8 @@
 //! | --- | --- |
 //! | `replica_set`, `replication_controller` (core: `replicas`) | so many pods of a template |
 //! | `deployment` | pods roll from one template to the next |
+//! | `stateful_set` | pods with names and claims that stay |
+//! | `daemon_set` | one pod on every node that will have it |
 //! | `endpoint_slices`, `endpoints` | what stands behind a Service |
 //! | `namespace` | a namespace that is being deleted is emptied |
 //! | `garbage_collector` | what has no owner left goes |
@@ -18,6 +20,7 @@
 //! | `volumes` | claims have volumes |
 
 mod caches;
+mod daemon_set;
 mod deployment;
 mod endpoint_plan;
 mod endpoint_slices;
@@ -28,11 +31,14 @@ mod namespace_objects;
 mod node_ipam;
 mod node_lifecycle;
 mod owner;
+mod pod_control;
 mod pod_gc;
 mod pods;
 mod replica_set;
 mod replicas;
 mod replication_controller;
+mod revisions;
+mod stateful_set;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod stories;
@@ -113,6 +119,8 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
         scope,
     );
     deployment::start(client.clone(), caches, recorder("deployment-controller"), clock.clone(), scope);
+    stateful_set::start(client.clone(), caches, recorder("statefulset-controller"), clock.clone(), scope);
+    daemon_set::start(client.clone(), caches, recorder("daemonset-controller"), clock.clone(), scope);
     endpoint_slices::start(client.clone(), caches, scope);
     endpoints::start(client.clone(), caches, scope);
     namespace::start(client.clone(), caches, clock.clone(), scope);

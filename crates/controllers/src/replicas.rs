@@ -1,33 +1,28 @@
 //! What ReplicaSets and ReplicationControllers have in common: keep so many pods of a template.
 //!
 //! Reads pods and owners; creates, deletes, adopts and releases pods; alone writes the owner's status.
-//! What is in memory is disposable: the UIDs of pods whose deletion is under way and not yet seen by
-//! the cache, so that no second pod is deleted in their place. Creations are waited for instead. A
-//! second call without a change does nothing; a new leader starts with what the cache shows.
+//! Creations and deletions: `pod_control`. A second call without a change does nothing; a new leader
+//! starts with what the cache shows.
 
 mod plan;
 
-use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::events::reference_to;
 use balsa_client::{Client, Informer, Next, Queue, Reconciler, Recorder};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
-use balsa_model::{Failure, Key, Kind, Object, Revision};
+use balsa_model::{Failure, Key, Kind};
 use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::caches::{feed, settle};
-use crate::owner::{claim, concerned, controller_reference, settle_claims};
+use crate::owner::{claim, concerned, settle_claims};
+use crate::pod_control::{PodControl, pod_of};
 use crate::pods;
-
-/// The most pods that one run creates or deletes.
-const BURST: usize = 500;
 
 /// The condition of an owner whose pods cannot be created or deleted.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,11 +68,8 @@ pub(crate) trait ReplicaOwner: Kind {
 pub(crate) struct Replicas<O> {
     client: Client,
     owners: Informer,
-    pods: Informer,
-    recorder: Recorder,
+    pods: PodControl,
     clock: Clock,
-    /// Per owner, the pods that are being deleted though the cache does not say so yet.
-    doomed: Mutex<HashMap<Key, HashSet<String>>>,
     kind: PhantomData<fn() -> O>,
 }
 
@@ -95,88 +87,9 @@ impl<O: ReplicaOwner> Replicas<O> {
         feed(&owners, &queue, scope, |change| change.object().map(|o| o.key().clone()));
         let of = owners.clone();
         feed(&pods, &queue, scope, move |change| concerned::<O>(change, &of, O::selector));
-        let doomed = Mutex::default();
-        let this = Self { client, owners, pods, recorder, clock, doomed, kind: PhantomData };
+        let pods = PodControl::new(client.clone(), pods, recorder);
+        let this = Self { client, owners, pods, clock, kind: PhantomData };
         balsa_client::run(Arc::new(this), queue, 4, scope);
-    }
-
-    /// Forgets what the cache shows by now; answers which pods are still to be taken for deleted.
-    fn doomed(&self, owner: &Key, children: &[Arc<Object>]) -> HashSet<String> {
-        let mut all = self.doomed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let Some(uids) = all.get_mut(owner) else { return HashSet::new() };
-        uids.retain(|uid| children.iter().any(|child| child.uid() == uid && !child.is_deleting()));
-        let left = uids.clone();
-        if left.is_empty() {
-            all.remove(owner);
-        }
-        left
-    }
-
-    fn doom(&self, owner: &Key, uid: &str, doomed: bool) {
-        let mut all = self.doomed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let uids = all.entry(owner.clone()).or_default();
-        if doomed {
-            uids.insert(uid.to_owned());
-        } else {
-            uids.remove(uid);
-        }
-    }
-
-    /// Creates pods in batches that double as long as all goes well, so that a quota that refuses all
-    /// is asked once and not five hundred times.
-    async fn create(&self, owner: &O, count: usize) -> Result<(), Failure> {
-        let Some(template) = owner.template() else { return Ok(()) };
-        let pod = pod_of(owner, template);
-        let api = self.client.api::<Pod>();
-        let (mut left, mut batch, mut latest) = (count.min(BURST), 1, Revision::default());
-        let mut outcome = Ok(());
-        while left > 0 && outcome.is_ok() {
-            let size = batch.min(left);
-            let answers = futures::future::join_all((0..size).map(|_| api.create(&pod))).await;
-            for answer in answers {
-                match answer {
-                    Ok(created) => {
-                        latest = latest.max(created.revision());
-                        let message = format!("Created pod: {}", created.key().name);
-                        self.recorder.event(&reference_to(owner), "Normal", "SuccessfulCreate", message);
-                    }
-                    Err(failure) => {
-                        let message = format!("Error creating: {failure}");
-                        self.recorder.event(&reference_to(owner), "Warning", "FailedCreate", message);
-                        outcome = Err(failure);
-                    }
-                }
-            }
-            left -= size;
-            batch *= 2;
-        }
-        settle(&self.pods, latest).await;
-        outcome
-    }
-
-    async fn delete(&self, owner: &O, key: &Key, victims: &[(Key, String)]) -> Result<(), Failure> {
-        let api = self.client.api::<Pod>();
-        let deletions = victims.iter().take(BURST).map(|(pod, uid)| {
-            self.doom(key, uid, true);
-            let api = &api;
-            async move { (pod, uid, api.delete_in_background(pod, uid).await) }
-        });
-        let mut outcome = Ok(());
-        for (pod, uid, answer) in futures::future::join_all(deletions).await {
-            match answer {
-                Ok(()) => {
-                    let message = format!("Deleted pod: {}", pod.name);
-                    self.recorder.event(&reference_to(owner), "Normal", "SuccessfulDelete", message);
-                }
-                Err(failure) => {
-                    self.doom(key, uid, false);
-                    let message = format!("Error deleting: {failure}");
-                    self.recorder.event(&reference_to(owner), "Warning", "FailedDelete", message);
-                    outcome = Err(failure);
-                }
-            }
-        }
-        outcome
     }
 
     async fn write_status(&self, owner: &O, counts: Counts) -> Result<(), Failure> {
@@ -192,12 +105,12 @@ impl<O: ReplicaOwner> Replicas<O> {
 
     async fn run(&self, key: &Key, owner: &O) -> Result<Next, Failure> {
         let selector = owner.selector();
-        let candidates = self.pods.list_in(&key.namespace);
+        let candidates = self.pods.candidates(&key.namespace);
         let candidates =
             candidates.into_iter().filter(|o| o.typed::<Pod>().is_some_and(|p| !pods::is_terminal(p)));
         let claims = claim(owner.metadata(), &selector, candidates.collect());
         let children = settle_claims::<O, Pod>(&self.client, owner, claims).await?;
-        let doomed = self.doomed(key, &children);
+        let doomed = self.pods.doomed(key, &children);
         let active: Vec<&Pod> = children
             .iter()
             .filter(|child| !child.is_deleting() && !doomed.contains(child.uid()))
@@ -208,9 +121,15 @@ impl<O: ReplicaOwner> Replicas<O> {
             plan::plan(&active, if deleting { active.len() } else { owner.wanted() }, self.clock.now());
         let outcome = match &plan {
             plan::Plan::Keep => Ok(()),
-            plan::Plan::Create(count) => self.create(owner, *count).await.map_err(|f| ("FailedCreate", f)),
+            plan::Plan::Create(count) => match owner.template() {
+                Some(template) => {
+                    let pods = std::iter::repeat_n(pod_of(owner, template), *count);
+                    self.pods.create(owner, pods).await.map_err(|f| ("FailedCreate", f))
+                }
+                None => Ok(()),
+            },
             plan::Plan::Delete(victims) => {
-                self.delete(owner, key, victims).await.map_err(|f| ("FailedDelete", f))
+                self.pods.delete(owner, key, victims).await.map_err(|f| ("FailedDelete", f))
             }
         };
         let now = self.clock.now();
@@ -232,21 +151,6 @@ impl<O: ReplicaOwner> Replicas<O> {
     }
 }
 
-/// A pod of an owner, named by the server.
-fn pod_of<O: ReplicaOwner>(owner: &O, template: &PodTemplateSpec) -> Pod {
-    let from = template.metadata.clone().unwrap_or_default();
-    let metadata = ObjectMeta {
-        generate_name: Some(format!("{}-", owner.metadata().name.as_deref().unwrap_or_default())),
-        namespace: owner.metadata().namespace.clone(),
-        labels: from.labels,
-        annotations: from.annotations,
-        finalizers: from.finalizers,
-        owner_references: Some(vec![controller_reference(owner)]),
-        ..ObjectMeta::default()
-    };
-    Pod { metadata, spec: template.spec.clone(), status: None }
-}
-
 #[async_trait]
 impl<O: ReplicaOwner> Reconciler for Replicas<O> {
     type Key = Key;
@@ -257,8 +161,7 @@ impl<O: ReplicaOwner> Reconciler for Replicas<O> {
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.owners.get(key) else {
-            let mut all = self.doomed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            all.remove(key);
+            self.pods.forget(key);
             return Ok(Next::Wait);
         };
         let Some(owner) = object.typed::<O>() else { return Ok(Next::Wait) };

@@ -4,3 +4,4 @@ mod cluster;
 mod machines;
 mod owners;
 mod rollout;
+mod workloads;
