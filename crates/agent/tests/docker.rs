@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use balsa_agent::{KernelNetwork, KernelNetworkConfig};
 use balsa_net::pod::bridge_name;
+use balsa_net::proxy::table_of;
 use balsa_net::{Netns, PodNetwork, ServiceProxy};
 use balsa_rt::Clock;
 use balsa_runtime::{ContainerId, DockerRuntime, ImageBuilder, Runtime};
@@ -210,9 +211,8 @@ async fn a_restarted_agent_restarts_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_reach_each_other_by_address_service_and_name() {
     let mut world = unstarted().await;
-    let table = format!("balsa_{}", balsa_rt::random_suffix(6));
-    let mut network = KernelNetworkConfig::new(&world.config.node_name, "10.231.0.0/16".parse().unwrap());
-    network.table.clone_from(&table);
+    let (cluster, node) = (world.config.cluster.clone(), world.config.node_name.clone());
+    let network = KernelNetworkConfig::new(&cluster, &node, "10.231.0.0/16".parse().unwrap());
     world.network = Arc::new(KernelNetwork::new(network));
     world.config.cluster_cidr = "10.231.0.0/16".parse().unwrap();
     world.config.pod_cidr = Some("10.231.9.0/24".parse().unwrap());
@@ -259,6 +259,6 @@ async fn pods_reach_each_other_by_address_service_and_name() {
     assert!(found.contains("10.97.9.9"), "{found}");
     end(&world, &["web", "visitor"]).await;
     world.stop().await;
-    PodNetwork::remove(&Netns::Current, &bridge_name(&world.config.node_name)).await.unwrap();
-    ServiceProxy::remove_table(&Netns::Current, &table).await.unwrap();
+    PodNetwork::remove(&Netns::Current, &bridge_name(&cluster, &node)).await.unwrap();
+    ServiceProxy::remove_table(&Netns::Current, &table_of(&cluster)).await.unwrap();
 }

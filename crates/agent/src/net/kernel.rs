@@ -6,7 +6,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use balsa_net::dns::{DnsConfig, HostResolv};
-use balsa_net::proxy::{DEFAULT_TABLE, detect};
+use balsa_net::proxy::{detect, table_of};
 use balsa_net::{
     DnsServer, DnsView, Ipam, NetError, Netns, NodeNetworkConfig, PodNetwork, PodNetworking, ProxyInput,
     ProxyMode, ServiceProxy,
@@ -17,7 +17,9 @@ use tokio::sync::{Mutex, OnceCell};
 /// What the network of a node is made from.
 #[derive(Clone, Debug)]
 pub struct KernelNetworkConfig {
-    /// The node's name; the bridge is named after it.
+    /// The cluster's name; the services' rules are named after it.
+    pub cluster: String,
+    /// The node's name; the bridge is named after it and the cluster.
     pub node_name: String,
     /// Addresses of all pods.
     pub cluster_cidr: Ipv4Net,
@@ -25,21 +27,19 @@ pub struct KernelNetworkConfig {
     pub service_cidr: Option<Ipv4Net>,
     /// The cluster DNS service's address.
     pub cluster_dns: Option<Ipv4Addr>,
-    /// The table of the service proxy.
-    pub table: String,
     /// Whether the node runs a resolver of its own.
     pub serve_dns: bool,
 }
 
 impl KernelNetworkConfig {
     /// The usual configuration.
-    pub fn new(node_name: &str, cluster_cidr: Ipv4Net) -> Self {
+    pub fn new(cluster: &str, node_name: &str, cluster_cidr: Ipv4Net) -> Self {
         Self {
+            cluster: cluster.to_owned(),
             node_name: node_name.to_owned(),
             cluster_cidr,
             service_cidr: None,
             cluster_dns: None,
-            table: DEFAULT_TABLE.to_owned(),
             serve_dns: true,
         }
     }
@@ -75,7 +75,7 @@ impl KernelNetwork {
                     ProxyMode::Nftables => found.mode.name().to_owned(),
                     ProxyMode::Userspace => format!("{} ({})", found.mode.name(), found.reason),
                 };
-                (ServiceProxy::new(found.mode, &self.config.table, Netns::Current), text)
+                (ServiceProxy::new(found.mode, &table_of(&self.config.cluster), Netns::Current), text)
             })
             .await
     }
@@ -106,7 +106,8 @@ impl KernelNetwork {
 #[async_trait]
 impl super::NodeNetwork for KernelNetwork {
     async fn start(&self, pod_cidr: Ipv4Net) -> Result<(), NetError> {
-        let mut config = NodeNetworkConfig::new(&self.config.node_name, pod_cidr, self.config.cluster_cidr);
+        let (cluster, node) = (&self.config.cluster, &self.config.node_name);
+        let mut config = NodeNetworkConfig::new(cluster, node, pod_cidr, self.config.cluster_cidr);
         config.service_cidr = self.config.service_cidr;
         config.cluster_dns = self.config.cluster_dns;
         let pods = PodNetwork::ensure(config).await?;

@@ -15,7 +15,9 @@ const MESSAGE_MAX: usize = 4096;
 /// What the runtime has of a pod.
 pub(crate) async fn look(node: &NodeContext, pod: &Pod) -> Result<Observed, balsa_runtime::Error> {
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-    let filter = ListFilter::label(labels::POD_UID, uid).and(labels::NODE, &node.config.node_name);
+    let filter = ListFilter::label(labels::POD_UID, uid)
+        .and(labels::NODE, &node.config.node_name)
+        .and(labels::CLUSTER, &node.config.cluster);
     let list = metrics::operation("list_containers", node.runtime.list(&filter)).await?;
     let inspections = list.iter().map(|summary| async {
         match node.runtime.inspect(&summary.id).await {

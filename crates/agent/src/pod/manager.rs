@@ -215,7 +215,10 @@ impl Pods {
     /// Hears from the runtime when containers end, and asks for the pod to be looked at.
     async fn listen(&self) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        let filter = [(labels::NODE.to_owned(), self.node.config.node_name.clone())];
+        let filter = [
+            (labels::NODE.to_owned(), self.node.config.node_name.clone()),
+            (labels::CLUSTER.to_owned(), self.node.config.cluster.clone()),
+        ];
         loop {
             match self.node.runtime.events(&filter, None).await {
                 Ok(mut events) => {

@@ -40,13 +40,15 @@ struct NodeFlags {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let server = args.file.fill(&args.server)?.resolve();
+    let server = args.file.fill(&args.server)?;
+    let ranges = server.ranges();
+    let server = server.resolve();
     let nodes = args.file.fill(&args.nodes)?;
     if args.file.print_config {
         settings::print(&server)?;
         return settings::print(&NodeFlags { nodes: Some(nodes.nodes.unwrap_or(1)), ..nodes });
     }
-    let up = Up { server, nodes: nodes.nodes.unwrap_or(1), docker_host: nodes.docker_host };
+    let up = Up { server, ranges, nodes: nodes.nodes.unwrap_or(1), docker_host: nodes.docker_host };
     if args.detach {
         let progress = Progress::new();
         detach::start(&up.server.data_dir, &progress).await?;

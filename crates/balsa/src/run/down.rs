@@ -48,11 +48,11 @@ pub(crate) async fn run(
         progress.doing("removing containers");
         let runtime = up::docker(docker_host).await.context("containers cannot be removed")?;
         for cluster in clusters(directory, &nodes)? {
-            let count = sweep::containers(&runtime, &cluster).await?;
+            let count = sweep::containers(&runtime, &cluster, &nodes).await?;
             progress.done(format!("removed {count} containers"));
+            let count = sweep::networks(&cluster, &nodes).await?;
+            progress.done(format!("removed {count} networks"));
         }
-        let count = sweep::networks(&runtime, &nodes).await?;
-        progress.done(format!("removed {count} networks"));
         sweep::mounts(directory)?;
     }
     let inside: Vec<PathBuf> =

@@ -17,6 +17,8 @@ pub(crate) const NODES: &str = "nodes";
 pub(crate) const PKI: &str = "pki";
 /// The replicated log.
 pub(crate) const LOG: &str = "log";
+/// The addresses and ports that the cluster took on this machine.
+pub(crate) const RANGES: &str = "ranges.yaml";
 /// The administrator's kubeconfig.
 pub(crate) const ADMIN: &str = "admin.kubeconfig";
 /// Who runs here; locked while it does.
@@ -112,7 +114,10 @@ pub(crate) fn nodes(directory: &Path) -> Vec<String> {
 
 /// Everything that a cluster makes in its data directory, volumes apart.
 pub(crate) fn own(directory: &Path) -> Vec<PathBuf> {
-    [PKI, LOG, NODES, ADMIN, LOG_FILE, PROGRESS, PID].iter().map(|name| directory.join(name)).collect()
+    [PKI, LOG, NODES, RANGES, ADMIN, LOG_FILE, PROGRESS, PID]
+        .iter()
+        .map(|name| directory.join(name))
+        .collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod host;
 pub(crate) mod layout;
 pub(crate) mod node;
 pub(crate) mod progress;
+pub(crate) mod ranges;
 pub(crate) mod sweep;
 pub(crate) mod up;
 

@@ -12,6 +12,7 @@ use balsa_rt::telemetry::MetricsHandle;
 use balsa_rt::{Clock, Scope, TaskKind};
 use balsa_runtime::Runtime;
 
+use super::ranges;
 use crate::settings::AgentSettings;
 
 /// Letters of a cluster's name, out of the hash of its CA.
@@ -50,9 +51,10 @@ pub(crate) async fn start(
     let session =
         SessionEndpoint::new(identity.servers.clone(), move |server| lock(&dialling).endpoint(server));
 
-    let mut network = KernelNetworkConfig::new(&settings.name, settings.cluster_cidr.0);
-    network.service_cidr = Some(settings.service_cidr.0);
     let config = settings.config(&cluster_name(&identity.ca)?);
+    ranges::check_node(&config.cluster, settings.cluster_cidr.0, settings.service_cidr.0).await?;
+    let mut network = KernelNetworkConfig::new(&config.cluster, &settings.name, settings.cluster_cidr.0);
+    network.service_cidr = Some(settings.service_cidr.0);
     network.cluster_dns = config.cluster_dns;
 
     let client = Client::new(Arc::new(remote.clone()), "kubelet");

@@ -1,13 +1,13 @@
 //! Takes away what a cluster made on this machine: containers, networks, rules, mounts, files.
 //!
-//! Only what carries the cluster's name, or that of one of its nodes, or lies in its data directory.
+//! Only what carries the names of the cluster and of its node, or lies in its data directory.
 //! Everything may be done again after half of it failed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use balsa_net::proxy::DEFAULT_TABLE;
+use balsa_net::proxy::table_of;
 use balsa_net::{Netns, PodNetwork, ProxyMode, ServiceProxy};
 use balsa_runtime::{ListFilter, PAUSE_IMAGE, Runtime, labels};
 use futures::StreamExt as _;
@@ -15,10 +15,15 @@ use futures::StreamExt as _;
 /// Containers removed at the same time.
 const AT_ONCE: usize = 16;
 
-/// Removes the cluster's containers; how many there were.
-pub(crate) async fn containers(runtime: &Arc<dyn Runtime>, cluster: &str) -> anyhow::Result<usize> {
-    let ours = ListFilter::label(labels::CLUSTER, cluster);
-    let mut found = runtime.list(&ours).await?;
+/// Removes the containers of a cluster's nodes; how many there were.
+pub(crate) async fn containers(
+    runtime: &Arc<dyn Runtime>,
+    cluster: &str,
+    nodes: &[String],
+) -> anyhow::Result<usize> {
+    let mut found = runtime.list(&ListFilter::label(labels::CLUSTER, cluster)).await?;
+    // Other nodes of the cluster may be on this machine, with another data directory.
+    found.retain(|container| container.labels.get(labels::NODE).is_some_and(|node| nodes.contains(node)));
     let count = found.len();
     // Sandboxes last: the others live in their namespaces.
     let is_sandbox = |kind: Option<&String>| kind.is_some_and(|kind| kind == labels::KIND_SANDBOX);
@@ -38,21 +43,19 @@ pub(crate) async fn containers(runtime: &Arc<dyn Runtime>, cluster: &str) -> any
     Ok(count)
 }
 
-/// Removes the nodes' bridges with their rules, and the rules of services unless another cluster's agent
-/// keeps them; how many bridges there were. Called when the cluster's containers are gone: a bridge that
-/// still has some is also that of another cluster, whose node has the same name.
-pub(crate) async fn networks(runtime: &Arc<dyn Runtime>, nodes: &[String]) -> anyhow::Result<usize> {
+/// Removes the bridges of a cluster's nodes with their rules, and the rules of its services unless an agent
+/// of it runs on; how many bridges there were.
+pub(crate) async fn networks(cluster: &str, nodes: &[String]) -> anyhow::Result<usize> {
     let here = Netns::Current;
     let mut removed = 0;
     for bridge in PodNetwork::owned(&here).await? {
-        let name = &bridge.node_name;
-        if nodes.contains(name) && runtime.list(&ListFilter::label(labels::NODE, name)).await?.is_empty() {
+        if bridge.cluster == cluster && nodes.contains(&bridge.node_name) {
             PodNetwork::remove(&here, &bridge.bridge).await?;
             removed += 1;
         }
     }
     if balsa_net::proxy::detect(&here).await.mode == ProxyMode::Nftables {
-        ServiceProxy::new(ProxyMode::Nftables, DEFAULT_TABLE, here).remove().await?;
+        ServiceProxy::new(ProxyMode::Nftables, &table_of(cluster), here).remove().await?;
     }
     Ok(removed)
 }

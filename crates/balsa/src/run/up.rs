@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use super::layout::{self, Claim};
 use super::progress::Progress;
+use super::ranges::{self, Held, Ranges};
 use super::{admin, host, node, stop_signal};
 use crate::connect::Session;
 use crate::kubeconfig::Kubeconfig;
@@ -36,6 +37,8 @@ const TOKEN_SECONDS: u32 = 600;
 pub(crate) struct Up {
     /// The server.
     pub(crate) server: ServerSettings,
+    /// The addresses and ports that are given; the others are chosen when there are nodes.
+    pub(crate) ranges: Ranges,
     /// How many nodes.
     pub(crate) nodes: u32,
     /// The Docker Engine, if not the usual one.
@@ -46,17 +49,18 @@ struct Cluster {
     server: Server,
     nodes: Vec<AgentHandle>,
     scope: Scope,
+    _ranges: Option<Held>,
 }
 
 /// Runs a cluster until Ctrl-C or SIGTERM. Containers go on running.
-pub(crate) async fn run(up: Up, progress: Progress) -> anyhow::Result<()> {
+pub(crate) async fn run(mut up: Up, progress: Progress) -> anyhow::Result<()> {
     let directory = up.server.data_dir.clone();
     let claim = Claim::take(&directory)?;
     let stopped = async {
         // Also while it starts.
         let stop = stop_signal();
         let cluster = tokio::select! {
-            cluster = start(&up, &progress) => cluster?,
+            cluster = start(&mut up, &progress) => cluster?,
             stopped = stop => return stopped,
         };
         progress.finish();
@@ -72,8 +76,9 @@ pub(crate) async fn run(up: Up, progress: Progress) -> anyhow::Result<()> {
     outcome
 }
 
-async fn start(up: &Up, progress: &Progress) -> anyhow::Result<Cluster> {
+async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
     let runtime = if up.nodes > 0 { Some(docker(up.docker_host.as_deref()).await?) } else { None };
+    let held = if up.nodes > 0 { Some(ranges::settle(&mut up.server, up.ranges).await?) } else { None };
     progress.doing("starting the server");
     let metrics = install_metrics().ok();
     let server = Server::start(up.server.config(), Clock::system(), metrics.clone()).await?;
@@ -81,6 +86,12 @@ async fn start(up: &Up, progress: &Progress) -> anyhow::Result<Cluster> {
     let session = session(&kubeconfig)?;
     answers(&session.remote).await?;
     progress.done(format!("API at https://{}, and {}", up.server.local_address(), server.address()));
+    if held.is_some() {
+        let ServerSettings { cluster_cidr, service_cidr, service_node_port_range, .. } = &up.server;
+        progress.done(format!(
+            "pods in {cluster_cidr}, services in {service_cidr}, node ports {service_node_port_range}"
+        ));
+    }
     let scope = Scope::new();
     let mut nodes = Vec::new();
     if let Some(runtime) = runtime {
@@ -97,7 +108,7 @@ async fn start(up: &Up, progress: &Progress) -> anyhow::Result<Cluster> {
             progress.done(format!("node {} is Ready", node.node_name()));
         }
     }
-    Ok(Cluster { server, nodes, scope })
+    Ok(Cluster { server, nodes, scope, _ranges: held })
 }
 
 impl Cluster {

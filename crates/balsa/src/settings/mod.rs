@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 pub(crate) use agent::{AgentFlags, AgentSettings};
 pub(crate) use server::{ServerFlags, ServerSettings};
+pub(crate) use values::{Cidr, PortRange};
 
 /// Where configuration comes from, beside flags and environment.
 #[derive(clap::Args)]

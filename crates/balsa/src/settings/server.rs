@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::values::{Cidr, PortRange};
 use crate::output::data_dir;
 use crate::run::host;
+use crate::run::ranges::Ranges;
 
 /// Options of a server, as far as they are given.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
@@ -72,6 +73,17 @@ impl ServerFlags {
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
             service_node_port_range: self.service_node_port_range.unwrap_or(PortRange(30000, 32767)),
             node_id: self.node_id.unwrap_or(1),
+        }
+    }
+}
+
+impl ServerFlags {
+    /// The ranges that are given.
+    pub(crate) fn ranges(&self) -> Ranges {
+        Ranges {
+            cluster_cidr: self.cluster_cidr,
+            service_cidr: self.service_cidr,
+            service_node_port_range: self.service_node_port_range,
         }
     }
 }

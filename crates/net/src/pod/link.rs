@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd as _;
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::packet_route::route::RouteScope;
+use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{
     Error, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -34,7 +34,7 @@ pub(super) fn ensure_bridge(config: &NodeNetworkConfig) -> Result<(), NetError> 
             check(handle.link().add(bridge.build()).execute().await, || format!("make bridge {name}"))?;
         }
         let index = must_find(&handle, name).await?;
-        let alias = format!("{BRIDGE_ALIAS}{}", config.node_name);
+        let alias = format!("{BRIDGE_ALIAS}{} {}", config.cluster, config.node_name);
         let change = LinkUnspec::new_with_index(index).mtu(config.mtu).alias(alias).up();
         check(handle.link().set(change.build()).execute().await, || format!("set up bridge {name}"))?;
         let gateway = IpAddr::V4(config.gateway());
@@ -77,13 +77,16 @@ pub(super) fn remove_bridge(bridge: &str) -> Result<(), NetError> {
 pub(super) fn owned_bridges() -> Result<Vec<OwnedBridge>, NetError> {
     netlink(async |handle| {
         let links = all_links(&handle).await?;
-        let ours = links.iter().filter_map(|link| {
-            let bridge = name_of(link).to_owned();
-            let node_name = alias(link)?.strip_prefix(BRIDGE_ALIAS)?.to_owned();
-            bridge.starts_with(BRIDGE_PREFIX).then_some(OwnedBridge { bridge, node_name })
-        });
-        Ok(ours.collect())
+        Ok(links.iter().filter_map(owner_of).collect())
     })
+}
+
+/// Whose bridge a link is, if it has our prefix and our alias.
+pub(super) fn owner_of(link: &LinkMessage) -> Option<OwnedBridge> {
+    let (cluster, node_name) = alias(link)?.strip_prefix(BRIDGE_ALIAS)?.split_once(' ')?;
+    let bridge = name_of(link).to_owned();
+    let (cluster, node_name) = (cluster.to_owned(), node_name.to_owned());
+    bridge.starts_with(BRIDGE_PREFIX).then_some(OwnedBridge { bridge, cluster, node_name })
 }
 
 /// Makes the veth pair with the pod's end in the namespace `sandbox` stands for. False if the
@@ -232,7 +235,7 @@ fn bridge_mac(name: &str) -> Vec<u8> {
     [&[0x0e, 0xba][..], &fnv(name).to_be_bytes()[..4]].concat()
 }
 
-fn netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, NetError>) -> Result<T, NetError> {
+pub(super) fn netlink<T>(work: impl AsyncFnOnce(Handle) -> Result<T, NetError>) -> Result<T, NetError> {
     let failed = |source: std::io::Error| NetError::Netlink {
         action: "open a netlink connection".into(),
         message: source.to_string(),
@@ -252,8 +255,13 @@ fn check(result: Result<(), Error>, action: impl FnOnce() -> String) -> Result<(
     result.map_err(|error| NetError::netlink(action(), &error))
 }
 
-async fn all_links(handle: &Handle) -> Result<Vec<LinkMessage>, NetError> {
+pub(super) async fn all_links(handle: &Handle) -> Result<Vec<LinkMessage>, NetError> {
     handle.link().get().execute().try_collect().await.map_err(|e| NetError::netlink("list links", &e))
+}
+
+/// The routes that a query asks for.
+pub(super) async fn routes(handle: &Handle, query: RouteMessage) -> Result<Vec<RouteMessage>, NetError> {
+    handle.route().get(query).execute().try_collect().await.map_err(|e| NetError::netlink("list routes", &e))
 }
 
 async fn find(handle: &Handle, name: &str) -> Result<Option<LinkMessage>, NetError> {
@@ -285,7 +293,7 @@ fn is_absent(code: i32) -> bool {
     code == -(nix::errno::Errno::ENODEV as i32)
 }
 
-fn name_of(link: &LinkMessage) -> &str {
+pub(super) fn name_of(link: &LinkMessage) -> &str {
     link.attributes
         .iter()
         .find_map(|a| if let LinkAttribute::IfName(name) = a { Some(name.as_str()) } else { None })

@@ -25,6 +25,7 @@
 mod filter;
 mod link;
 mod loopback;
+mod routes;
 
 use std::net::Ipv4Addr;
 
@@ -37,6 +38,7 @@ use crate::ipam::Ipam;
 use crate::netns::Netns;
 
 pub(crate) use loopback::LoopbackAddresses;
+pub use routes::{Occupied, occupied};
 
 /// Prefix of every bridge that Balsa makes.
 pub const BRIDGE_PREFIX: &str = "balsa-";
@@ -46,6 +48,8 @@ pub const LINK_PREFIX: &str = "blv";
 /// What the node's network is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeNetworkConfig {
+    /// The cluster's name: a machine may have nodes of several, with the same names.
+    pub cluster: String,
     /// The node's name.
     pub node_name: String,
     /// Name of its bridge, at most 15 characters ([`bridge_name`]).
@@ -67,10 +71,11 @@ pub struct NodeNetworkConfig {
 
 impl NodeNetworkConfig {
     /// The usual configuration of a node.
-    pub fn new(node_name: &str, pod_cidr: Ipv4Net, cluster_cidr: Ipv4Net) -> Self {
+    pub fn new(cluster: &str, node_name: &str, pod_cidr: Ipv4Net, cluster_cidr: Ipv4Net) -> Self {
         Self {
+            cluster: cluster.to_owned(),
             node_name: node_name.to_owned(),
-            bridge: bridge_name(node_name),
+            bridge: bridge_name(cluster, node_name),
             pod_cidr: pod_cidr.trunc(),
             cluster_cidr: cluster_cidr.trunc(),
             service_cidr: None,
@@ -86,9 +91,9 @@ impl NodeNetworkConfig {
     }
 }
 
-/// The bridge of a node: 14 characters, the same after every restart.
-pub fn bridge_name(node_name: &str) -> String {
-    format!("{BRIDGE_PREFIX}{}", short(node_name, 8))
+/// The bridge of a cluster's node: 14 characters, the same after every restart.
+pub fn bridge_name(cluster: &str, node_name: &str) -> String {
+    format!("{BRIDGE_PREFIX}{}", short(&format!("{cluster} {node_name}"), 8))
 }
 
 /// A pod's end of the network.
@@ -119,6 +124,8 @@ pub struct NetworkReport {
 pub struct OwnedBridge {
     /// Its name.
     pub bridge: String,
+    /// The cluster it belongs to.
+    pub cluster: String,
     /// The node it belongs to.
     pub node_name: String,
 }
@@ -199,7 +206,7 @@ impl PodNetwork {
             .await
     }
 
-    /// The bridges that Balsa made in a namespace; `balsa down` removes those of its nodes.
+    /// The bridges that Balsa made in a namespace; `balsa down` removes those of its cluster's nodes.
     pub async fn owned(netns: &Netns) -> Result<Vec<OwnedBridge>, NetError> {
         netns.run(link::owned_bridges).await
     }
@@ -255,10 +262,12 @@ mod tests {
 
     #[test]
     fn names_fit_the_kernel_and_do_not_collide() {
-        let names: Vec<_> = ["node", "node-1", "a-very-long-node-name.example.org"].map(bridge_name).into();
+        let names: Vec<_> =
+            ["node", "node-1", "a-very-long-node-name.example.org"].map(|node| bridge_name("c", node)).into();
         assert!(names.iter().all(|name| name.len() == 14));
         assert_ne!(names[0], names[1]);
-        assert_eq!(names[0], bridge_name("node"), "names survive restarts");
+        assert_eq!(names[0], bridge_name("c", "node"), "names survive restarts");
+        assert_ne!(names[0], bridge_name("d", "node"), "another cluster's node of that name");
         assert!(link_name(&names[0], "uid").len() <= 15);
         assert_ne!(link_name(&names[0], "uid"), link_name(&names[1], "uid"));
     }

@@ -3,8 +3,6 @@
 //! Invariant: `programmed` is what the table holds, or `None` when that is not known; then the
 //! table is replaced whole. State is disposable: a new process starts with `None`.
 
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::process::Command;
 use std::time::Instant;
 
@@ -13,6 +11,7 @@ use super::rules::{StaleFlow, rules, stale_udp};
 use super::ruleset::{RuleSet, diff};
 use super::{Synced, nft};
 use crate::error::NetError;
+use crate::lease::Lease;
 use crate::metrics;
 use crate::netns::Netns;
 
@@ -20,7 +19,7 @@ use crate::netns::Netns;
 pub(super) struct Kernel {
     table: String,
     netns: Netns,
-    lease: Option<UnixListener>,
+    lease: Option<Lease>,
     programmed: Option<(ProxyInput, RuleSet)>,
 }
 
@@ -79,20 +78,9 @@ impl Kernel {
     /// Whether this process programs the namespace's table; takes the lease if it is free.
     async fn is_ours(&mut self) -> Result<bool, NetError> {
         if self.lease.is_none() {
-            let name = format!("balsa-proxy/{}", self.table);
-            self.lease = self.netns.run(move || take_lease(&name)).await?;
+            self.lease = Lease::take(&self.netns, &format!("proxy/{}", self.table)).await?;
         }
         Ok(self.lease.is_some())
-    }
-}
-
-fn take_lease(name: &str) -> Result<Option<UnixListener>, NetError> {
-    let failed = |source: std::io::Error| NetError::Config(format!("cannot take the lease {name}: {source}"));
-    let address = SocketAddr::from_abstract_name(name).map_err(failed)?;
-    match UnixListener::bind_addr(&address) {
-        Ok(lease) => Ok(Some(lease)),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
-        Err(error) => Err(failed(error)),
     }
 }
 

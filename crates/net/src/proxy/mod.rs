@@ -7,8 +7,7 @@
 //!
 //! Rules belong to the network namespace, not to a node. Where several agents share one machine,
 //! the first to ask programs the rules; the others stand by and take over when it is gone. Who is
-//! first is decided by an abstract Unix socket named after the table: such sockets are private to
-//! a network namespace and vanish with their process, so nothing stale can be left behind.
+//! first is decided by a [`Lease`](crate::Lease) named after the table.
 
 mod input;
 mod kernel;
@@ -28,8 +27,10 @@ pub(crate) use userspace::{bind_tcp, bind_udp};
 use crate::error::NetError;
 use crate::netns::Netns;
 
-/// The table of a machine's service proxy, unless configured otherwise.
-pub const DEFAULT_TABLE: &str = "balsa_services";
+/// The table of a cluster's service proxy: each cluster on a machine has its own.
+pub fn table_of(cluster: &str) -> String {
+    format!("balsa_services_{}", cluster.replace(|c: char| !c.is_ascii_alphanumeric(), "_"))
+}
 
 /// How services are reached on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,11 +94,11 @@ impl ServiceProxy {
     /// How often to call [`ServiceProxy::sync`] when nothing changes.
     pub const PERIOD: Duration = Duration::from_secs(5);
 
-    /// A proxy that has not programmed anything yet. `table` is [`DEFAULT_TABLE`] but in tests.
+    /// A proxy that has not programmed anything yet. `table` is [`table_of`] the cluster.
     pub fn new(mode: ProxyMode, table: &str, netns: Netns) -> Self {
         let way = match mode {
             ProxyMode::Nftables => Way::Kernel(kernel::Kernel::new(table, netns)),
-            ProxyMode::Userspace => Way::Userspace(userspace::Userspace::new(netns)),
+            ProxyMode::Userspace => Way::Userspace(userspace::Userspace::new(table, netns)),
         };
         Self { mode, way: tokio::sync::Mutex::new(way) }
     }

@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use super::Synced;
 use super::input::{Protocol, ProxyInput, usable};
 use crate::error::NetError;
+use crate::lease::Lease;
 use crate::netns::Netns;
 use crate::pod::LoopbackAddresses;
 
@@ -75,6 +76,8 @@ pub fn plan(input: &ProxyInput) -> BTreeMap<Frontend, Backend> {
 
 /// The running listeners.
 pub(super) struct Userspace {
+    lease_name: String,
+    lease: Option<Lease>,
     netns: Netns,
     listeners: BTreeMap<Frontend, Running>,
     addresses: LoopbackAddresses,
@@ -86,11 +89,23 @@ struct Running {
 }
 
 impl Userspace {
-    pub(super) fn new(netns: Netns) -> Self {
-        Self { addresses: LoopbackAddresses::new(netns.clone()), netns, listeners: BTreeMap::new() }
+    pub(super) fn new(table: &str, netns: Netns) -> Self {
+        Self {
+            lease_name: format!("proxy/{table}"),
+            lease: None,
+            addresses: LoopbackAddresses::new(netns.clone()),
+            netns,
+            listeners: BTreeMap::new(),
+        }
     }
 
     pub(super) async fn sync(&mut self, input: &ProxyInput) -> Result<Synced, NetError> {
+        if self.lease.is_none() {
+            self.lease = Lease::take(&self.netns, &self.lease_name).await?;
+            if self.lease.is_none() {
+                return Ok(Synced::Standby);
+            }
+        }
         let cluster_ips: BTreeSet<_> =
             input.services.iter().flat_map(|s| s.cluster_ips.iter().copied()).collect();
         let mut changes = usize::from(self.addresses.set(cluster_ips.clone()).await?);
@@ -124,6 +139,7 @@ impl Userspace {
     pub(super) async fn remove(&mut self) -> Result<(), NetError> {
         self.listeners.clear();
         self.addresses.set(BTreeSet::new()).await?;
+        self.lease = None;
         Ok(())
     }
 

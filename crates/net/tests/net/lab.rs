@@ -62,7 +62,7 @@ impl Lab {
 
     pub(crate) fn config(&self, node: &str, cidr: &str) -> NodeNetworkConfig {
         let mut config =
-            NodeNetworkConfig::new(node, cidr.parse().unwrap(), "10.244.0.0/16".parse().unwrap());
+            NodeNetworkConfig::new("lab", node, cidr.parse().unwrap(), "10.244.0.0/16".parse().unwrap());
         config.service_cidr = Some("10.96.0.0/16".parse().unwrap());
         config.cluster_dns = Some(ip("10.96.0.10"));
         config.netns = self.netns("node");

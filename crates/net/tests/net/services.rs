@@ -328,7 +328,7 @@ async fn pods_cannot_use_the_loopback_door() {
     assert_eq!(lab.who("node", "127.0.0.2:9090").await, "host");
     assert!(lab.ask("a", "127.0.0.2:9090").await.is_err());
     // It is our rule that keeps it out, and not the way this test sends.
-    let table = balsa_net::pod::bridge_name("one").replace('-', "_");
+    let table = balsa_net::pod::bridge_name("lab", "one").replace('-', "_");
     lab.exec("node", &format!("nft flush chain ip {table} raw"));
     assert_eq!(lab.who("a", "127.0.0.2:9090").await, "host");
 }

@@ -45,7 +45,7 @@ async fn who(port: u16) -> Result<String, std::io::ErrorKind> {
 #[tokio::test]
 async fn a_node_port_is_balanced_kept_and_refused() {
     let (one, two, port) = (backend("one"), backend("two"), free_port());
-    let proxy = ServiceProxy::new(ProxyMode::Userspace, "", Netns::Current);
+    let proxy = ServiceProxy::new(ProxyMode::Userspace, &format!("test-{port}"), Netns::Current);
     let both = |affinity| input(Protocol::Tcp, port, vec![one.clone(), two.clone()], affinity);
     assert_eq!(proxy.sync(&both(None)).await.unwrap(), Synced::Changed(1));
     assert_eq!(proxy.sync(&both(None)).await.unwrap(), Synced::Unchanged);
@@ -63,7 +63,7 @@ async fn a_node_port_is_balanced_kept_and_refused() {
 #[tokio::test]
 async fn datagrams_find_their_way_back() {
     let (one, port) = (backend("one"), free_port());
-    let proxy = ServiceProxy::new(ProxyMode::Userspace, "", Netns::Current);
+    let proxy = ServiceProxy::new(ProxyMode::Userspace, &format!("test-{port}"), Netns::Current);
     proxy.sync(&input(Protocol::Udp, port, vec![one], None)).await.unwrap();
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(("127.0.0.1", port)).await.unwrap();
