@@ -16,6 +16,7 @@ const ALL: &[&str] = &["*"];
 const FLOORS: &[(&str, u8, &[&str])] = &[
     ("balsa-model", 0, &[]),
     ("balsa-rt", 0, &[]),
+    ("balsa-spdy", 0, &[]),
     ("balsa-proto", 1, &["balsa-model"]),
     ("balsa-runtime", 1, &["balsa-model", "balsa-rt"]),
     ("balsa-net", 1, &["balsa-model", "balsa-rt"]),
@@ -30,6 +31,7 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
         &[
             "balsa-model",
             "balsa-rt",
+            "balsa-spdy",
             "balsa-proto",
             "balsa-log",
             "balsa-client",
