@@ -11,6 +11,8 @@
 //! | `deployment` | pods roll from one template to the next |
 //! | `stateful_set` | pods with names and claims that stay |
 //! | `daemon_set` | one pod on every node that will have it |
+//! | `job`, `cron_job`, `ttl_after_finished` | pods that run to their end, at times, and go |
+//! | `disruption` | how many pods may be evicted just now |
 //! | `endpoint_slices`, `endpoints` | what stands behind a Service |
 //! | `namespace` | a namespace that is being deleted is emptied |
 //! | `garbage_collector` | what has no owner left goes |
@@ -20,12 +22,15 @@
 //! | `volumes` | claims have volumes |
 
 mod caches;
+mod cron_job;
 mod daemon_set;
 mod deployment;
+mod disruption;
 mod endpoint_plan;
 mod endpoint_slices;
 mod endpoints;
 mod garbage_collector;
+mod job;
 mod namespace;
 mod namespace_objects;
 mod node_ipam;
@@ -43,6 +48,7 @@ mod stateful_set;
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod stories;
 mod taint_eviction;
+mod ttl_after_finished;
 mod volumes;
 
 pub use caches::Caches;
@@ -121,6 +127,10 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     deployment::start(client.clone(), caches, recorder("deployment-controller"), clock.clone(), scope);
     stateful_set::start(client.clone(), caches, recorder("statefulset-controller"), clock.clone(), scope);
     daemon_set::start(client.clone(), caches, recorder("daemonset-controller"), clock.clone(), scope);
+    job::start(client.clone(), caches, recorder("job-controller"), clock.clone(), scope);
+    cron_job::start(client.clone(), caches, recorder("cronjob-controller"), clock.clone(), scope);
+    ttl_after_finished::start(client.clone(), caches, clock.clone(), scope);
+    disruption::start(client.clone(), caches, clock.clone(), scope);
     endpoint_slices::start(client.clone(), caches, scope);
     endpoints::start(client.clone(), caches, scope);
     namespace::start(client.clone(), caches, clock.clone(), scope);

@@ -4,4 +4,5 @@ mod cluster;
 mod machines;
 mod owners;
 mod rollout;
+mod tasks;
 mod workloads;

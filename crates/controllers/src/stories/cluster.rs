@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     /// Marks every pod as running and ready, and lets go of those that are being deleted.
-    fn run_kubelet(&self) {
+    pub(super) fn run_kubelet(&self) {
         let pods = self.client.informer::<Pod>(Filter::everything(), &self.scope);
         let mut changes = pods.subscribe();
         let client = self.client.clone();
@@ -110,15 +110,20 @@ impl Cluster {
     }
 }
 
-/// Whether that changed anything. Pods with the image `broken` never become ready.
+/// Whether that changed anything. Pods with the image `broken` never become ready; those with `task` and
+/// `fails` end.
 fn make_ready(pod: &mut Pod) -> bool {
-    let image = pod.spec.as_ref().unwrap().containers[0].image.as_deref();
-    if crate::pods::is_ready(pod) || image == Some("broken") {
+    let image = pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap_or_default();
+    if crate::pods::is_ready(pod) || crate::pods::is_terminal(pod) || image == "broken" {
         return false;
     }
     let now = Clock::system().now_seconds().to_string();
-    let status = json!({"phase": "Running", "podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}],
-        "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]});
+    let status = match image.as_str() {
+        "task" => json!({"phase": "Succeeded"}),
+        "fails" => json!({"phase": "Failed"}),
+        _ => json!({"phase": "Running", "podIP": "10.1.2.3", "podIPs": [{"ip": "10.1.2.3"}],
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": now}]}),
+    };
     pod.status = Some(serde_json::from_value(status).unwrap());
     true
 }
