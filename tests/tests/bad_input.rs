@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use balsa_testkit::{Cluster, Options, Rest, wait_until};
+use balsa_testkit::{Cluster, Options, Rest, has_kubectl, wait_until};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -124,7 +124,11 @@ fn bad_manifests_are_refused_and_change_nothing() {
     assert!(bad.len() >= 20);
     let mut complaints: Vec<String> =
         bad.iter().filter_map(|bad| runtime.block_on(bad.complaint(&rest))).collect();
-    complaints.extend(what_kubectl_says(&cluster));
+    if has_kubectl() {
+        complaints.extend(what_kubectl_says(&cluster));
+    } else {
+        println!("there is no kubectl here: what it prints is not looked at");
+    }
     assert!(
         complaints.is_empty(),
         "{} of {} answers:\n{}",

@@ -41,7 +41,7 @@ fn build(profile: &Path) {
 }
 
 /// The workspace. Asked now, not when compiled: clones may share a target directory.
-fn root() -> PathBuf {
+pub fn root() -> PathBuf {
     let package = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
     let mut above = Path::new(&package).ancestors();
     above.find(|folder| folder.join("Cargo.lock").exists()).unwrap().to_owned()

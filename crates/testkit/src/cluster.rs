@@ -1,40 +1,47 @@
-//! A cluster as a user has it: `balsa up` in a process of its own, on a free port, with its own
-//! directory.
+//! A cluster as a user has it: `balsa up` in a process of its own, or `balsa server` and `balsa agent`
+//! each in theirs, on a free port, with its own directory.
 //!
 //! Dropping a cluster takes it down. After a failed test it first shows what its pods looked like and
 //! the end of its log, and keeps the log's file.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::os::unix::process::CommandExt as _;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
+use http::Method;
+use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::footprint::{Footprint, need_docker};
 use crate::kubectl::{Output, kubectl_program, run};
 use crate::lock::MachineLock;
-use crate::rest::Rest;
+use crate::process::Process;
+use crate::rest::{Answer, Rest};
 use crate::{balsa, wait_until};
 
 /// Starting, on a machine that also runs other tests.
 const START: Duration = Duration::from_secs(90);
 const LINES_SHOWN: usize = 80;
+const SERVER: &str = "server";
 
 /// What a cluster is made of.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Agents; 0 is a server alone, which needs no Docker.
     pub nodes: usize,
+    /// Whether server and agents are processes of their own.
+    pub apart: bool,
 }
 
 impl Options {
-    /// A server and so many agents.
+    /// A server and so many agents, all in one process.
     pub fn nodes(nodes: usize) -> Self {
-        Self { nodes }
+        Self { nodes, apart: false }
+    }
+
+    /// A server and so many agents, each a process; the agents join by a bootstrap token.
+    pub fn apart(nodes: usize) -> Self {
+        Self { nodes, apart: true }
     }
 }
 
@@ -44,7 +51,7 @@ pub struct Cluster {
     port: u16,
     // Above the data directory, which `down` removes: the log has to outlive it.
     home: Option<tempfile::TempDir>,
-    process: Option<Child>,
+    processes: Vec<Process>,
     before: Footprint,
     down: bool,
     _machine: Option<MachineLock>,
@@ -57,13 +64,22 @@ impl Cluster {
             need_docker();
             MachineLock::take()
         });
+        Self::begin(options, machine)
+    }
+
+    /// Starts another cluster on the same machine, while this one goes on.
+    pub fn beside(&self, options: Options) -> Self {
+        Self::begin(options, None)
+    }
+
+    fn begin(options: Options, machine: Option<MachineLock>) -> Self {
         let before = if options.nodes > 0 { Footprint::take() } else { Footprint::default() };
         let home = tempfile::Builder::new().prefix("balsa-e2e-").tempdir().unwrap();
         let mut cluster = Self {
             options,
             port: free_port(),
             home: Some(home),
-            process: None,
+            processes: Vec::new(),
             before,
             down: false,
             _machine: machine,
@@ -72,72 +88,100 @@ impl Cluster {
         cluster
     }
 
-    /// `balsa up` again with the same data, after [`kill9`](Self::kill9) or [`stop`](Self::stop).
+    /// Starts what does not run, with the same data: after [`kill9`](Self::kill9) or [`stop`](Self::stop).
     pub fn restart(&mut self) {
-        assert!(self.process.is_none(), "it still runs");
-        let log = File::options().create(true).append(true).open(self.log_path()).unwrap();
-        let child = Command::new(balsa())
-            .args(["up", "--port", &self.port.to_string(), "--nodes", &self.options.nodes.to_string()])
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .unwrap();
-        self.process = Some(child);
-        wait_until("the server is ready", START, || self.still_runs().and_then(|()| self.serves()));
+        let first = if self.options.apart { SERVER } else { "up" };
+        if !self.runs(first) {
+            let mut arguments = self.arguments(first);
+            if !self.options.apart {
+                arguments.extend(["--nodes".into(), self.options.nodes.to_string().into()]);
+            }
+            self.processes.push(Process::start(first, arguments, &self.log_path()));
+        }
+        wait_until("the server is ready", START, || self.still_serves());
+        let agents = if self.options.apart { self.options.nodes } else { 0 };
+        for name in (1..=agents).map(|number| format!("e2e-{number}")) {
+            self.start_agent(&name);
+        }
         let nodes = self.options.nodes;
         wait_until("all nodes are Ready", START, || {
-            self.still_runs()?;
-            let rows = self.kubectl(["get", "nodes", "--no-headers"]).result()?;
+            self.processes.iter_mut().for_each(Process::still_runs);
+            let rows = self.balsa(["get", "nodes", "--no-headers"]).result()?;
             let ready = rows.lines().filter(|row| row.split_whitespace().nth(1) == Some("Ready")).count();
             if ready == nodes { Ok(()) } else { Err(rows) }
         });
     }
 
-    fn serves(&self) -> Result<(), String> {
+    fn arguments(&self, command: &str) -> Vec<OsString> {
+        let port = self.port.to_string();
+        let mut arguments: Vec<OsString> = [command, "--port", &port, "--data-dir"].map(Into::into).into();
+        arguments.push(self.data_dir().into());
+        arguments
+    }
+
+    fn runs(&self, what: &str) -> bool {
+        self.processes.iter().any(|process| process.what() == what)
+    }
+
+    /// An agent needs a token the first time only; afterwards it has a certificate.
+    fn start_agent(&mut self, name: &str) {
+        if self.runs(name) {
+            return;
+        }
+        let server = format!("127.0.0.1:{}", self.port);
+        let words = ["agent", "--server", &server, "--name", name, "--metrics-port", "0", "--data-dir"];
+        let mut arguments: Vec<OsString> = words.map(Into::into).into();
+        arguments.push(self.data_dir().into());
+        if !self.data_dir().join("nodes").join(name).exists() {
+            // The namespace that keeps tokens comes a moment after the leader.
+            let token = wait_until("the server makes a token", START, || {
+                self.balsa(["token", "create", "--ttl=10m"]).result()
+            });
+            arguments.extend(["--token".into(), token.trim().into()]);
+        }
+        self.processes.push(Process::start(name, arguments, &self.log_path()));
+    }
+
+    fn still_serves(&mut self) -> Result<(), String> {
+        self.processes.iter_mut().for_each(Process::still_runs);
         if !self.kubeconfig().exists() {
             return Err("no kubeconfig yet".to_owned());
         }
-        let answer = self.kubectl(["get", "--raw", "/readyz"]).result()?;
-        if answer.trim() == "ok" { Ok(()) } else { Err(answer) }
-    }
-
-    /// Panics if `balsa up` has ended by itself: there is nothing to wait for any more.
-    fn still_runs(&mut self) -> Result<(), String> {
-        let ended = self.process.as_mut().and_then(|process| process.try_wait().unwrap());
-        match ended {
-            Some(status) => panic!("balsa up has ended: {status}"),
-            None => Ok(()),
-        }
+        let answer = self.request(Method::GET, "/readyz", &Value::Null)?;
+        if answer.code == 200 { Ok(()) } else { Err(format!("{} {}", answer.code, answer.body)) }
     }
 
     /// `kill -9` of the server and of all agents, with no warning.
     pub fn kill9(&mut self) {
-        self.signal(Signal::SIGKILL);
+        self.signal(Signal::SIGKILL, |_| true);
+    }
+
+    /// `kill -9` of the server alone, where it is a process of its own.
+    pub fn kill9_server(&mut self) {
+        self.signal(Signal::SIGKILL, |what| what == SERVER);
+    }
+
+    /// `kill -9` of all agents and not of the server, where they are processes of their own.
+    pub fn kill9_agents(&mut self) {
+        self.signal(Signal::SIGKILL, |what| what.starts_with("e2e-"));
     }
 
     /// Ctrl-C: the servers stop, the containers stay.
     pub fn stop(&mut self) {
-        self.signal(Signal::SIGINT);
+        self.signal(Signal::SIGINT, |_| true);
     }
 
-    fn signal(&mut self, signal: Signal) {
-        let Some(mut process) = self.process.take() else { return };
-        killpg(Pid::from_raw(process.id().try_into().unwrap()), signal).ok();
-        let ended = deadline_wait(&mut process, START);
-        if !ended {
-            process.kill().ok();
-            process.wait().ok();
-        }
-        assert!(ended || std::thread::panicking(), "balsa up does not end on {signal}");
+    fn signal(&mut self, signal: Signal, meant: impl Fn(&str) -> bool) {
+        let (ending, staying) = self.processes.drain(..).partition(|process| meant(process.what()));
+        self.processes = staying;
+        let ending: Vec<Process> = ending;
+        assert!(!ending.is_empty() || std::thread::panicking(), "no such process runs");
+        ending.into_iter().for_each(|process| process.end(signal));
     }
 
     /// `balsa down`: takes everything away; panics if anything is left on the machine.
     pub fn down(mut self) {
-        self.take_down().ok();
+        self.take_down().unwrap();
         let data_dir = self.data_dir();
         wait_until("nothing is left", Duration::from_secs(30), || {
             let mut left: Vec<_> = files_below(&data_dir);
@@ -152,12 +196,10 @@ impl Cluster {
         self.down = true;
         let data_dir = self.data_dir();
         let answer = self.balsa(["down".as_ref(), "--data-dir".as_ref(), data_dir.as_os_str()]);
-        if let Some(mut process) = self.process.take()
-            && !deadline_wait(&mut process, START)
-        {
-            process.kill().ok();
-            process.wait().ok();
-            return Err("balsa up still ran after balsa down".to_owned());
+        for mut process in self.processes.drain(..) {
+            if !process.ends() {
+                return Err(format!("{} still ran after balsa down; {answer}", process.what()));
+            }
         }
         answer.result()
     }
@@ -180,25 +222,72 @@ impl Cluster {
         run(&kubectl_program(), arguments, Some(&self.kubeconfig()), input)
     }
 
-    /// `kubectl apply -f -`.
-    #[track_caller]
-    pub fn apply(&self, manifest: &str) -> String {
-        self.kubectl_with(["apply", "-f", "-"], manifest).ok()
-    }
-
-    /// One value of an object, by JSONPath.
-    pub fn value(&self, namespace: &str, object: &str, path: &str) -> Result<String, String> {
-        let path = format!("jsonpath={path}");
-        self.kubectl(["-n", namespace, "get", object, "-o", &path]).result()
-    }
-
     /// Our own command line.
     pub fn balsa<I, S>(&self, arguments: I) -> Output
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
     {
-        run(&balsa().to_string_lossy(), arguments, Some(&self.kubeconfig()), "")
+        self.balsa_with(arguments, "")
+    }
+
+    /// Our own command line with something on standard input.
+    pub fn balsa_with<I, S>(&self, arguments: I, input: &str) -> Output
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        run(&balsa().to_string_lossy(), arguments, Some(&self.kubeconfig()), input)
+    }
+
+    /// Another program that finds the cluster by its environment, and the program under test as `BALSA`.
+    pub fn program<I, S>(&self, program: &Path, arguments: I, environment: &[(&str, &Path)]) -> Output
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let set = |(name, value): &(&str, &Path)| {
+            let mut word = OsString::from(format!("{name}="));
+            word.push(value);
+            word
+        };
+        let mut words: Vec<OsString> = environment.iter().map(set).collect();
+        words.push(set(&("BALSA", balsa())));
+        words.push(program.into());
+        words.extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        run("env", words, Some(&self.kubeconfig()), "")
+    }
+
+    /// `balsa apply -f -`.
+    #[track_caller]
+    pub fn apply(&self, manifest: &str) -> String {
+        self.balsa_with(["apply", "-f", "-"], manifest).ok()
+    }
+
+    /// One request of the REST API, from where there is no asynchronous runtime.
+    pub fn request(&self, method: Method, path: &str, body: &Value) -> Result<Answer, String> {
+        Rest::from_kubeconfig(&self.kubeconfig())
+            .and_then(|rest| rest.call_now(method, path, body))
+            .map_err(|error| format!("{path}: {error:#}"))
+    }
+
+    /// One value of an object, by JSONPath.
+    pub fn value(&self, namespace: &str, object: &str, path: &str) -> Result<String, String> {
+        let path = format!("jsonpath={path}");
+        self.balsa(["get", object, "-n", namespace, "-o", &path]).result()
+    }
+
+    /// One patch by the REST API, of the given content type.
+    pub fn patch(&self, path: &str, content_type: &str, patch: &Value) -> Result<Answer, String> {
+        Rest::from_kubeconfig(&self.kubeconfig())
+            .and_then(|rest| rest.raw_now(Method::PATCH, path, content_type, patch.to_string().into()))
+            .map_err(|error| format!("{path}: {error:#}"))
+    }
+
+    /// What is at a path of the REST API.
+    pub fn read(&self, path: &str) -> Result<Value, String> {
+        let answer = self.request(Method::GET, path, &Value::Null)?;
+        if answer.code == 200 { Ok(answer.body) } else { Err(format!("{path}: {}", answer.body)) }
     }
 
     /// A client of its REST API.
@@ -206,10 +295,21 @@ impl Cluster {
         Rest::from_kubeconfig(&self.kubeconfig()).unwrap()
     }
 
-    /// The names of its nodes.
+    /// The names of its nodes, as the cluster says.
     pub fn node_names(&self) -> Vec<String> {
-        let rows = self.kubectl(["get", "nodes", "-o", "name"]).ok();
+        let rows = self.balsa(["get", "nodes", "-o", "name"]).ok();
         rows.lines().filter_map(|row| row.strip_prefix("node/")).map(str::to_owned).collect()
+    }
+
+    /// The name of its first node, also when nobody can be asked.
+    pub fn node_name(&self) -> String {
+        let folders = std::fs::read_dir(self.data_dir().join("nodes")).unwrap().flatten();
+        folders.map(|folder| folder.file_name().into_string().unwrap()).min().expect("it has a node")
+    }
+
+    /// Where the API answers on this machine.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// Its data directory.
@@ -232,10 +332,9 @@ impl Cluster {
 
     /// What somebody who looks into a failure wants to see first.
     fn tell(&mut self) {
-        if self.process.is_some() {
+        if !self.processes.is_empty() {
             for what in ["nodes", "pods,services,pvc", "events"] {
-                let told = self.kubectl(["get", what, "-A", "-o", "wide", "--request-timeout=5s"]);
-                eprintln!("--- {told}");
+                eprintln!("--- {}", self.balsa(["get", what, "-A", "-o", "wide"]));
             }
         }
         let text = std::fs::read_to_string(self.log_path()).unwrap_or_default();
@@ -265,18 +364,6 @@ impl Drop for Cluster {
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
-}
-
-/// Whether the process ended in time.
-fn deadline_wait(process: &mut Child, limit: Duration) -> bool {
-    let deadline = std::time::Instant::now() + limit;
-    while std::time::Instant::now() < deadline {
-        if process.try_wait().is_ok_and(|status| status.is_some()) {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    false
 }
 
 fn files_below(folder: &Path) -> Vec<String> {

@@ -84,6 +84,12 @@ impl Footprint {
         found.extend(ours.map(|name| format!("link {name}")));
         let tables = output_of("nft", &["list", "tables"]);
         found.extend(tables.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
+        let chains = output_of("iptables-save", &[]);
+        found.extend(chains.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
+        for what in ["network", "volume"] {
+            let names = docker([what, "ls", "--format", "{{.Name}}"]).ok();
+            found.extend(names.lines().map(|name| format!("Docker's {what} {name}")));
+        }
         let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
         let places = mounts.lines().filter_map(|line| line.split(' ').nth(1));
         found.extend(places.filter(|path| path.contains("balsa")).map(|path| format!("mount {path}")));
@@ -94,6 +100,12 @@ impl Footprint {
     pub fn since(&self, before: &Self) -> Vec<String> {
         self.0.difference(&before.0).cloned().collect()
     }
+}
+
+/// The kernel's packet rules that mention `text`: an address, a port, a name.
+pub fn rules(text: &str) -> Vec<String> {
+    let all = output_of("nft", &["-n", "list", "ruleset"]);
+    all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
 }
 
 /// What a program prints; nothing where there is no such program, because then it was not used either.

@@ -13,6 +13,13 @@ pub fn kubectl_program() -> String {
     std::env::var("KUBECTL").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "kubectl".to_owned())
 }
 
+/// Whether there is a kubectl. Suites that speak through it have to say so when they leave something out.
+pub fn has_kubectl() -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = kubectl_program();
+    std::env::split_paths(&path).any(|folder| folder.join(&program).is_file())
+}
+
 /// What a program answered.
 #[derive(Clone, Debug)]
 pub struct Output {

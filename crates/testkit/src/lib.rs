@@ -12,14 +12,15 @@ mod footprint;
 pub mod images;
 mod kubectl;
 mod lock;
+mod process;
 mod rest;
 mod wait;
 mod web;
 
-pub use binary::balsa;
+pub use binary::{balsa, root};
 pub use cluster::{Cluster, Options};
-pub use footprint::{Container, Footprint, containers, docker};
-pub use kubectl::{Output, kubectl_program};
+pub use footprint::{Container, Footprint, containers, docker, rules};
+pub use kubectl::{Output, has_kubectl, kubectl_program};
 pub use rest::{Answer, Connection, Rest, Watch};
 pub use wait::wait_until;
 pub use web::{Steady, Tally, get};

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use balsa_rt::TaskKind;
@@ -19,6 +20,9 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+/// Longest wait for an answer where nobody else sets a limit.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server, and who asks.
 #[derive(Clone)]
@@ -83,6 +87,27 @@ impl Rest {
     /// One request on a connection of its own.
     pub async fn call(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
         self.connect().await?.call(method, path, body).await
+    }
+
+    /// The same from where there is no asynchronous runtime.
+    pub fn call_now(&self, method: Method, path: &str, body: &Value) -> anyhow::Result<Answer> {
+        let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
+        self.raw_now(method, path, "application/json", bytes)
+    }
+
+    /// Bytes of any content type, from where there is no asynchronous runtime.
+    pub fn raw_now(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<Answer> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let asking = async { self.connect().await?.raw(method, path, content_type, body).await };
+            tokio::time::timeout(PATIENCE, asking).await?
+        })
     }
 
     /// A watch; `path` has its query.

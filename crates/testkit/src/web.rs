@@ -36,6 +36,16 @@ pub struct Tally {
     pub failed: Vec<String>,
 }
 
+impl Tally {
+    /// Panics if a request failed, or if there were so few that it was no load.
+    #[track_caller]
+    pub fn assert_none_failed(&self) {
+        let Self { answered, failed } = self;
+        assert!(failed.is_empty(), "{} failed of {}: {failed:?}", failed.len(), answered + failed.len());
+        assert!(*answered > 200, "only {answered} requests: that was no load");
+    }
+}
+
 /// Requests at a steady rate, until stopped.
 #[derive(Debug)]
 pub struct Steady {

@@ -97,8 +97,14 @@ where
     if let Value::Object(given) = serde_json::to_value(given)? {
         file.extend(given.into_iter().filter(|(_, value)| !value.is_null()));
     }
-    // One part after another, so that a wrong value is told with its name.
-    serde_json::from_value(Value::Object(file)).map_err(anyhow::Error::from)
+    serde_json::from_value(Value::Object(file.clone())).map_err(|error| {
+        // Which of them it is: each by itself.
+        let alone = |name: &String, value: &Value| serde_json::json!({name.as_str(): value});
+        let wrong = file.iter().find_map(|(name, value)| {
+            Some((name, serde_json::from_value::<T>(alone(name, value)).err()?))
+        });
+        wrong.map_or_else(|| error.into(), |(name, error)| anyhow::anyhow!("{name}: {error}"))
+    })
 }
 
 /// The configuration as a file would hold it.
@@ -131,6 +137,9 @@ mod tests {
         assert!(read("- port").is_err());
         let file = read("service-cidr: 10.0.0.0/99").unwrap();
         assert!(layered(&ServerFlags::default(), file).err().unwrap().to_string().contains("10.0.0.0/99"));
+        let file = read("node-id: 2\nport: many").unwrap();
+        let told = layered(&ServerFlags::default(), file).err().unwrap().to_string();
+        assert!(told.starts_with("port: "), "{told}");
         assert!(read("").unwrap().is_empty());
     }
 
