@@ -21,6 +21,7 @@ use crate::node::lease;
 use crate::node::register::Registrar;
 use crate::objects::Objects;
 use crate::pod::image::Images;
+use crate::pod::limits;
 use crate::pod::manager::Pods;
 use crate::session::{self, SessionEndpoint};
 use crate::volumes::{self, NoTokens, TokenSource, Tokens};
@@ -143,6 +144,7 @@ impl Agent {
         keep(&scope, lease::renew(self.client, name, every, self.clock, in_session));
         keep(&scope, expire_logs(node.clone(), pods.clone()));
         keep(&scope, count(pods.clone()));
+        keep(&scope, limits::watch(node.clone(), pods.clone()));
         Ok(AgentHandle { scope, node, pods, ready })
     }
 }

@@ -14,7 +14,7 @@ use balsa_model::{Failure, Key, Reason};
 use balsa_rt::{Scope, TaskKind};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 
-use crate::pod::status::OWN_CONDITIONS;
+use crate::pod::conditions::OWN_CONDITIONS;
 
 /// Writes under way at a time.
 const WRITERS: usize = 8;
@@ -150,7 +150,6 @@ fn merge(old: &PodStatus, ours: &PodStatus) -> PodStatus {
         start_time: old.start_time.clone().or_else(|| ours.start_time.clone()),
         qos_class: old.qos_class.clone(),
         nominated_node_name: old.nominated_node_name.clone(),
-        ephemeral_container_statuses: old.ephemeral_container_statuses.clone(),
         resource_claim_statuses: old.resource_claim_statuses.clone(),
         resize: old.resize.clone(),
         observed_generation: old.observed_generation,

@@ -13,6 +13,8 @@ use k8s_openapi::api::core::v1::Taint;
 pub struct AgentConfig {
     /// The node's name.
     pub node_name: String,
+    /// Other nodes of the cluster on this machine: what runs there is local, too.
+    pub neighbours: Vec<String>,
     /// The cluster's name, written on every container so that clean-up takes one cluster's only.
     pub cluster: String,
     /// The node's own directory: pods, logs, caches, certificates.
@@ -65,6 +67,8 @@ pub struct Timing {
     pub restart_ceiling: Duration,
     /// A container that ran so long starts again without a wait.
     pub restart_reset: Duration,
+    /// Between two looks at what volumes with a limit use.
+    pub usage: Duration,
     /// How long logs of pods that are gone are kept.
     pub log_retention: Duration,
 }
@@ -79,6 +83,7 @@ impl Default for Timing {
             restart_first: Duration::from_secs(10),
             restart_ceiling: Duration::from_secs(300),
             restart_reset: Duration::from_secs(600),
+            usage: Duration::from_secs(10),
             log_retention: Duration::from_secs(24 * 3600),
         }
     }
@@ -90,6 +95,7 @@ impl AgentConfig {
         let data_dir = data_dir.into();
         Self {
             node_name: node_name.to_owned(),
+            neighbours: Vec::new(),
             cluster: "balsa".to_owned(),
             local_path_dir: data_dir.join("local-path"),
             data_dir,
@@ -107,6 +113,11 @@ impl AgentConfig {
             api_service: None,
             timing: Timing::default(),
         }
+    }
+
+    /// Whether a node is on this machine.
+    pub fn is_on_machine(&self, node: &str) -> bool {
+        node == self.node_name || self.neighbours.iter().any(|neighbour| neighbour == node)
     }
 
     /// The directory of one pod.

@@ -54,7 +54,12 @@ impl NodeContext {
         about.field_path = container.map(|name| {
             let init =
                 crate::pod::observed::init_containers(pod).any(|(_, container)| container.name == name);
-            format!("spec.{}{{{name}}}", if init { "initContainers" } else { "containers" })
+            let list = match (init, crate::pod::ephemeral::find(pod, name)) {
+                (true, _) => "initContainers",
+                (false, Some(_)) => "ephemeralContainers",
+                (false, None) => "containers",
+            };
+            format!("spec.{list}{{{name}}}")
         });
         self.recorder.event(&about, type_, reason, message);
     }

@@ -195,7 +195,9 @@ fn references(pod: &Pod) -> BTreeSet<Reference> {
             found.insert(Reference { which, namespace: namespace.to_owned(), name: name.to_owned() });
         }
     };
-    for (_, container) in crate::pod::observed::members(pod) {
+    let ephemeral = crate::pod::ephemeral::all(pod);
+    let members = crate::pod::observed::members(pod).map(|(_, container)| container);
+    for container in members.chain(&ephemeral) {
         for source in container.env_from.iter().flatten() {
             source.config_map_ref.iter().for_each(|r| add(Which::ConfigMap, &r.name));
             source.secret_ref.iter().for_each(|r| add(Which::Secret, &r.name));

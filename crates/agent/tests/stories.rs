@@ -165,3 +165,72 @@ async fn the_node_reports_itself() {
     let lease = tokio::time::timeout(Duration::from_secs(20), renewed).await.unwrap();
     assert_eq!(lease.spec.unwrap().holder_identity.as_deref(), Some(&*key.name));
 }
+
+#[tokio::test]
+async fn a_volume_that_outgrows_its_limit_ends_its_pod() {
+    let world = world(SimulatedRuntime::new()).await;
+    world
+        .pod(
+            "greedy",
+            json!({
+                "volumes": [{"name": "scratch", "emptyDir": {"sizeLimit": "1Mi"}}],
+                "containers": [{"name": "c", "image": "web:1", "volumeMounts": [{"name": "scratch", "mountPath": "/s"}]}],
+            }),
+        )
+        .await;
+    world.ready("greedy").await;
+    let uid = world.find("greedy").await.unwrap().metadata.uid.unwrap();
+    let volume = world.config.pod_dir(&uid).join("volumes/kubernetes.io~empty-dir/scratch");
+    std::fs::write(volume.join("small"), vec![1; 1 << 18]).unwrap();
+    tokio::time::sleep(world.config.timing.usage * 3).await;
+    world.ready("greedy").await;
+    std::fs::write(volume.join("large"), vec![1; 1 << 20]).unwrap();
+    let status = world.until("greedy", "put out", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    let why = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ";
+    assert_eq!(status.message.as_deref(), Some(why));
+    assert!(world.reasons().await.iter().any(|reason| reason == "Evicted"));
+    world.delete("greedy").await;
+    world.gone("greedy").await;
+}
+
+#[tokio::test]
+async fn an_ephemeral_container_joins_a_pod_that_runs_and_does_not_come_again() {
+    let runtime = SimulatedRuntime::builder().exit_after("debug:1", Duration::from_millis(200), 0).build();
+    let world = world(runtime).await;
+    world.pod("web", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    world.ready("web").await;
+    let key = balsa_model::Key::new("default", "web");
+    let join = |pod: &mut k8s_openapi::api::core::v1::Pod| {
+        let container = json!([{"name": "look", "image": "debug:1", "targetContainerName": "c"}]);
+        pod.spec.as_mut().unwrap().ephemeral_containers = serde_json::from_value(container).unwrap();
+        true
+    };
+    let api = world.client.api::<k8s_openapi::api::core::v1::Pod>();
+    api.modify(&key, balsa_model::strategy::Part::Whole, join).await.unwrap();
+    let state = |status: &k8s_openapi::api::core::v1::PodStatus| {
+        let found = status.ephemeral_container_statuses.iter().flatten().find(|c| c.name == "look");
+        found.cloned().unwrap_or_default()
+    };
+    let ended = |status: &_| state(status).state.and_then(|state| state.terminated).is_some();
+    let status = world.until("web", "looked into", ended).await;
+    assert_eq!((condition(&status, "Ready").as_str(), status.phase.as_deref()), ("True", Some("Running")));
+    let id = state(&status).container_id;
+    tokio::time::sleep(world.config.timing.resync * 2).await;
+    let status = world.ready("web").await;
+    assert_eq!((state(&status).container_id, state(&status).restart_count), (id, 0), "once is enough");
+    world.delete("web").await;
+    world.gone("web").await;
+    assert_eq!(world.containers().await, 0);
+}
+
+#[tokio::test]
+async fn a_pause_image_that_somebody_removed_is_brought_again() {
+    let world = world(SimulatedRuntime::builder().images_must_be_pulled().build()).await;
+    world.runtime.remove_image(balsa_runtime::PAUSE_IMAGE).await.unwrap();
+    assert!(world.runtime.inspect_image(balsa_runtime::PAUSE_IMAGE).await.unwrap().is_none());
+    world.pod("web", json!({"containers": [{"name": "c", "image": "web:1"}]})).await;
+    world.ready("web").await;
+    let reasons = world.reasons().await;
+    assert!(!reasons.iter().any(|reason| reason == "FailedCreatePodSandBox"), "{reasons:?}");
+}

@@ -167,7 +167,7 @@ fn subresource(descriptor: &Descriptor, part: Subresource) -> SubresourceInfo {
     let own = || GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind);
     let core = |kind| GroupVersionKind::new("", "v1", kind);
     let (kind, verbs): (GroupVersionKind, &[&str]) = match part {
-        Subresource::Status => (own(), &["get", "patch", "update"]),
+        Subresource::Status | Subresource::EphemeralContainers => (own(), &["get", "patch", "update"]),
         Subresource::Scale => {
             (GroupVersionKind::new("autoscaling", "v1", "Scale"), &["get", "patch", "update"])
         }

@@ -52,6 +52,8 @@ pub enum Subresource {
     Finalize,
     /// A service account's token.
     Token,
+    /// Containers that join a pod which runs.
+    EphemeralContainers,
 }
 
 impl Subresource {
@@ -68,6 +70,7 @@ impl Subresource {
             Self::Eviction => "eviction",
             Self::Finalize => "finalize",
             Self::Token => "token",
+            Self::EphemeralContainers => "ephemeralcontainers",
         }
     }
 }

@@ -44,8 +44,7 @@ const MONTHS: Range = Range {
     high: 12,
     names: &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"],
 };
-const WEEKDAYS: Range =
-    Range { low: 0, high: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] };
+const WEEKDAYS: Range = Range { low: 0, high: 6, names: &["sun", "mon", "tue", "wed", "thu", "fri", "sat"] };
 
 /// The zone of that name in the zone database (`Europe/Madrid`).
 pub fn time_zone(name: &str) -> Option<TimeZone> {
@@ -67,25 +66,14 @@ impl Schedule {
         }
         let parts: Vec<&str> = text.split_whitespace().collect();
         let [minutes, hours, days, months, weekdays] = parts.as_slice() else {
-            return Err(format!(
-                "expected exactly 5 fields, found {}: [{}]",
-                parts.len(),
-                parts.join(" ")
-            ));
+            return Err(format!("expected exactly 5 fields, found {}: [{}]", parts.len(), parts.join(" ")));
         };
         let (minutes, _) = field(minutes, &MINUTES)?;
         let (hours, _) = field(hours, &HOURS)?;
         let (days, any_date) = field(days, &DAYS)?;
         let (months, _) = field(months, &MONTHS)?;
         let (weekdays, any_weekday) = field(weekdays, &WEEKDAYS)?;
-        Ok(Self::Fields(Fields {
-            minutes,
-            hours,
-            days,
-            months,
-            weekdays,
-            any_day: any_date || any_weekday,
-        }))
+        Ok(Self::Fields(Fields { minutes, hours, days, months, weekdays, any_day: any_date || any_weekday }))
     }
 
     /// The first time after `after`, by the clocks of `zone`; `None` when there never is one.
@@ -320,10 +308,7 @@ mod tests {
             ("1-2-3 * * * *", "too many hyphens: 1-2-3"),
             ("1/2/3 * * * *", "too many slashes: 1/2/3"),
             ("* * * * 7", "end of range (7) above maximum (6): 7"),
-            (
-                "x * * * *",
-                "failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax",
-            ),
+            ("x * * * *", "failed to parse int from x: strconv.Atoi: parsing \"x\": invalid syntax"),
             ("@often", "unrecognized descriptor: @often"),
         ] {
             assert_eq!(Schedule::parse(schedule).unwrap_err(), expected);
@@ -337,10 +322,30 @@ mod tests {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
         for (schedule, since, now, expected) in [
             ("0 * * * *", "2025-01-01T00:30:00Z", "2025-01-01T00:45:00Z", None),
-            ("0 * * * *", "2025-01-01T00:30:00Z", "2025-01-01T03:30:00Z", Some(("2025-01-01T03:00:00Z", false))),
-            ("* * * * *", "2015-01-01T00:30:00Z", "2025-01-01T03:30:30Z", Some(("2025-01-01T03:30:00Z", true))),
-            ("* 9 * * mon", "2015-01-01T00:30:00Z", "2025-01-04T03:30:30Z", Some(("2024-12-30T09:59:00Z", true))),
-            ("@every 10s", "2015-01-01T00:00:00Z", "2025-01-01T00:00:05Z", Some(("2025-01-01T00:00:00Z", true))),
+            (
+                "0 * * * *",
+                "2025-01-01T00:30:00Z",
+                "2025-01-01T03:30:00Z",
+                Some(("2025-01-01T03:00:00Z", false)),
+            ),
+            (
+                "* * * * *",
+                "2015-01-01T00:30:00Z",
+                "2025-01-01T03:30:30Z",
+                Some(("2025-01-01T03:30:00Z", true)),
+            ),
+            (
+                "* 9 * * mon",
+                "2015-01-01T00:30:00Z",
+                "2025-01-04T03:30:30Z",
+                Some(("2024-12-30T09:59:00Z", true)),
+            ),
+            (
+                "@every 10s",
+                "2015-01-01T00:00:00Z",
+                "2025-01-01T00:00:05Z",
+                Some(("2025-01-01T00:00:00Z", true)),
+            ),
         ] {
             let found = Schedule::parse(schedule).unwrap().latest(at(since), at(now), &utc, 100);
             assert_eq!(found, expected.map(|(text, many)| (at(text), many)), "{schedule}");

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use balsa_net::dns::{DnsConfig, HostResolv};
+use balsa_net::pod::{bridge_name, host_ports_table};
 use balsa_net::proxy::{detect, table_of};
 use balsa_net::{
     DnsServer, DnsView, Ipam, NetError, Netns, NodeNetworkConfig, PodNetwork, PodNetworking, ProxyInput,
@@ -59,12 +60,27 @@ pub struct KernelNetwork {
     /// What names led to when the resolver was not there yet.
     view: Mutex<DnsView>,
     proxy: OnceCell<(ServiceProxy, String)>,
+    host_ports: OnceCell<ServiceProxy>,
 }
 
 impl KernelNetwork {
     /// Nothing is touched before [`super::NodeNetwork::start`].
     pub fn new(config: KernelNetworkConfig) -> Self {
-        Self { config, started: Mutex::default(), view: Mutex::default(), proxy: OnceCell::new() }
+        Self {
+            config,
+            started: Mutex::default(),
+            view: Mutex::default(),
+            proxy: OnceCell::new(),
+            host_ports: OnceCell::new(),
+        }
+    }
+
+    /// Host ports are each node's own, so each node has a proxy for them.
+    async fn host_ports(&self) -> &ServiceProxy {
+        let mode = self.proxy().await.0.mode();
+        let bridge = bridge_name(&self.config.cluster, &self.config.node_name);
+        let make = async || ServiceProxy::new(mode, &host_ports_table(&bridge), Netns::Current);
+        self.host_ports.get_or_init(make).await
     }
 
     async fn proxy(&self) -> &(ServiceProxy, String) {
@@ -93,7 +109,15 @@ impl KernelNetwork {
             ..DnsConfig::default()
         };
         let view = self.view.lock().await.clone();
-        match DnsServer::start(config, view).await {
+        let alone = DnsConfig { listen: vec![gateway], ..config.clone() };
+        let started = match DnsServer::start(config, view.clone()).await {
+            // Another node of this machine answers at the address that they share.
+            Err(NetError::Listen { address, .. }) if Some(address) == loopback => {
+                DnsServer::start(alone, view).await
+            }
+            other => other,
+        };
+        match started {
             Ok(server) => Some(server),
             Err(error) => {
                 tracing::error!(%error, "the node has no resolver");
@@ -168,6 +192,15 @@ impl super::NodeNetwork for KernelNetwork {
 
     async fn sync_services(&self, input: &ProxyInput) -> Result<(), NetError> {
         self.proxy().await.0.sync(input).await.map(drop)
+    }
+
+    async fn sync_host_ports(&self, input: &ProxyInput) -> Result<(), NetError> {
+        let proxy = self.host_ports().await;
+        if input.services.is_empty() {
+            // Also what an earlier run of the agent left.
+            return proxy.remove().await;
+        }
+        proxy.sync(input).await.map(drop)
     }
 
     async fn sync_dns(&self, view: DnsView) {

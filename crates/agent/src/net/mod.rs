@@ -34,6 +34,9 @@ pub trait NodeNetwork: Send + Sync {
     /// Makes services true on this machine.
     async fn sync_services(&self, input: &ProxyInput) -> Result<(), NetError>;
 
+    /// Makes the host ports of this node's pods true.
+    async fn sync_host_ports(&self, input: &ProxyInput) -> Result<(), NetError>;
+
     /// What names lead to, from now on.
     async fn sync_dns(&self, view: DnsView);
 
@@ -92,6 +95,10 @@ impl NodeNetwork for CountedNetwork {
     }
 
     async fn sync_services(&self, _input: &ProxyInput) -> Result<(), NetError> {
+        Ok(())
+    }
+
+    async fn sync_host_ports(&self, _input: &ProxyInput) -> Result<(), NetError> {
         Ok(())
     }
 

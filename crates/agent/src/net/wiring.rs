@@ -18,6 +18,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use crate::config::AgentConfig;
 use crate::net::NetworkSeam;
 use crate::pod::manager::Pods;
+use crate::pod::observed::app_containers;
 
 /// Changes that come together are made true together.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -59,10 +60,11 @@ impl Keeper {
     async fn run(&self) {
         let (mut a, mut b, mut c) =
             (self.services.subscribe(), self.slices.subscribe(), self.namespaces.subscribe());
+        let mut pods = self.pods.host_ports_changed();
         // Rules made from half of the picture would cut off what works.
         tokio::join!(self.services.synced(), self.slices.synced(), self.namespaces.synced());
         let mut serial = 0_u32;
-        let mut last: Option<DnsView> = None;
+        let mut host_ports: Option<ProxyInput> = None;
         loop {
             while a.try_recv().is_ok() || b.try_recv().is_ok() || c.try_recv().is_ok() {}
             let slices = by_service(&self.slices.list());
@@ -73,14 +75,15 @@ impl Keeper {
             if let Err(error) = self.network.sync_services(&input).await {
                 tracing::warn!(%error, "services not made true; will try again");
             }
+            self.sync_host_ports(&mut host_ports).await;
             serial = serial.wrapping_add(1);
             let view = self.dns_view(&services, &slices, serial);
-            self.network.sync_dns(view.clone()).await;
-            last.replace(view);
+            self.network.sync_dns(view).await;
             let changed = tokio::select! {
                 changed = a.recv() => changed.is_some(),
                 changed = b.recv() => changed.is_some(),
                 changed = c.recv() => changed.is_some(),
+                changed = pods.changed() => changed.is_ok(),
                 () = tokio::time::sleep(ServiceProxy::PERIOD) => true,
             };
             if !changed {
@@ -90,20 +93,33 @@ impl Keeper {
         }
     }
 
+    /// Host ports, where there are any or were some; `known` is what was made true last.
+    async fn sync_host_ports(&self, known: &mut Option<ProxyInput>) {
+        let services = self.pods.all().iter().flat_map(|pod| host_ports(pod)).collect();
+        let cluster_cidr = Some(self.config.cluster_cidr);
+        let input = ProxyInput { cluster_cidr, services, ..ProxyInput::default() };
+        if input.services.is_empty() && known.as_ref() == Some(&input) {
+            return;
+        }
+        match self.network.sync_host_ports(&input).await {
+            Ok(()) => *known = Some(input),
+            Err(error) => tracing::warn!(%error, "host ports not made true; will try again"),
+        }
+    }
+
     fn proxy_input(&self, services: &[&Service], slices: &Slices) -> ProxyInput {
-        let node = &self.config.node_name;
+        let on_machine = |node: &str| self.config.is_on_machine(node);
         let dns = self.config.cluster_dns;
         let mut input = ProxyInput { cluster_cidr: Some(self.config.cluster_cidr), ..ProxyInput::default() };
         for service in services {
             let found = proxy_service(
                 service,
                 slices.get(&key(service)).map(Vec::as_slice).unwrap_or_default(),
-                node,
+                &on_machine,
             );
             // The pod network leads to the node's own resolver already.
             input.services.extend(found.filter(|found| !found.cluster_ips.iter().any(|ip| Some(*ip) == dns)));
         }
-        input.services.extend(self.pods.all().iter().filter_map(|pod| host_ports(pod)));
         input
     }
 
@@ -152,7 +168,11 @@ fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
 }
 
 /// A service with rules; none for headless and external ones.
-fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Option<ProxyService> {
+fn proxy_service(
+    service: &Service,
+    slices: &[EndpointSlice],
+    on_machine: &dyn Fn(&str) -> bool,
+) -> Option<ProxyService> {
     let spec = service.spec.as_ref()?;
     let own = spec
         .cluster_ips
@@ -180,7 +200,8 @@ fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Opt
         protocol: Protocol::from_spec(port.protocol.as_deref()),
         port: port_number(port.port),
         node_port: port.node_port.map(port_number).filter(|port| *port > 0),
-        endpoints: endpoints(port, slices, node),
+        node_address: None,
+        endpoints: endpoints(port, slices, on_machine),
     });
     Some(ProxyService {
         namespace: key.namespace.to_string(),
@@ -202,7 +223,11 @@ fn proxy_service(service: &Service, slices: &[EndpointSlice], node: &str) -> Opt
 }
 
 /// Where a port leads: the slices' endpoints at the port of the same name.
-fn endpoints(port: &ServicePort, slices: &[EndpointSlice], node: &str) -> Vec<ProxyEndpoint> {
+fn endpoints(
+    port: &ServicePort,
+    slices: &[EndpointSlice],
+    on_machine: &dyn Fn(&str) -> bool,
+) -> Vec<ProxyEndpoint> {
     let name = port.name.as_deref().unwrap_or_default();
     let mut found: Vec<ProxyEndpoint> = Vec::new();
     for slice in slices {
@@ -220,7 +245,7 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], node: &str) -> Vec<Pr
                     ready,
                     serving: conditions.serving.unwrap_or(ready),
                     terminating: conditions.terminating == Some(true),
-                    local: endpoint.node_name.as_deref() == Some(node),
+                    local: endpoint.node_name.as_deref().is_some_and(on_machine),
                 };
                 // A pod may be in two slices while it moves from one to the other.
                 if !found.iter().any(|known| (known.address, known.port) == (address, target)) {
@@ -232,19 +257,26 @@ fn endpoints(port: &ServicePort, slices: &[EndpointSlice], node: &str) -> Vec<Pr
     found
 }
 
-/// A pod's host ports, as the node ports of a service that only this pod is behind.
+/// A pod's host ports, as node ports of a service that only this pod is behind. Whoever asks keeps its
+/// address, as it does with a port of the node itself.
 fn host_ports(pod: &Pod) -> Option<ProxyService> {
     let spec = pod.spec.as_ref().filter(|spec| spec.host_network != Some(true))?;
     let address: Ipv4Addr = pod.status.as_ref()?.pod_ip.as_deref()?.parse().ok()?;
-    let all = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    if balsa_model::kinds::pod::is_terminal(pod) {
+        return None;
+    }
+    let all = app_containers(pod).iter().chain(spec.init_containers.iter().flatten());
     let ports: Vec<ProxyPort> = all
+        .flat_map(|container| container.ports.iter().flatten())
         .filter_map(|port| {
             let host = port_number(port.host_port?);
+            let at: Option<Ipv4Addr> = port.host_ip.as_deref().and_then(|ip| ip.parse().ok());
             (host > 0).then(|| ProxyPort {
                 name: format!("host-{host}"),
                 protocol: Protocol::from_spec(port.protocol.as_deref()),
                 port: host,
                 node_port: Some(host),
+                node_address: at.filter(|ip| !ip.is_unspecified()),
                 endpoints: vec![ProxyEndpoint::ready(address, port_number(port.container_port))],
             })
         })
@@ -254,6 +286,7 @@ fn host_ports(pod: &Pod) -> Option<ProxyService> {
         namespace: text(&pod.metadata.namespace),
         name: format!("hostport.{}", text(&pod.metadata.name)),
         ports,
+        external_local: true,
         ..ProxyService::default()
     })
 }
@@ -344,14 +377,15 @@ mod tests {
 
     #[test]
     fn a_services_port_leads_to_its_slices_port_of_that_name() {
-        let found = proxy_service(&service("10.96.0.7"), &[slice(true), slice(true)], "n1").unwrap();
+        let found =
+            proxy_service(&service("10.96.0.7"), &[slice(true), slice(true)], &|node| node == "n1").unwrap();
         let port = &found.ports[0];
         assert_eq!((port.port, port.node_port), (80, Some(30080)));
         assert_eq!(port.endpoints, [ProxyEndpoint::ready("10.0.0.2".parse().unwrap(), 8080)]);
         assert_eq!(found.affinity, Some(Duration::from_secs(10_800)));
-        let away = proxy_service(&service("10.96.0.7"), &[slice(false)], "n2").unwrap();
+        let away = proxy_service(&service("10.96.0.7"), &[slice(false)], &|node| node == "n2").unwrap();
         assert!(!away.ports[0].endpoints[0].ready && !away.ports[0].endpoints[0].local);
-        assert_eq!(proxy_service(&service("None"), &[slice(true)], "n1"), None);
+        assert_eq!(proxy_service(&service("None"), &[slice(true)], &|_| true), None);
     }
 
     #[test]
@@ -366,12 +400,16 @@ mod tests {
     fn host_ports_are_node_ports_of_one_pod() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "p", "namespace": "n"},
-            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81}]}]},
+            "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 8080}, {"containerPort": 81},
+                {"containerPort": 82, "hostPort": 8082, "hostIP": "127.0.0.1"}]}]},
             "status": {"podIP": "10.0.0.3"},
         }))
         .unwrap();
         let found = host_ports(&pod).unwrap();
-        assert_eq!(found.ports.len(), 1);
-        assert_eq!(found.ports[0].node_port, Some(8080));
+        let ports: Vec<_> = found.ports.iter().map(|port| (port.node_port, port.node_address)).collect();
+        assert_eq!(ports, [(Some(8080), None), (Some(8082), Some(Ipv4Addr::LOCALHOST))]);
+        let mut over = pod;
+        over.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+        assert_eq!(host_ports(&over), None, "a pod that is over has no ports any more");
     }
 }

@@ -23,8 +23,9 @@ use tokio::time::Instant;
 
 use crate::context::NodeContext;
 use crate::metrics;
+use crate::pod::conditions::OWN_CONDITIONS;
 use crate::pod::observed::{Observed, Role, members};
-use crate::pod::status::{OWN_CONDITIONS, running_containers};
+use crate::pod::status::running_containers;
 use crate::pod::sync::{Outcome, PodWork, SharedMemory, lock};
 use crate::probe::{self, ProbeKind, Report, Target};
 
@@ -47,6 +48,7 @@ impl Desired {
 pub(crate) struct PodHandle {
     desired: watch::Sender<Desired>,
     poke: Arc<Notify>,
+    memory: SharedMemory,
     /// What runs, for metrics and streams.
     pub running: watch::Receiver<Running>,
 }
@@ -73,6 +75,13 @@ impl PodHandle {
     /// Something happened to its containers or volumes.
     pub(crate) fn poke(&self) {
         self.poke.notify_one();
+    }
+
+    /// The node puts the pod out. False when it does so already.
+    pub(crate) fn evict(&self, why: &str) -> bool {
+        let first = lock(&self.memory).evicted.replace(why.to_owned()).is_none();
+        self.poke.notify_one();
+        first
     }
 
     /// What is wanted of it now.
@@ -169,7 +178,7 @@ pub(crate) fn spawn(
     let seen = Essence::of(&desired);
     let (sender, receiver) = watch::channel(desired);
     let (running, shown) = watch::channel(Running::default());
-    let poke = Arc::new(Notify::new());
+    let (poke, memory) = (Arc::new(Notify::new()), SharedMemory::default());
     let mut actor = PodActor {
         node,
         desired: receiver,
@@ -178,7 +187,7 @@ pub(crate) fn spawn(
         // A few probes a container, each waiting for its report to be taken before it asks again.
         reports: mpsc::channel(16),
         running,
-        memory: SharedMemory::default(),
+        memory: memory.clone(),
         phase: Phase::Running,
         work: None,
         again: false,
@@ -195,7 +204,7 @@ pub(crate) fn spawn(
             }
         }
     });
-    PodHandle { desired: sender, poke, running: shown }
+    PodHandle { desired: sender, poke, memory, running: shown }
 }
 
 impl PodActor {

@@ -29,6 +29,8 @@ pub(crate) struct Parts<'a> {
     pub role: Role,
     pub attempt: u32,
     pub sandbox: &'a ContainerId,
+    /// The container whose processes it sees.
+    pub target: Option<&'a ContainerId>,
     pub image: &'a ImageInfo,
     pub env: Vec<(String, String)>,
     pub volumes: &'a BTreeMap<String, PathBuf>,
@@ -118,7 +120,11 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
     let user = user(&parts, &spec, &own)?;
     let shared = || ContainerId::new(parts.sandbox.as_str());
     let mut all = base_labels(parts.config, parts.pod, &parts.container.name, parts.attempt);
-    let type_ = if parts.role == Role::App { "app" } else { "init" };
+    let type_ = match parts.role {
+        Role::App => "app",
+        Role::Ephemeral => "ephemeral",
+        Role::Init | Role::Sidecar => "init",
+    };
     for (name, value) in [
         (labels::KIND, labels::KIND_CONTAINER.to_owned()),
         (labels::SANDBOX, parts.sandbox.as_str().to_owned()),
@@ -137,9 +143,10 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
     let capabilities = own.capabilities.clone().unwrap_or_default();
     let pod_context = spec.security_context.clone().unwrap_or_default();
     let groups = pod_context.supplemental_groups.iter().flatten().chain(pod_context.fs_group.iter());
-    let pid = match (spec.host_pid, spec.share_process_namespace) {
-        (Some(true), _) => PidMode::Host,
-        (_, Some(true)) => PidMode::Container(shared()),
+    let pid = match (spec.host_pid, spec.share_process_namespace, parts.target) {
+        (Some(true), _, _) => PidMode::Host,
+        (_, Some(true), _) => PidMode::Container(shared()),
+        (_, _, Some(target)) => PidMode::Container(target.clone()),
         _ => PidMode::Own,
     };
     Ok(ContainerConfig {
@@ -370,6 +377,7 @@ mod tests {
             role: Role::App,
             attempt: 3,
             sandbox: &sandbox,
+            target: None,
             image,
             env: vec![("WHO".into(), "moon".into())],
             volumes: &volumes,

@@ -12,7 +12,7 @@ use balsa_runtime::{ContainerEventKind, ListFilter, labels};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::context::NodeContext;
 use crate::pod::actor::{self, Desired, PodHandle, Running};
@@ -28,6 +28,8 @@ pub(crate) struct Pods {
     token: CancellationToken,
     actors: Mutex<HashMap<String, PodHandle>>,
     gone: mpsc::UnboundedSender<String>,
+    /// Counts changes of pods with host ports.
+    host_ports: watch::Sender<u64>,
 }
 
 impl Pods {
@@ -40,7 +42,8 @@ impl Pods {
     ) -> Arc<Self> {
         let (gone, ended) = mpsc::unbounded_channel();
         let cache = PodCache::new(node.config.data_dir.join("pod-cache"));
-        let pods = Arc::new(Self { node, cache, token: scope.token(), actors: Mutex::default(), gone });
+        let (token, actors, host_ports) = (scope.token(), Mutex::default(), watch::Sender::new(0));
+        let pods = Arc::new(Self { node, cache, token, actors, gone, host_ports });
         let token = scope.token();
         let this = pods.clone();
         scope.spawn(TaskKind::Agent, async move {
@@ -84,6 +87,16 @@ impl Pods {
     /// Every pod that is wanted here.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
         self.lock().values().map(|handle| handle.desired().pod).collect()
+    }
+
+    /// Puts a pod out for a reason that its status will tell; false when that is under way already.
+    pub(crate) fn evict(&self, uid: &str, why: &str) -> bool {
+        self.lock().get(uid).is_some_and(|handle| handle.evict(why))
+    }
+
+    /// Changes when a pod with host ports does.
+    pub(crate) fn host_ports_changed(&self) -> watch::Receiver<u64> {
+        self.host_ports.subscribe()
     }
 
     /// How many pods and containers run.
@@ -145,7 +158,15 @@ impl Pods {
 
     fn want(&self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let with_host_ports = has_host_ports(&pod);
         let desired = Desired { pod, orphaned: false };
+        self.keep_actor(uid, desired);
+        if with_host_ports {
+            self.host_ports.send_modify(|count| *count += 1);
+        }
+    }
+
+    fn keep_actor(&self, uid: String, desired: Desired) {
         let mut actors = self.lock();
         match actors.get(&uid) {
             Some(handle) => handle.update(desired),
@@ -174,7 +195,10 @@ impl Pods {
 
     /// Nothing of the pod is left. While the server still shows it, the last status waits to be written.
     fn on_ended(&self, uid: &str, informer: &Informer) {
-        self.lock().remove(uid);
+        let was = self.lock().remove(uid);
+        if was.is_some_and(|handle| has_host_ports(&handle.desired().pod)) {
+            self.host_ports.send_modify(|count| *count += 1);
+        }
         self.cache.forget(uid);
         if !informer.list().iter().any(|object| object.uid() == uid) {
             self.node.board.forget(uid);
@@ -242,6 +266,11 @@ impl Pods {
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
+}
+
+fn has_host_ports(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    containers.flat_map(|container| container.ports.iter().flatten()).any(|port| port.host_port.is_some())
 }
 
 /// More than the status has changed: statuses are our own and need not be kept.

@@ -12,13 +12,16 @@
 pub(crate) mod actor;
 pub(crate) mod backoff;
 pub(crate) mod cache;
+pub(crate) mod conditions;
 pub(crate) mod container;
 pub(crate) mod env;
+pub(crate) mod ephemeral;
 pub(crate) mod etc;
 pub(crate) mod expand;
 pub(crate) mod fields;
 pub(crate) mod hooks;
 pub(crate) mod image;
+pub(crate) mod limits;
 pub(crate) mod look;
 pub(crate) mod manager;
 pub(crate) mod observed;

@@ -167,6 +167,8 @@ pub(crate) struct Memory {
     pub containers: BTreeMap<String, ContainerMemory>,
     /// The pod's address.
     pub address: Option<IpAddr>,
+    /// Why the node puts the pod out, if it does.
+    pub evicted: Option<String>,
 }
 
 impl Memory {
@@ -203,6 +205,8 @@ pub(crate) enum Role {
     Sidecar,
     /// The pod's work.
     App,
+    /// Somebody looks at the pod with it.
+    Ephemeral,
 }
 
 /// Init containers and sidecars, in their order.

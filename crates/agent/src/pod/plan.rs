@@ -12,10 +12,14 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::config::Timing;
 use crate::pod::backoff::Ended;
+use crate::pod::ephemeral;
 use crate::pod::observed::{
     Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
     spec_hash,
 };
+
+/// Seconds that a container gets when its node puts it out.
+const EVICTION_GRACE: i64 = 1;
 
 /// A container to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,8 +85,11 @@ pub(crate) fn plan(situation: &Situation<'_>, memory: &mut Memory) -> Plan {
     let (pod, observed) = (situation.pod, situation.observed);
     let mut plan = Plan::default();
     plan.remove.extend(superseded(observed));
-    if is_terminal(pod) || past_deadline(pod, situation.now) {
+    if is_terminal(pod) || past_deadline(pod, situation.now) || memory.evicted.is_some() {
         stop_all(observed, &mut plan, "Stopping container");
+        if memory.evicted.is_some() {
+            plan.stop.iter_mut().for_each(|stop| stop.grace_seconds = Some(EVICTION_GRACE));
+        }
         plan.finished = true;
         return plan;
     }
@@ -91,6 +98,9 @@ pub(crate) fn plan(situation: &Situation<'_>, memory: &mut Memory) -> Plan {
     }
     if observed.sandbox().is_none() {
         return without_sandbox(situation, plan);
+    }
+    if !all_ended(situation) {
+        look_on(situation, memory, &mut plan);
     }
     if !has_app_started(situation) && !initialize(situation, memory, &mut plan) {
         return plan;
@@ -175,6 +185,19 @@ fn has_app_started(situation: &Situation<'_>) -> bool {
     app_containers(situation.pod).iter().any(|container| {
         situation.observed.current(&container.name).is_some_and(|found| !found.is_unstarted())
     })
+}
+
+/// Starts ephemeral containers, each once: one that was there, in whatever sandbox, does not come again.
+fn look_on(situation: &Situation<'_>, memory: &mut Memory, plan: &mut Plan) {
+    let told = situation.pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_deref());
+    for container in ephemeral::all(situation.pod) {
+        let name = &container.name;
+        let seen = situation.observed.containers.get(name).into_iter().flatten();
+        let known = told.unwrap_or_default().iter().any(|s| s.name == *name && s.container_id.is_some());
+        if !known && seen.filter(|found| !found.is_unstarted()).count() == 0 {
+            begin(situation, memory, plan, name);
+        }
+    }
 }
 
 /// Takes the init containers one step on; true when all are done.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use balsa_runtime::ContainerState;
+use balsa_runtime::{ContainerState, Error};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::NodeContext;
@@ -17,6 +17,11 @@ pub(crate) async fn create(node: &NodeContext, pod: &Pod, attempt: u32) -> Resul
     let created = match metrics::operation("run_podsandbox", node.runtime.create_container(&config)).await {
         Err(error) if error.is_conflict() => {
             node.runtime.remove(&name, true).await.map_err(|error| error.to_string())?;
+            node.runtime.create_container(&config).await
+        }
+        // Somebody has tidied up: it is ours to bring again.
+        Err(Error::ImageNotFound { .. }) => {
+            node.runtime.ensure_pause_image().await.map_err(|error| error.to_string())?;
             node.runtime.create_container(&config).await
         }
         other => other,

@@ -14,7 +14,7 @@ use crate::pod::container::{self, Parts, message_file};
 use crate::pod::env::EnvContext;
 use crate::pod::hooks;
 use crate::pod::image::{Missing, Ready, pull_policy};
-use crate::pod::observed::{Role, Waiting};
+use crate::pod::observed::{Found, Role, Waiting};
 use crate::pod::plan::Start;
 
 /// One container to start, and what it needs.
@@ -25,6 +25,8 @@ pub(crate) struct StartJob<'a> {
     pub container: &'a Container,
     pub start: &'a Start,
     pub sandbox: &'a ContainerId,
+    /// The container whose processes it is to see, if it names one, and if that is there.
+    pub target: Option<Option<&'a Found>>,
     pub address: Option<std::net::IpAddr>,
     pub volumes: &'a BTreeMap<String, PathBuf>,
 }
@@ -129,6 +131,13 @@ impl StartJob<'_> {
         };
         let env = context.environment(self.container).await.map_err(|error| error.to_string())?;
         self.message_file().map_err(|error| error.to_string())?;
+        let target = match self.target {
+            Some(None) => return Err("unable to find target container".to_owned()),
+            Some(Some(found)) if !found.is_running() => {
+                return Err("target container is not running".to_owned());
+            }
+            found => found.flatten().map(|found| &found.state.id),
+        };
         container::container(Parts {
             config: &node.config,
             pod: self.pod,
@@ -136,6 +145,7 @@ impl StartJob<'_> {
             role: self.role,
             attempt: self.start.attempt,
             sandbox: self.sandbox,
+            target,
             image,
             env,
             volumes: self.volumes,

@@ -13,8 +13,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::NodeContext;
+use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
-use crate::pod::observed::{Memory, Observed, Waiting, member};
+use crate::pod::observed::{Memory, Observed, Role, Waiting, member};
 use crate::pod::plan::{self, Plan, Situation};
 use crate::pod::start::StartJob;
 use crate::pod::status::{Facts, pod_status};
@@ -27,7 +28,7 @@ const ROUNDS: usize = 12;
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
 
 /// What an actor remembers, shared with its own work. Each field has one writer: the actor those of
-/// probes, the work all others.
+/// probes and of an eviction, the work all others.
 pub(crate) type SharedMemory = Arc<Mutex<Memory>>;
 
 /// Locks the memory; a panic elsewhere does not make it worse.
@@ -72,6 +73,9 @@ impl PodWork {
             && !plan::is_terminal(&self.pod)
             && !terminated;
         let why = "Pod was active on the node longer than the specified deadline";
+        let memory = lock(&self.memory).clone();
+        let evicted = memory.evicted.as_deref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
+        let evicted = evicted.map(|why| ("Evicted", why));
         // What was put up last may not have come back from the server yet.
         let mut pod = Pod::clone(&self.pod);
         if let Some(last) = self.node.board.last(self.uid()) {
@@ -80,12 +84,12 @@ impl PodWork {
         let status = pod_status(&Facts {
             pod: &pod,
             observed,
-            memory: &lock(&self.memory),
+            memory: &memory,
             plan,
             engine: &self.node.engine,
             host_ip: &self.node.config.node_ip.to_string(),
             now: self.node.clock.now_seconds(),
-            verdict: late.then_some(("DeadlineExceeded", why)),
+            verdict: evicted.or(late.then_some(("DeadlineExceeded", why))),
             terminated,
         });
         self.node.board.post(self.uid(), key_of(&self.pod), status, delete);
@@ -239,7 +243,9 @@ impl PodWork {
         volumes: &BTreeMap<String, PathBuf>,
     ) -> bool {
         let Some(sandbox) = observed.sandbox() else { return false };
-        let Some((role, container)) = member(&self.pod, &start.name) else { return true };
+        let ephemeral = ephemeral::find(&self.pod, &start.name);
+        let ephemeral = ephemeral.as_ref().map(|container| (Role::Ephemeral, container));
+        let Some((role, container)) = ephemeral.or(member(&self.pod, &start.name)) else { return true };
         let now = self.node.clock.now();
         let (back_off, before) = {
             let mut memory = lock(&self.memory);
@@ -258,6 +264,7 @@ impl PodWork {
             container,
             start,
             sandbox: &sandbox.state.id,
+            target: ephemeral::target(&self.pod, &start.name).map(|name| observed.current(name)),
             address,
             volumes,
         };

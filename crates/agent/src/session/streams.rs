@@ -124,7 +124,7 @@ fn container_name(pod: &Pod, named: &str) -> Result<String, Refusal> {
             ))),
         };
     }
-    if members.contains(&named) {
+    if members.contains(&named) || crate::pod::ephemeral::find(pod, named).is_some() {
         return Ok(named.to_owned());
     }
     Err(Refusal::bad_request(format!("container {named} is not valid for pod {name}")))
@@ -173,7 +173,8 @@ async fn logs(
 /// A container that has not started yet says so instead of showing nothing.
 fn why_no_log(pod: &Pod, container: &str) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let lists = [&status.container_statuses, &status.init_container_statuses];
+    let lists =
+        [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
     let found = lists.into_iter().flatten().flatten().find(|status| status.name == container)?;
     let reason = found.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
     let name = pod.metadata.name.as_deref().unwrap_or_default();

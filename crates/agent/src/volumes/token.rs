@@ -146,4 +146,83 @@ mod tests {
         assert_eq!(renewal(at(0), at(3600)), at(2880));
         assert_eq!(renewal(at(100), at(50)), at(100));
     }
+
+    /// Counts what it is asked, and fails when told to.
+    #[derive(Default)]
+    struct Issuer {
+        asked: Mutex<Vec<TokenRequest>>,
+        gone: std::sync::atomic::AtomicBool,
+        clock: Mutex<Option<balsa_rt::Clock>>,
+    }
+
+    #[async_trait]
+    impl TokenSource for Issuer {
+        async fn token(&self, request: &TokenRequest) -> Result<ServiceAccountToken, String> {
+            if self.gone.load(std::sync::atomic::Ordering::Relaxed) {
+                return Err("no server answers".to_owned());
+            }
+            let mut asked = self.asked.lock().unwrap();
+            asked.push(request.clone());
+            let now = self.clock.lock().unwrap().as_ref().unwrap().now();
+            let expires = now + SignedDuration::from_secs(request.expiration_seconds);
+            Ok(ServiceAccountToken { token: format!("token {}", asked.len()), expires })
+        }
+    }
+
+    struct NoObjects;
+
+    #[async_trait]
+    impl crate::objects::ObjectSource for NoObjects {
+        async fn config_map(&self, _: &str, _: &str) -> Result<Option<crate::objects::Data>, String> {
+            Ok(None)
+        }
+
+        async fn secret(&self, _: &str, _: &str) -> Result<Option<crate::objects::Data>, String> {
+            Ok(None)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_volume_shows_a_token_that_is_always_good() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let time = balsa_rt::ManualClock::at(Timestamp::from_second(1_000_000).unwrap());
+        let issuer = Arc::new(Issuer::default());
+        *issuer.clock.lock().unwrap() = Some(time.clock());
+        let config = crate::AgentConfig::new("n", root.path(), std::net::Ipv4Addr::LOCALHOST.into());
+        let cluster = balsa_client::memory::MemoryBackend::new(time.clock());
+        let shared = super::super::Shared {
+            config: Arc::new(config),
+            client: balsa_client::Client::new(cluster, "test"),
+            objects: Arc::new(NoObjects),
+            tokens: Tokens::new(issuer.clone()),
+            clock: time.clock(),
+        };
+        let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "zoo", "uid": "u"},
+            "spec": {"serviceAccountName": "phippy", "containers": [], "volumes": [{"name": "t", "projected": {
+                "sources": [{"serviceAccountToken": {"path": "token", "expirationSeconds": 1000, "audience": "vault"}}]}}]},
+        }))
+        .unwrap();
+        let facts = crate::pod::fields::PodFacts::default();
+        let shown = async || {
+            let places =
+                super::super::set_up(&pod, &facts, &shared).await.map_err(|(_, error)| error).unwrap();
+            let path = places["t"].join("token");
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+            (std::fs::read_to_string(path).unwrap(), mode)
+        };
+        assert_eq!(shown().await, ("token 1".to_owned(), 0o644));
+        assert_eq!(shown().await.0, "token 1", "a good token is kept");
+        let asked = issuer.asked.lock().unwrap()[0].clone();
+        assert_eq!((asked.namespace.as_str(), asked.service_account.as_str()), ("zoo", "phippy"));
+        assert_eq!((asked.pod_name.as_str(), asked.pod_uid.as_str()), ("p", "u"));
+        assert_eq!((asked.audiences, asked.expiration_seconds), (vec!["vault".to_owned()], 1000));
+
+        time.advance(std::time::Duration::from_secs(801));
+        assert_eq!(shown().await.0, "token 2", "renewed after four fifths of its life");
+        issuer.gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        time.advance(std::time::Duration::from_secs(900));
+        assert_eq!(shown().await.0, "token 2", "where nobody answers the old one stays");
+    }
 }

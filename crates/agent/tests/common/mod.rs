@@ -1,5 +1,7 @@
 //! A cluster in memory with one node, for stories.
 
+mod line;
+
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,14 +15,18 @@ use balsa_model::{Key, Kind};
 use balsa_rt::{Clock, Scope};
 use balsa_runtime::Runtime;
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, PodStatus};
+use line::Line;
 use serde_json::{Value, json};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A cluster with one node.
+#[allow(dead_code, reason = "each story uses what it needs")]
 pub(crate) struct World {
     pub(crate) client: Client,
+    /// What is between the cluster and the node's agent.
+    pub(crate) line: Arc<Line>,
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) network: NetworkSeam,
     pub(crate) directory: tempfile::TempDir,
@@ -29,6 +35,7 @@ pub(crate) struct World {
     pub(crate) agent: Option<AgentHandle>,
 }
 
+#[allow(dead_code, reason = "each story uses what it needs")]
 impl World {
     /// A cluster whose node's agent has not started. Back-offs are short.
     pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
@@ -42,17 +49,19 @@ impl World {
             restart_first: Duration::from_millis(500),
             restart_ceiling: Duration::from_secs(2),
             resync: Duration::from_secs(2),
+            usage: Duration::from_millis(200),
             ..Timing::default()
         };
-        let client = Client::new(MemoryBackend::new(Clock::system()), "test");
+        let cluster = MemoryBackend::new(Clock::system());
+        let (client, line) = (Client::new(cluster.clone(), "test"), Line::to(cluster));
         let network = Arc::new(CountedNetwork::default());
-        Self { client, runtime, network, directory, config, scope: Scope::new(), agent: None }
+        Self { client, line, runtime, network, directory, config, scope: Scope::new(), agent: None }
     }
 
     /// Starts the agent, for the first time or again.
     pub(crate) async fn start(&mut self) {
-        let agent =
-            Agent::new(self.config.clone(), self.client.clone(), self.runtime.clone(), self.network.clone());
+        let client = Client::new(self.line.clone(), "kubelet");
+        let agent = Agent::new(self.config.clone(), client, self.runtime.clone(), self.network.clone());
         balsa_rt::telemetry::install_logs("warn", balsa_rt::telemetry::LogFormat::Text);
         let handle = agent.start(&self.scope).await.unwrap();
         handle.ready().await;
@@ -158,17 +167,20 @@ impl World {
 }
 
 /// The status of a condition.
+#[allow(dead_code, reason = "each story uses what it needs")]
 pub(crate) fn condition(status: &PodStatus, type_: &str) -> String {
     let found = status.conditions.iter().flatten().find(|condition| condition.type_ == type_);
     found.map(|condition| condition.status.clone()).unwrap_or_default()
 }
 
 /// The status of the first container.
+#[allow(dead_code, reason = "each story uses what it needs")]
 pub(crate) fn first(status: &PodStatus) -> ContainerStatus {
     status.container_statuses.as_ref().and_then(|list| list.first()).cloned().unwrap_or_default()
 }
 
 /// Why the first container waits.
+#[allow(dead_code, reason = "each story uses what it needs")]
 pub(crate) fn waiting(status: &PodStatus) -> String {
     first(status).state.and_then(|state| state.waiting).and_then(|waiting| waiting.reason).unwrap_or_default()
 }

@@ -11,6 +11,7 @@ use balsa_client::remote::{RemoteBackend, RemoteConfig};
 use balsa_rt::telemetry::MetricsHandle;
 use balsa_rt::{Clock, Scope, TaskKind};
 use balsa_runtime::Runtime;
+use tokio::net::TcpListener;
 
 use super::ranges;
 use crate::settings::AgentSettings;
@@ -32,6 +33,7 @@ pub(crate) async fn start(
     scope: &Scope,
 ) -> anyhow::Result<AgentHandle> {
     let clock = Clock::system();
+    let (listener, port) = listen(settings).await?;
     let joining = JoinConfig {
         data_dir: settings.node_dir(),
         node_name: settings.name.clone(),
@@ -51,7 +53,8 @@ pub(crate) async fn start(
     let session =
         SessionEndpoint::new(identity.servers.clone(), move |server| lock(&dialling).endpoint(server));
 
-    let config = settings.config(&cluster_name(&identity.ca)?);
+    let mut config = settings.config(&cluster_name(&identity.ca)?);
+    config.kubelet_port = port;
     ranges::check_node(&config.cluster, settings.cluster_cidr.0, settings.service_cidr.0).await?;
     let mut network = KernelNetworkConfig::new(&config.cluster, &settings.name, settings.cluster_cidr.0);
     network.service_cidr = Some(settings.service_cidr.0);
@@ -63,7 +66,9 @@ pub(crate) async fn start(
     agent.session = Some(session);
     let handle = agent.start(scope).await.with_context(|| format!("node {}", settings.name))?;
     keep_identity(joining, identity, remote, current, scope);
-    serve(&handle, settings.metrics_port, metrics, scope).await?;
+    if let Some(listener) = listener {
+        serve(&handle, listener, metrics, scope);
+    }
     Ok(handle)
 }
 
@@ -96,25 +101,32 @@ fn keep_identity(
     });
 }
 
-/// `/healthz` and `/metrics` of the node.
-async fn serve(
-    handle: &AgentHandle,
-    port: u16,
-    metrics: Option<MetricsHandle>,
-    scope: &Scope,
-) -> anyhow::Result<()> {
+/// The listener for health and metrics, and its port; none where they are not wanted. A node that shares
+/// its process takes any port when the usual one is taken, and its Node object tells which.
+async fn listen(settings: &AgentSettings) -> anyhow::Result<(Option<TcpListener>, u16)> {
+    let (any, port) = (std::net::Ipv4Addr::UNSPECIFIED, settings.metrics_port);
     if port == 0 {
-        return Ok(());
+        return Ok((None, 0));
     }
-    let listener =
-        tokio::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).await.with_context(|| {
-            format!("cannot listen on port {port}; choose another with --metrics-port (0: none)")
-        })?;
+    let bound = match TcpListener::bind((any, port)).await {
+        Err(error) if settings.in_process && error.kind() == std::io::ErrorKind::AddrInUse => {
+            TcpListener::bind((any, 0)).await
+        }
+        other => other,
+    };
+    let listener = bound.with_context(|| {
+        format!("cannot listen on port {port}; choose another with --metrics-port (0: none)")
+    })?;
+    let port = listener.local_addr()?.port();
+    Ok((Some(listener), port))
+}
+
+/// `/healthz`, `/livez`, `/readyz` and `/metrics` of the node.
+fn serve(handle: &AgentHandle, listener: TcpListener, metrics: Option<MetricsHandle>, scope: &Scope) {
     let render = move || metrics.as_ref().map(MetricsHandle::render).unwrap_or_default();
     let router = balsa_agent::router(handle, render);
     let token = scope.token();
     scope.spawn(TaskKind::Agent, async move {
         axum::serve(listener, router).with_graceful_shutdown(token.cancelled_owned()).await
     });
-    Ok(())
 }

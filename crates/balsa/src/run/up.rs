@@ -155,10 +155,13 @@ async fn answers(remote: &RemoteBackend) -> anyhow::Result<()> {
 /// The nodes' settings: names after the machine's, directories of their own.
 fn node_settings(up: &Up, ca: &str) -> anyhow::Result<Vec<AgentSettings>> {
     let machine = host::name();
+    let name = |number: u32| if number == 1 { machine.clone() } else { format!("{machine}-{number}") };
+    let names: Vec<String> = (1..=up.nodes).map(name).collect();
     let mut all = Vec::new();
-    for number in 1..=up.nodes {
-        let name = if number == 1 { machine.clone() } else { format!("{machine}-{number}") };
-        let settings = AgentFlags::in_process(&up.server, &name).resolve()?;
+    for name in &names {
+        let mut settings = AgentFlags::in_process(&up.server, name).resolve()?;
+        settings.neighbours = names.iter().filter(|other| *other != name).cloned().collect();
+        settings.in_process = true;
         forget_other_cluster(&settings.node_dir().join(layout::PKI), ca)?;
         all.push(settings);
     }

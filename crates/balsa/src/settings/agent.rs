@@ -13,6 +13,9 @@ use super::values::Cidr;
 use crate::output::data_dir;
 use crate::run::{host, layout};
 
+/// Where a node is asked for its health and its metrics.
+const METRICS_PORT: u16 = 10250;
+
 /// Options of an agent, as far as they are given.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
 #[serde(rename_all = "kebab-case", default)]
@@ -70,6 +73,12 @@ pub(crate) struct AgentSettings {
     pub(crate) service_cidr: Cidr,
     pub(crate) cluster_cidr: Cidr,
     pub(crate) volumes_dir: PathBuf,
+    /// Other nodes in this process.
+    #[serde(skip)]
+    pub(crate) neighbours: Vec<String>,
+    /// Shares its process with a server.
+    #[serde(skip)]
+    pub(crate) in_process: bool,
 }
 
 impl AgentFlags {
@@ -80,8 +89,7 @@ impl AgentFlags {
             name: Some(name.to_owned()),
             data_dir: Some(server.data_dir.clone()),
             node_ip: Some(server.advertise),
-            // The server's own /metrics has the numbers of the whole process.
-            metrics_port: Some(0),
+            metrics_port: Some(METRICS_PORT),
             service_cidr: Some(server.service_cidr),
             cluster_cidr: Some(server.cluster_cidr),
             volumes_dir: Some(server.volumes_dir()),
@@ -104,12 +112,14 @@ impl AgentFlags {
             node_ip: self.node_ip.unwrap_or_else(host::address),
             labels: labels(self.labels.as_deref().unwrap_or_default())?,
             max_pods: self.max_pods.unwrap_or(110),
-            metrics_port: self.metrics_port.unwrap_or(10250),
+            metrics_port: self.metrics_port.unwrap_or(METRICS_PORT),
             docker_host: self.docker_host,
             service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
             volumes_dir: self.volumes_dir.unwrap_or_else(|| data_dir.join(layout::VOLUMES)),
             data_dir,
+            neighbours: Vec::new(),
+            in_process: false,
         })
     }
 }
@@ -139,6 +149,7 @@ impl AgentSettings {
         config.local_path_dir = self.volumes_dir.clone();
         config.labels = self.labels.clone();
         config.max_pods = self.max_pods;
+        config.neighbours.clone_from(&self.neighbours);
         config.kubelet_port = self.metrics_port;
         config.service_cidr = Some(self.service_cidr.0);
         config.cluster_cidr = self.cluster_cidr.0;

@@ -107,7 +107,11 @@ fn validate_zone(zone: Option<&str>, path: &Path, errors: &mut FieldErrors) {
         None => {}
         Some("") => errors.invalid(path, "", "timeZone must be nil or non-empty string"),
         Some(zone) if zone.eq_ignore_ascii_case("local") => {
-            errors.invalid(path, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+            errors.invalid(
+                path,
+                zone,
+                "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+            );
         }
         Some(zone) if time_zone(zone).is_none() => {
             errors.invalid(path, zone, format!("unknown time zone {zone}"));

@@ -33,6 +33,7 @@ impl Kind for Pod {
             Subresource::PortForward,
             Subresource::Binding,
             Subresource::Eviction,
+            Subresource::EphemeralContainers,
         ],
         has_generation: true,
         graceful: true,
@@ -76,6 +77,13 @@ impl Kind for Pod {
         self.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
         if let Some(spec) = &mut self.spec {
             spec.ephemeral_containers = None;
+        }
+    }
+
+    fn prepare_update(&mut self, old: &Self) {
+        // They have a URL of their own, with rights of their own.
+        if let (Some(spec), Some(old)) = (&mut self.spec, &old.spec) {
+            spec.ephemeral_containers.clone_from(&old.ephemeral_containers);
         }
     }
 

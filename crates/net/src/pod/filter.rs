@@ -35,6 +35,7 @@ pub(super) fn ensure(config: &NodeNetworkConfig) -> Result<NetworkReport, NetErr
 /// Removes all rules of a bridge.
 pub(super) fn remove(bridge: &str) -> Result<(), NetError> {
     nft::remove_table(&table_name(bridge))?;
+    nft::remove_table(&host_ports_table(bridge))?;
     let comment = comment_of(bridge);
     for table in ["filter", "nat"] {
         let Some(listing) = iptables(&["-t", table, "-S"])? else { return Ok(()) };
@@ -51,6 +52,11 @@ pub(super) fn remove(bridge: &str) -> Result<(), NetError> {
 
 fn table_name(bridge: &str) -> String {
     bridge.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
+}
+
+/// The table of a node's host ports: they are the node's own, unlike services.
+pub fn host_ports_table(bridge: &str) -> String {
+    format!("{}_host_ports", table_name(bridge))
 }
 
 fn comment_of(bridge: &str) -> String {

@@ -37,6 +37,7 @@ use crate::hash::short;
 use crate::ipam::Ipam;
 use crate::netns::Netns;
 
+pub use filter::host_ports_table;
 pub(crate) use loopback::LoopbackAddresses;
 pub use routes::{Occupied, occupied};
 

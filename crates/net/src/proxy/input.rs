@@ -57,6 +57,8 @@ pub struct ProxyPort {
     pub port: u16,
     /// The port at the nodes' addresses.
     pub node_port: Option<u16>,
+    /// The one address of the node that has it; none: all of them.
+    pub node_address: Option<Ipv4Addr>,
     /// Where it leads: each endpoint with the resolved target port.
     pub endpoints: Vec<ProxyEndpoint>,
 }

@@ -165,7 +165,9 @@ impl Build<'_> {
                 self.lead_ip(*address, port, target.as_deref(), &missing);
             }
         }
-        if let Some(node_port) = port.node_port {
+        if let (Some(_), Some(address)) = (port.node_port, port.node_address) {
+            self.lead_ip(address, port, target, &missing);
+        } else if let Some(node_port) = port.node_port {
             let key = json!({"concat": [port.protocol.name(), node_port]});
             match target {
                 Some(chain) => self.insert(NODE_PORTS, key, Some(goto(chain))),
@@ -404,7 +406,7 @@ fn udp_targets(input: &ProxyInput) -> UdpTargets {
                 targets.insert((Some(*address), port.port), endpoints.clone());
             }
             if let Some(node_port) = port.node_port {
-                targets.insert((None, node_port), endpoints);
+                targets.insert((port.node_address, node_port), endpoints);
             }
         }
     }

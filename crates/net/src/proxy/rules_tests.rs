@@ -21,8 +21,8 @@ fn service(endpoints: Vec<ProxyEndpoint>) -> ProxyService {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
-            node_port: None,
             endpoints,
+            ..ProxyPort::default()
         }],
         ..ProxyService::default()
     }

@@ -62,9 +62,9 @@ pub fn plan(input: &ProxyInput) -> BTreeMap<Frontend, Backend> {
                 }
             }
             if let (Some(node_port), Some(backend)) = (port.node_port, backend(service.external_local)) {
-                let everywhere = [Ipv4Addr::UNSPECIFIED];
-                let addresses =
-                    if input.node_addresses.is_empty() { &everywhere[..] } else { &input.node_addresses };
+                let one = [port.node_address.unwrap_or(Ipv4Addr::UNSPECIFIED)];
+                let any = input.node_addresses.is_empty() || port.node_address.is_some();
+                let addresses = if any { &one[..] } else { &input.node_addresses };
                 for address in addresses {
                     plan.entry((port.protocol, *address, node_port)).or_insert_with(|| backend.clone());
                 }

@@ -45,6 +45,7 @@ fn web(pods: &[&str]) -> ProxyService {
             port: 80,
             node_port: Some(30080),
             endpoints: pods.iter().map(|pod| ProxyEndpoint::ready(address_of(pod), 8080)).collect(),
+            ..ProxyPort::default()
         }],
         ..ProxyService::default()
     }

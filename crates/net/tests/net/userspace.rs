@@ -26,7 +26,8 @@ fn input(
     endpoints: Vec<ProxyEndpoint>,
     affinity: Option<Duration>,
 ) -> ProxyInput {
-    let port = ProxyPort { name: String::new(), protocol, port: 80, node_port: Some(node_port), endpoints };
+    let port =
+        ProxyPort { protocol, port: 80, node_port: Some(node_port), endpoints, ..ProxyPort::default() };
     let service = ProxyService {
         namespace: "shop".into(),
         name: "web".into(),

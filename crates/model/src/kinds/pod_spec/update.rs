@@ -30,6 +30,7 @@ pub(crate) fn validate(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut F
     validate_deadline(new, old, &path.child("activeDeadlineSeconds"), errors);
     validate_tolerations(new, old, &path.child("tolerations"), errors);
     validate_gates(new, old, &path.child("schedulingGates"), errors);
+    validate_ephemeral(new, old, &path.child("ephemeralContainers"), errors);
     let rest = with_updatable_of(new, old);
     if rest != *old {
         let changed = changed_fields(&json(&rest), &json(old));
@@ -86,6 +87,24 @@ fn validate_gates(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldE
     }
 }
 
+/// Ephemeral containers are added, and that is all.
+fn validate_ephemeral(new: &PodSpec, old: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    for known in old.ephemeral_containers.iter().flatten() {
+        let name = &known.name;
+        match new.ephemeral_containers.iter().flatten().find(|container| container.name == *name) {
+            None => {
+                errors
+                    .forbidden(path, format!("existing ephemeral containers {name:?} may not be removed\n"));
+            }
+            Some(container) if container != known => {
+                errors
+                    .forbidden(path, format!("existing ephemeral containers {name:?} may not be changed\n"));
+            }
+            Some(_) => {}
+        }
+    }
+}
+
 /// The new spec with everything that may change put back to how it was: what is left must be equal.
 fn with_updatable_of(new: &PodSpec, old: &PodSpec) -> PodSpec {
     let mut rest = new.clone();
@@ -96,6 +115,7 @@ fn with_updatable_of(new: &PodSpec, old: &PodSpec) -> PodSpec {
     rest.active_deadline_seconds = old.active_deadline_seconds;
     rest.tolerations.clone_from(&old.tolerations);
     rest.scheduling_gates.clone_from(&old.scheduling_gates);
+    rest.ephemeral_containers.clone_from(&old.ephemeral_containers);
     if old.termination_grace_period_seconds.is_some_and(|s| s < 0)
         && rest.termination_grace_period_seconds == Some(1)
     {
