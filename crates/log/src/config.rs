@@ -72,7 +72,7 @@ impl LogConfig {
             max_payload: 8 << 20,
             max_pending: 10_000,
             propose_timeout: Duration::from_secs(10),
-            cache_bytes: 16 << 20,
+            cache_bytes: 8 << 20,
             faults: None,
         }
     }

@@ -59,12 +59,14 @@ impl Family {
         options.set_block_based_table_factory(&blocks);
         let (buffer, compression) = match self {
             // Entries live a short time and are mostly read from memory: not worth compressing.
-            Self::Log => (32 << 20, DBCompressionType::None),
+            Self::Log => (16 << 20, DBCompressionType::None),
             Self::Meta => (1 << 20, DBCompressionType::None),
-            Self::Objects => (16 << 20, DBCompressionType::Lz4),
-            Self::History => (16 << 20, DBCompressionType::Lz4),
+            Self::Objects => (8 << 20, DBCompressionType::Lz4),
+            Self::History => (8 << 20, DBCompressionType::Lz4),
         };
         options.set_write_buffer_size(buffer);
+        // What is seldom written should not take a whole megabyte for it.
+        options.set_arena_block_size(64 << 10);
         options.set_compression_type(compression);
         options
     }
@@ -123,7 +125,7 @@ impl Store {
     ) -> Result<Self, LogError> {
         create_private_dir(path)?;
         create_private_dir(&path.join(SNAPSHOTS))?;
-        let cache = Cache::new_lru_cache(16 << 20);
+        let cache = Cache::new_lru_cache(8 << 20);
         let families = Family::ALL
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family.options(&cache)))
             .into_iter()
@@ -319,6 +321,8 @@ fn database_options() -> Options {
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     // Families that are seldom written (meta) are flushed so that old write-ahead logs can go.
     options.set_max_total_wal_size(128 << 20);
+    // Of all families together: a server that has long been idle has its write buffers full, too.
+    options.set_db_write_buffer_size(24 << 20);
     options.set_max_background_jobs(2);
     options.set_max_open_files(512);
     options.set_log_level(LogLevel::Warn);

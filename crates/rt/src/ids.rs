@@ -15,6 +15,13 @@ pub fn new_uid() -> String {
     uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
 }
 
+/// Sixteen random bytes.
+pub fn new_id() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    Random.fill_bytes(&mut bytes);
+    bytes
+}
+
 /// `length` random letters for a generated name.
 pub fn random_suffix(length: usize) -> String {
     (0..length).map(|_| char::from(ALPHABET[Random.random_range(0..ALPHABET.len())])).collect()

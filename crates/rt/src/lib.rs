@@ -14,7 +14,7 @@ pub mod telemetry;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock};
-pub use ids::{new_uid, random_suffix};
+pub use ids::{new_id, new_uid, random_suffix};
 pub use random::{Random, is_simulated, simulate_on_this_thread};
 pub use scope::Scope;
 pub use task::{Outcome, TaskKind, spawn, spawn_blocking};
