@@ -8,7 +8,6 @@ cd "$here/../.."
 . scripts/lib.sh
 
 balsa=${BALSA:-$(target_dir)/release/balsa}
-node_port=30080
 
 if [ -n "${KUBECTL:-}" ] || command -v kubectl >/dev/null; then
   k() { "${KUBECTL:-kubectl}" "$@"; }
@@ -50,7 +49,8 @@ node_addresses() {
 }
 address=
 outside_sees() {
-  local host
+  local host node_port
+  node_port=$(k get service phippy -n phippy -o 'jsonpath={.spec.ports[0].nodePort}')
   for host in $(node_addresses); do
     if curl -fsS -m 2 "http://$host:$node_port/" 2>/dev/null | grep -q Phippy; then
       echo "http://$host:$node_port/"

@@ -142,25 +142,27 @@ pub(crate) fn a_killed_container_comes_back(cluster: &Cluster, user: &dyn User, 
     wait_until("the service still answers", PATIENCE, || get(address, "/"));
 }
 
-/// Kills one of the running containers of that name by hand and waits for its successor; its pod.
+/// Kills the container of one of an application's pods by hand and waits for its successor; its pod. The
+/// container and the label `app` have the same name.
 pub(crate) fn is_killed_and_comes_back(
     cluster: &Cluster,
     user: &dyn User,
     namespace: &str,
     name: &str,
 ) -> String {
-    let of_name = |one: &Container| one.name == name && one.running;
-    let victim = of_namespace(cluster, namespace).into_iter().find(of_name).expect("a running container");
+    // Not one that is about to end anyway.
+    let pod = user.a_pod_of(&format!("app={name}"));
+    let of_pod = |one: &Container| one.pod == pod && one.name == name && one.running;
+    let victim = of_namespace(cluster, namespace).into_iter().find(of_pod).expect("a running container");
     docker(["kill", &victim.id]).ok();
-    user.until("pods", &victim.pod, "its container is restarted", |pod| {
+    user.until("pods", &pod, "its container is restarted", |pod| {
         let statuses = pod["status"]["containerStatuses"].as_array();
         let own = statuses.into_iter().flatten().find(|status| status["name"] == name);
         own.is_some_and(|status| status["restartCount"] == 1 && status["ready"] == true)
     });
-    let after = of_namespace(cluster, namespace).into_iter();
-    let after = after.filter(of_name).find(|one| one.pod == victim.pod).expect("its successor");
+    let after = of_namespace(cluster, namespace).into_iter().find(of_pod).expect("its successor");
     assert_ne!(after.id, victim.id);
-    victim.pod
+    pod
 }
 
 pub(crate) fn a_claim_s_data_outlives_its_pod(user: &dyn User, image: &str) {
