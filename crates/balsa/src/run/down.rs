@@ -37,6 +37,7 @@ pub(crate) async fn run(
     }
     let volumes = directory.join(layout::VOLUMES);
     let doomed = if is_empty(&volumes) { Vec::new() } else { doomed(directory, running.is_some()).await };
+    stop_agents(directory, progress).await?;
     if let Some(pid) = running {
         progress.doing(format!("stopping process {pid}"));
         stop(directory, pid).await?;
@@ -104,6 +105,19 @@ fn clusters(directory: &Path, nodes: &[String]) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(names)
+}
+
+/// Stops the agents that are processes of their own; they would make again what is taken away.
+async fn stop_agents(directory: &Path, progress: &Progress) -> anyhow::Result<()> {
+    for name in layout::nodes(directory) {
+        let own = directory.join(layout::NODES).join(&name);
+        if let Some(pid) = layout::running(&own)? {
+            progress.doing(format!("stopping the agent of node {name}"));
+            stop(&own, pid).await?;
+            progress.done(format!("stopped the agent of node {name}, process {pid}"));
+        }
+    }
+    Ok(())
 }
 
 /// Asks the process to stop; one that does not is killed.
