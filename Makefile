@@ -2,8 +2,6 @@
 # say what is missing elsewhere.
 
 DATA_DIR ?= /var/lib/balsa
-TARGET_DIR := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)
-SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # RocksDB's C++ comes out of the compiler cache where there is one. Nothing else of the build may differ
 # between targets, or it is compiled once more.
 ifneq ($(wildcard /usr/lib/ccache),)
@@ -19,8 +17,7 @@ run: ## A cluster on this machine with the demo in it; Ctrl-C stops it and leave
 	@BALSA_DATA_DIR=$(DATA_DIR) scripts/run.sh
 
 clean-cluster: ## Removes what `make run` made: containers, networks, rules, files.
-	@test -x $(TARGET_DIR)/release/balsa || cargo build --release -p balsa
-	$(SUDO) $(TARGET_DIR)/release/balsa down --data-dir $(DATA_DIR)
+	@BALSA_DATA_DIR=$(DATA_DIR) scripts/clean.sh
 
 test: ## All tests: unit, integration, end to end.
 	@scripts/test.sh
