@@ -167,7 +167,9 @@ fn subresource(descriptor: &Descriptor, part: Subresource) -> SubresourceInfo {
     let own = || GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind);
     let core = |kind| GroupVersionKind::new("", "v1", kind);
     let (kind, verbs): (GroupVersionKind, &[&str]) = match part {
-        Subresource::Status | Subresource::EphemeralContainers => (own(), &["get", "patch", "update"]),
+        Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers => {
+            (own(), &["get", "patch", "update"])
+        }
         Subresource::Scale => {
             (GroupVersionKind::new("autoscaling", "v1", "Scale"), &["get", "patch", "update"])
         }
@@ -175,6 +177,10 @@ fn subresource(descriptor: &Descriptor, part: Subresource) -> SubresourceInfo {
         Subresource::Exec => (core("PodExecOptions"), &["create", "get"]),
         Subresource::Attach => (core("PodAttachOptions"), &["create", "get"]),
         Subresource::PortForward => (core("PodPortForwardOptions"), &["create", "get"]),
+        Subresource::Proxy => {
+            let kind = format!("{}ProxyOptions", descriptor.kind);
+            (GroupVersionKind::new("", "v1", &kind), &["create", "delete", "get", "patch", "update"])
+        }
         Subresource::Binding => (core("Binding"), &["create"]),
         Subresource::Eviction => (GroupVersionKind::new("policy", "v1", "Eviction"), &["create"]),
         Subresource::Finalize => (own(), &["update"]),

@@ -44,6 +44,8 @@ pub enum Subresource {
     Attach,
     /// Byte pipes to ports.
     PortForward,
+    /// HTTP to what runs there.
+    Proxy,
     /// A pod's node, once.
     Binding,
     /// A deletion that disruption budgets may refuse.
@@ -52,6 +54,8 @@ pub enum Subresource {
     Finalize,
     /// A service account's token.
     Token,
+    /// The word of who may allow a certificate.
+    Approval,
     /// Containers that join a pod which runs.
     EphemeralContainers,
 }
@@ -66,10 +70,12 @@ impl Subresource {
             Self::Exec => "exec",
             Self::Attach => "attach",
             Self::PortForward => "portforward",
+            Self::Proxy => "proxy",
             Self::Binding => "binding",
             Self::Eviction => "eviction",
             Self::Finalize => "finalize",
             Self::Token => "token",
+            Self::Approval => "approval",
             Self::EphemeralContainers => "ephemeralcontainers",
         }
     }

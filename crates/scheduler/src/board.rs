@@ -43,7 +43,7 @@ pub(crate) struct Board<'a> {
 
 /// Decides about `pods`, in that order, each knowing what was decided before it.
 pub fn plan(view: &ClusterView, pods: &[Arc<Needs>]) -> Vec<Decision> {
-    let mut board = Board { view, nodes: view.nodes.clone(), repelling: view.repelling, turn: 0 };
+    let mut board = Board::new(view);
     let mut decisions = Vec::with_capacity(pods.len());
     for pod in pods {
         let outcome = board.place(pod).map(|(place, claims)| {
@@ -60,7 +60,7 @@ pub fn plan(view: &ClusterView, pods: &[Arc<Needs>]) -> Vec<Decision> {
 /// Why a pod is where it is not: what each node has against it, whether or not some node would do.
 /// Empty lists belong to nodes that would.
 pub fn explain(view: &ClusterView, pod: &Needs) -> Result<Vec<(String, Vec<Reason>)>, Reasons> {
-    let board = Board { view, nodes: view.nodes.clone(), repelling: view.repelling, turn: 0 };
+    let board = Board::new(view);
     let prepared =
         Prepared::new(pod, &board).map_err(|message| Reasons::pod_itself(board.nodes.len(), message))?;
     let explain_one = |node: &Arc<NodeView>| {
@@ -71,7 +71,33 @@ pub fn explain(view: &ClusterView, pod: &Needs) -> Result<Vec<(String, Vec<Reaso
     Ok(board.nodes.iter().map(explain_one).collect())
 }
 
-impl Board<'_> {
+impl<'a> Board<'a> {
+    /// A board on which nothing is placed yet.
+    pub(crate) fn new(view: &'a ClusterView) -> Self {
+        Self::with_nodes(view, view.nodes.clone())
+    }
+
+    /// A board that shows other nodes than the view.
+    pub(crate) fn with_nodes(view: &'a ClusterView, nodes: Vec<Arc<NodeView>>) -> Self {
+        Self { view, nodes, repelling: view.repelling, turn: 0 }
+    }
+
+    /// Whether a node will do, with those on it for whom others make way there.
+    fn check(&self, pod: &Needs, place: usize, prepared: &Prepared, reasons: &mut Vec<Reason>) -> bool {
+        let node = &self.nodes[place];
+        let mut promised = self.view.nominated_on(&node.name, pod).peekable();
+        if promised.peek().is_none() {
+            return filters::check(pod, node, prepared, reasons);
+        }
+        let mut with = NodeView::clone(node);
+        for other in promised {
+            if !node.pods.iter().any(|there| there.uid == other.uid) {
+                with.add(other.clone());
+            }
+        }
+        filters::check(pod, &with, prepared, reasons)
+    }
+
     /// The best node for a pod, and the claims that wait for it to have one.
     fn place(&self, pod: &Needs) -> Result<(usize, Vec<Key>), Reasons> {
         let total = self.nodes.len();
@@ -83,7 +109,7 @@ impl Board<'_> {
         for step in 0..total {
             let place = (self.turn.wrapping_mul(enough) + step) % total;
             reasons.clear();
-            if filters::check(pod, &self.nodes[place], &prepared, &mut reasons) {
+            if self.check(pod, place, &prepared, &mut reasons) {
                 candidates.push(place);
                 if candidates.len() >= enough {
                     break;

@@ -6,13 +6,13 @@
 //!
 //! - `filters`, `scores`: one file each, in Kubernetes' names and words;
 //! - `needs`, `view`: the compact forms of pods and nodes; `board`: the planner;
-//! - `waiting`, `scheduler`, `report`: the loop, its queue, and what it says.
-//!
-//! Nothing is preempted.
+//! - `waiting`, `scheduler`, `report`: the loop, its queue, and what it says;
+//! - `preemption`: who makes way for a pod that found no node.
 
 mod board;
 mod filters;
 mod needs;
+mod preemption;
 mod reasons;
 mod report;
 mod scheduler;
@@ -25,6 +25,7 @@ mod tests;
 
 pub use board::{Decision, Placement, explain, plan};
 pub use needs::Needs;
+pub use preemption::{Preemption, preempt};
 pub use reasons::{Reason, Reasons};
 pub use scheduler::start;
 pub use view::ClusterView;

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use balsa_model::Key;
 use balsa_model::kinds::pod::{self, Requests};
 use balsa_model::selector::LabelSelector;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     NodeSelector, Pod, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Toleration,
     TopologySpreadConstraint,
@@ -110,6 +111,12 @@ pub struct Needs {
     pub uid: String,
     /// The higher, the earlier it is placed.
     pub priority: i32,
+    /// Whether others of lower priority may have to make way for it.
+    pub(crate) preempts: bool,
+    /// Whether it is on its way out.
+    pub(crate) leaving: bool,
+    /// When it started.
+    pub(crate) started: Option<Timestamp>,
     pub(crate) labels: BTreeMap<String, String>,
     /// Who made it, or what it is like: pods with the same mark are spread.
     pub(crate) group: u64,
@@ -147,6 +154,9 @@ impl Needs {
             ),
             uid: meta.uid.clone().unwrap_or_default(),
             priority: pod::priority(pod),
+            preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            leaving: pod::is_deleting(pod),
+            started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             labels: meta.labels.clone().unwrap_or_default(),
             group: group_of(meta),
             node: spec.node_name.clone().unwrap_or_default(),

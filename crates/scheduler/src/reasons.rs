@@ -20,7 +20,7 @@ pub enum Reason {
 
 impl Reason {
     /// Whether the going of other pods could help.
-    fn is_resolvable(&self) -> bool {
+    pub(crate) fn is_resolvable(&self) -> bool {
         matches!(self, Self::Insufficient(_) | Self::Occupied(_))
     }
 }
@@ -44,6 +44,8 @@ pub struct Reasons {
     counts: BTreeMap<String, usize>,
     hopeless: usize,
     hopeful: usize,
+    /// Others make way: there is nothing to say about why they do not.
+    makes_way: bool,
 }
 
 impl Reasons {
@@ -55,6 +57,16 @@ impl Reasons {
     /// The pod itself cannot go anywhere.
     pub(crate) fn pod_itself(nodes: usize, message: String) -> Self {
         Self { nodes, pod: Some(message), hopeless: nodes, ..Self::default() }
+    }
+
+    /// Whether the going of other pods could help somewhere.
+    pub(crate) fn is_hopeful(&self) -> bool {
+        self.hopeful > 0
+    }
+
+    /// Others make way for the pod.
+    pub(crate) fn note_preemption(&mut self) {
+        self.makes_way = true;
     }
 
     /// One node is out, for these reasons.
@@ -91,7 +103,10 @@ impl fmt::Display for Reasons {
         if self.hopeless > 0 {
             help.push(format!("{} Preemption is not helpful for scheduling", self.hopeless));
         }
-        write!(f, "0/{total} nodes are available: {what}. ")?;
-        write!(f, "preemption: 0/{total} nodes are available: {}.", list(help))
+        write!(f, "0/{total} nodes are available: {what}.")?;
+        if self.makes_way {
+            return Ok(());
+        }
+        write!(f, " preemption: 0/{total} nodes are available: {}.", list(help))
     }
 }

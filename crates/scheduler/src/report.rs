@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use balsa_client::{Client, Recorder};
-use balsa_model::strategy::Part;
+use balsa_model::Failure;
+use balsa_model::strategy::{DeleteOptions, Part};
 use balsa_rt::{Clock, Scope, TaskKind};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::needs::Needs;
+use crate::preemption::Preemption;
 
 /// Conditions written at a time.
 const PARALLEL: usize = 16;
 
 /// Says what was decided.
+#[derive(Clone)]
 pub(crate) struct Reporter {
     client: Client,
     recorder: Recorder,
@@ -31,6 +34,56 @@ impl Reporter {
         metrics::counter!("scheduler_schedule_attempts_total", "result" => "scheduled").increment(1);
         let message = format!("Successfully assigned {} to {node}", pod.key);
         self.recorder.event(&reference(pod), "Normal", "Scheduled", message);
+    }
+
+    /// Others make way for a pod: deletes them, and says so on all of them.
+    pub(crate) fn preempt(&self, pod: &Arc<Needs>, preemption: Preemption, scope: &Scope) {
+        let (this, pod) = (self.clone(), pod.clone());
+        scope.spawn(TaskKind::Helper, async move {
+            let Preemption { node, victims } = preemption;
+            // The nomination is for people, and for the next leader: what it says is known here.
+            let nominate = |current: &mut Pod| {
+                let status = current.status.get_or_insert_default();
+                let same = status.nominated_node_name.as_deref() == Some(node.as_str());
+                status.nominated_node_name = Some(node.clone());
+                !same && current.metadata.uid.as_deref() == Some(pod.uid.as_str())
+            };
+            if let Err(failure) = this.client.api::<Pod>().modify(&pod.key, Part::Status, nominate).await {
+                tracing::debug!(pod = %pod.key, %failure, "nomination not written");
+            }
+            for victim in victims.into_iter().filter(|victim| !victim.leaving) {
+                match this.remove(&victim).await {
+                    Ok(()) => {
+                        let message = format!("Preempted by pod {} on node {node}", pod.uid);
+                        this.recorder.event(&reference(&victim), "Normal", "Preempted", message);
+                    }
+                    // It is tried again when the pod is.
+                    Err(failure) => tracing::warn!(pod = %victim.key, %failure, "not preempted"),
+                }
+            }
+        });
+    }
+
+    async fn remove(&self, victim: &Needs) -> Result<(), Failure> {
+        let api = self.client.api::<Pod>();
+        let now = Time(self.clock.now_seconds());
+        let mark = |pod: &mut Pod| {
+            let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+            conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+            conditions.push(PodCondition {
+                type_: "DisruptionTarget".to_owned(),
+                status: "True".to_owned(),
+                reason: Some("PreemptionByScheduler".to_owned()),
+                message: Some(
+                    "default-scheduler: preempting to accommodate a higher priority pod".to_owned(),
+                ),
+                last_transition_time: Some(now.clone()),
+                ..PodCondition::default()
+            });
+            true
+        };
+        api.modify(&victim.key, Part::Status, mark).await?;
+        api.delete(&victim.key, &victim.uid, DeleteOptions::default()).await
     }
 
     /// These pods have none, and why.

@@ -12,12 +12,14 @@ use balsa_model::selector::Filter;
 use balsa_model::{Failure, Kind, Reason};
 use balsa_rt::{Clock, Scope, TaskKind};
 use k8s_openapi::api::core::v1::{Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::board::{Placement, plan};
 use crate::needs::Needs;
+use crate::preemption::preempt;
 use crate::report::Reporter;
 use crate::view::ClusterView;
 use crate::waiting::Waiting;
@@ -53,6 +55,7 @@ struct Sources {
     claims: Subscription,
     classes: Subscription,
     namespaces: Subscription,
+    budgets: Subscription,
     results: mpsc::UnboundedReceiver<Vec<Bound>>,
 }
 
@@ -64,6 +67,7 @@ enum Heard {
     Claim(Changed),
     Class(Changed),
     Namespace(Changed),
+    Budget(Changed),
     Results(Vec<Bound>),
     Due,
 }
@@ -94,9 +98,10 @@ async fn run(client: Client, clock: Clock, scope: &Scope) {
     let (_claims, claims) = subscribed::<PersistentVolumeClaim>(&client, scope).await;
     let (_classes, classes) = subscribed::<StorageClass>(&client, scope).await;
     let (_namespaces, namespaces) = subscribed::<Namespace>(&client, scope).await;
+    let (_budgets, budgets) = subscribed::<PodDisruptionBudget>(&client, scope).await;
     let (_pods, pods) = subscribed::<Pod>(&client, scope).await;
     let (sender, results) = mpsc::unbounded_channel();
-    let mut sources = Sources { pods, nodes, volumes, claims, classes, namespaces, results };
+    let mut sources = Sources { pods, nodes, volumes, claims, classes, namespaces, budgets, results };
     let recorder = Recorder::new(client.clone(), NAME, clock.clone());
     let mut scheduler = Scheduler {
         reporter: Reporter::new(client.clone(), recorder, clock),
@@ -133,6 +138,7 @@ impl Sources {
             heard = self.claims.recv() => heard.map(Heard::Claim),
             heard = self.classes.recv() => heard.map(Heard::Class),
             heard = self.namespaces.recv() => heard.map(Heard::Namespace),
+            heard = self.budgets.recv() => heard.map(Heard::Budget),
             heard = self.results.recv() => heard.map(Heard::Results),
             heard = self.pods.recv() => heard.map(Heard::Pod),
             () = due => Some(Heard::Due),
@@ -146,6 +152,7 @@ impl Sources {
             .or_else(|| self.claims.try_recv().ok().map(Heard::Claim))
             .or_else(|| self.classes.try_recv().ok().map(Heard::Class))
             .or_else(|| self.namespaces.try_recv().ok().map(Heard::Namespace))
+            .or_else(|| self.budgets.try_recv().ok().map(Heard::Budget))
             .or_else(|| self.results.try_recv().ok().map(Heard::Results))
             .or_else(|| self.pods.try_recv().ok().map(Heard::Pod))
     }
@@ -184,6 +191,11 @@ impl Scheduler {
                 let Some(object) = change.object() else { return };
                 let labels = change.new.as_ref().map(|new| new.meta().labels.clone().unwrap_or_default());
                 self.view.set_namespace(&object.key().name, labels);
+            }
+            Heard::Budget(change) => {
+                let Some(object) = change.object() else { return };
+                let budget = change.new.as_ref().and_then(|new| new.typed::<PodDisruptionBudget>());
+                self.view.set_budget(object.key(), budget);
             }
             Heard::Results(results) => self.on_results(results),
             Heard::Due => {}
@@ -236,13 +248,21 @@ impl Scheduler {
         }
         if let Some(node) = pod::node_name(pod) {
             self.waiting.remove(object.key());
+            self.view.forget_nomination(object.uid());
             self.view.place_pod(Arc::new(Needs::of(pod)), node);
             // It may be the company that others wait for.
             self.waiting.wake();
         } else if pod::is_deleting(pod) || pod::is_gated(pod) || !is_ours(pod) {
             self.waiting.remove(object.key());
+            self.view.forget_nomination(object.uid());
         } else if !self.view.has_pod(object.uid()) {
-            self.waiting.add(Arc::new(Needs::of(pod)));
+            let needs = Arc::new(Needs::of(pod));
+            let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
+            if let Some(node) = nominated.filter(|node| !node.is_empty()) {
+                // What an earlier leader has begun.
+                self.view.nominate(needs.clone(), node);
+            }
+            self.waiting.add(needs);
         }
     }
 
@@ -250,6 +270,7 @@ impl Scheduler {
         if self.waiting.has(key, uid) {
             self.waiting.remove(key);
         }
+        self.view.forget_nomination(uid);
         if self.view.remove_pod(uid) {
             self.waiting.wake();
         }
@@ -299,7 +320,10 @@ impl Scheduler {
                         self.waiting.failed(&decision.pod.key, "", now);
                         scope.spawn(TaskKind::Helper, select_node(self.client.clone(), claims, node));
                     }
-                    Err(reasons) => {
+                    Err(mut reasons) => {
+                        if reasons.is_hopeful() && self.make_way(&decision.pod, scope) {
+                            reasons.note_preemption();
+                        }
                         let message = reasons.to_string();
                         if self.waiting.failed(&decision.pod.key, &message, now) {
                             failed.push((decision.pod, message));
@@ -311,6 +335,16 @@ impl Scheduler {
             self.bind(bindings, scope);
         }
         metrics::gauge!("scheduler_pending_pods").set(self.waiting.len() as f64);
+    }
+
+    /// Has lighter pods make way for one that found no node; whether there are such.
+    fn make_way(&mut self, pod: &Arc<Needs>, scope: &Scope) -> bool {
+        let Some(preemption) = preempt(&self.view, pod) else { return false };
+        metrics::counter!("scheduler_preemption_attempts_total").increment(1);
+        metrics::histogram!("scheduler_preemption_victims").record(preemption.victims.len() as f64);
+        self.view.nominate(pod.clone(), &preemption.node);
+        self.reporter.preempt(pod, preemption, scope);
+        true
     }
 
     fn bind(&mut self, bindings: Vec<(Arc<Needs>, String)>, scope: &Scope) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use serde_json::{Value, json};
 
-use crate::{ClusterView, Decision, Needs, explain, plan};
+use crate::{ClusterView, Decision, Needs, explain, plan, preempt};
 
 fn node(name: &str, extra: Value) -> Node {
     let mut value = json!({
@@ -206,6 +206,49 @@ fn claims_hold_a_pod_or_follow_it() {
     assert!(one(&view, user).contains("pod has unbound immediate PersistentVolumeClaims"));
 }
 
+/// `node: victims`, or nothing.
+fn way(view: &ClusterView, pod: &Needs) -> String {
+    let Some(found) = preempt(view, pod) else { return String::new() };
+    let mut victims: Vec<_> = found.victims.iter().map(|victim| victim.uid.clone()).collect();
+    victims.sort();
+    format!("{}: {}", found.node, victims.join(" "))
+}
+
+#[test]
+fn the_light_make_way_for_the_weighty() {
+    let mut view = view(&[node("a", json!({})), node("b", json!({}))]);
+    let weighing = |name: &str, priority: i32, cpu: &str| {
+        let containers = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]);
+        pod(name, json!({"priority": priority, "containers": containers}))
+    };
+    for (name, priority, cpu, node) in
+        [("a1", 10, "2", "a"), ("a2", 5, "2", "a"), ("b1", 1, "1", "b"), ("b2", 20, "3", "b")]
+    {
+        view.place_pod(weighing(name, priority, cpu), node);
+    }
+    // Where the weightiest victim is lightest, and no more than must go.
+    assert_eq!(way(&view, &weighing("p", 15, "2")), "a: a2");
+    assert_eq!(way(&view, &weighing("p", 15, "1")), "b: b1");
+    assert_eq!(way(&view, &weighing("p", 15, "4")), "a: a1 a2");
+    assert_eq!(way(&view, &weighing("p", 30, "4")), "a: a1 a2");
+    assert_eq!(way(&view, &weighing("p", 1, "1")), "", "equals stay");
+    assert_eq!(way(&view, &weighing("p", 30, "5")), "", "it would not help");
+    let never = pod("p", json!({"priority": 30, "preemptionPolicy": "Never"}));
+    assert_eq!(way(&view, &never), "");
+    let budget = json!({"metadata": {"name": "b", "namespace": "n"},
+        "spec": {"selector": {"matchLabels": {"app": "b1"}}}, "status": {"disruptionsAllowed": 0,
+            "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1}});
+    let budget = serde_json::from_value(budget).unwrap();
+    view.set_budget(&balsa_model::Key::new("n", "b"), Some(&budget));
+    assert_eq!(way(&view, &weighing("p", 15, "1")), "a: a2", "budgets are spared where that is possible");
+    // Nobody lighter takes the place while the victim leaves.
+    let urgent = weighing("p", 15, "2");
+    view.nominate(urgent.clone(), "a");
+    view.remove_pod("a2");
+    assert!(one(&view, weighing("q", 12, "1")).starts_with("0/2 nodes are available"));
+    assert_eq!(one(&view, urgent), "a");
+}
+
 mod story {
     //! The loop on a cluster in memory.
 
@@ -242,6 +285,41 @@ mod story {
             let all = client.api::<Pod>().list(Filter::everything()).await.unwrap();
             panic!("waited in vain; there is {:#?}", all.iter().map(|o| o.value()).collect::<Vec<_>>());
         }
+    }
+
+    #[tokio::test]
+    async fn an_urgent_pod_gets_its_place() {
+        let client = Client::new(MemoryBackend::new(Clock::system()), "test");
+        let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
+        client.api::<Namespace>().create(&namespace).await.unwrap();
+        let created = client.api::<Node>().create(&node("a", json!({}))).await.unwrap();
+        let mut value = created.typed::<Node>().unwrap().clone();
+        let ready = node("a", json!({}));
+        (value.spec, value.status) = (ready.spec, ready.status);
+        client.api::<Node>().update(&value, balsa_model::strategy::Part::Whole).await.unwrap();
+        let scope = Scope::new();
+        crate::start(client.clone(), Clock::system(), &scope);
+        let mut changes = client.informer::<Pod>(Filter::everything(), &scope).subscribe();
+        for i in 0..4 {
+            client.api::<Pod>().create(&waiting_pod(&format!("p{i}"))).await.unwrap();
+        }
+        let is_bound = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.is_some();
+        until(&client, &mut changes, |pods| pods.len() == 4 && pods.iter().all(is_bound)).await;
+        let mut urgent = waiting_pod("urgent");
+        urgent.spec.as_mut().unwrap().priority = Some(100);
+        client.api::<Pod>().create(&urgent).await.unwrap();
+        let leaving = |pod: &&Pod| pod.metadata.deletion_timestamp.is_some();
+        until(&client, &mut changes, |pods| pods.iter().filter(leaving).count() == 1).await;
+        let all = client.api::<Pod>().list(Filter::everything()).await.unwrap();
+        let victim = all.iter().find(|pod| pod.is_deleting()).unwrap();
+        // Its node lets go of it.
+        let now =
+            balsa_model::strategy::DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
+        client.api::<Pod>().delete(victim.key(), victim.uid(), now).await.unwrap();
+        until(&client, &mut changes, |pods| pods.len() == 4 && pods.iter().all(is_bound)).await;
+        let bound =
+            client.api::<Pod>().find(&balsa_model::Key::new("default", "urgent")).await.unwrap().unwrap();
+        assert_eq!(bound.status.unwrap().nominated_node_name.as_deref(), Some("a"));
     }
 
     #[tokio::test]

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use balsa_model::Key;
 use balsa_model::kinds::node;
 use balsa_model::kinds::pod::Requests;
+use balsa_model::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Taint};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::needs::{HostPort, Needs};
@@ -67,6 +69,16 @@ impl NodeView {
         self.pods.push(pod);
     }
 
+    /// The node without its pods.
+    pub(crate) fn emptied(&self) -> Self {
+        let mut node = self.clone();
+        node.pods.clear();
+        (node.requested, node.weight) = (Requests::default(), (0, 0));
+        node.ports.clear();
+        node.groups.clear();
+        node
+    }
+
     fn remove(&mut self, uid: &str) {
         let pods = std::mem::take(&mut self.pods);
         (self.requested, self.weight) = (Requests::default(), (0, 0));
@@ -76,6 +88,13 @@ impl NodeView {
             self.add(pod);
         }
     }
+}
+
+/// How many of the pods that it means may go just now.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    pub(crate) selector: LabelSelector,
+    pub(crate) allowed: i32,
 }
 
 /// The cluster as the planner sees it.
@@ -93,6 +112,9 @@ pub struct ClusterView {
     pub(crate) volumes: HashMap<String, PersistentVolume>,
     pub(crate) claims: HashMap<Key, PersistentVolumeClaim>,
     pub(crate) classes: HashMap<String, StorageClass>,
+    pub(crate) budgets: BTreeMap<Key, Budget>,
+    /// Pods for which others make way, by UID, with the node.
+    nominated: HashMap<String, (String, Arc<Needs>)>,
 }
 
 impl ClusterView {
@@ -194,6 +216,46 @@ impl ClusterView {
             Some(class) => self.classes.insert(name.to_owned(), class),
             None => self.classes.remove(name),
         };
+    }
+
+    /// A disruption budget; `None`: it is gone.
+    pub fn set_budget(&mut self, key: &Key, budget: Option<&PodDisruptionBudget>) {
+        let Some(budget) = budget else {
+            self.budgets.remove(key);
+            return;
+        };
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let selector = selector.and_then(|selector| LabelSelector::from_meta(selector).ok());
+        let allowed = budget.status.as_ref().map_or(0, |status| status.disruptions_allowed);
+        let selector = selector.unwrap_or_else(LabelSelector::nothing);
+        self.budgets.insert(key.clone(), Budget { selector, allowed });
+    }
+
+    /// Others make way for a pod on that node; nobody of less weight shall take the place.
+    pub fn nominate(&mut self, pod: Arc<Needs>, node: &str) {
+        self.nominated.insert(pod.uid.clone(), (node.to_owned(), pod));
+    }
+
+    /// A pod has its place, or wants none any more.
+    pub fn forget_nomination(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    /// Where others make way for a pod.
+    pub(crate) fn nominated_node(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// The pods, not lighter than `pod` and not itself, for whom others make way on a node.
+    pub(crate) fn nominated_on<'a>(
+        &'a self,
+        node: &'a str,
+        pod: &'a Needs,
+    ) -> impl Iterator<Item = &'a Arc<Needs>> {
+        let all = self.nominated.values().filter(move |(there, _)| there == node).map(|(_, other)| other);
+        all.filter(|other| {
+            other.priority >= pod.priority && other.uid != pod.uid && !self.has_pod(&other.uid)
+        })
     }
 
     /// The labels of a namespace.

@@ -3,19 +3,23 @@
 //! To add a kind: add its file and its line in [`KINDS`].
 
 mod cells;
+pub mod certificate_signing_request;
 pub mod check;
 mod config_map;
 mod controller_revision;
 mod cron_job;
 mod csi;
+mod csi_storage_capacity;
 mod daemon_set;
 pub mod deployment;
 pub mod endpoint_slice;
 mod endpoints;
 mod event;
+mod horizontal_pod_autoscaler;
 mod ingress;
 pub mod ingress_class;
 pub mod job;
+mod ip_address;
 mod lease;
 mod limit_range;
 pub mod namespace;
@@ -36,13 +40,14 @@ mod runtime_class;
 pub mod secret;
 pub mod service;
 mod service_account;
+mod service_cidr;
 mod stateful_set;
 pub mod storage_class;
 mod volume_attachment;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, batch, coordination, core, discovery, networking, node as api_node, policy, rbac as api_rbac,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node as api_node, policy, rbac as api_rbac,
     scheduling, storage,
 };
 
@@ -72,11 +77,15 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<apps::v1::Deployment>(),
             kind_of::<apps::v1::ReplicaSet>(),
             kind_of::<apps::v1::StatefulSet>(),
+            kind_of::<autoscaling::v2::HorizontalPodAutoscaler>(),
             kind_of::<batch::v1::CronJob>(),
             kind_of::<batch::v1::Job>(),
+            kind_of::<certificates::v1::CertificateSigningRequest>(),
+            kind_of::<networking::v1::IPAddress>(),
             kind_of::<networking::v1::IngressClass>(),
             kind_of::<networking::v1::Ingress>(),
             kind_of::<networking::v1::NetworkPolicy>(),
+            kind_of::<networking::v1::ServiceCIDR>(),
             kind_of::<policy::v1::PodDisruptionBudget>(),
             kind_of::<api_rbac::v1::ClusterRoleBinding>(),
             kind_of::<api_rbac::v1::ClusterRole>(),
@@ -84,6 +93,7 @@ pub fn all() -> &'static [KindRef] {
             kind_of::<api_rbac::v1::Role>(),
             kind_of::<storage::v1::CSIDriver>(),
             kind_of::<storage::v1::CSINode>(),
+            kind_of::<storage::v1::CSIStorageCapacity>(),
             kind_of::<storage::v1::StorageClass>(),
             kind_of::<storage::v1::VolumeAttachment>(),
             kind_of::<scheduling::v1::PriorityClass>(),

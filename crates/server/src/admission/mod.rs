@@ -4,6 +4,7 @@
 //! engine proposes nothing else.
 
 mod addresses;
+mod certificates;
 mod namespaces;
 mod nodes;
 mod pods;
@@ -59,6 +60,7 @@ impl Admission {
     pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
+        certificates::name_requestor(who, object);
         pods::complete(&self.state, object)?;
         volumes::default_class(&self.state, object);
         volumes::protect(object);

@@ -1,0 +1,256 @@
+//! CertificateSigningRequest: somebody asks for a certificate, somebody allows it, a signer makes it.
+//! Invariants: what is asked for never changes; approvals and denials come by their own door, are never
+//! taken back, and never both; a certificate is never replaced.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use k8s_openapi::Metadata as _;
+use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
+
+use super::cells::NONE;
+use super::check::{json, one_of};
+use crate::field::{CauseKind, FieldErrors, Path};
+use crate::kind::{Descriptor, Kind, Subresource};
+use crate::table::{Cell, Column, human_duration};
+
+/// Shortest life of a certificate that may be asked for, in seconds.
+const SHORTEST_LIFE: i32 = 600;
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+
+impl Kind for CertificateSigningRequest {
+    const DESCRIPTOR: Descriptor = Descriptor {
+        short_names: &["csr"],
+        subresources: &[Subresource::Status, Subresource::Approval],
+        field_labels: &["spec.signerName"],
+        columns: &[
+            Column::NAME,
+            Column::AGE,
+            Column::text("SignerName"),
+            Column::text("Requestor"),
+            Column::text("RequestedDuration"),
+            Column::text("Condition"),
+        ],
+        ..Descriptor::cluster(
+            "certificates.k8s.io",
+            "v1",
+            "CertificateSigningRequest",
+            "certificatesigningrequests",
+            "certificatesigningrequest",
+            "certificates.v1.CertificateSigningRequest",
+        )
+    };
+
+    fn prepare_create(&mut self) {
+        self.status = Some(CertificateSigningRequestStatus::default());
+    }
+
+    fn prepare_update(&mut self, old: &Self) {
+        self.spec.clone_from(&old.spec);
+    }
+
+    fn validate(&self, errors: &mut FieldErrors) {
+        let (path, spec) = (Path::new("spec"), &self.spec);
+        if !is_request(&spec.request.0) {
+            let shown = STANDARD.encode(&spec.request.0);
+            let detail = "PEM block type must be CERTIFICATE REQUEST";
+            errors.push(CauseKind::Invalid, &path.child("request"), json(&shown).to_string(), detail);
+        }
+        if spec.usages.as_ref().is_none_or(Vec::is_empty) {
+            errors.required(&path.child("usages"), "usages is required");
+        }
+        for (i, usage) in spec.usages.iter().flatten().enumerate() {
+            one_of(errors, &path.child("usages").index(i), usage, USAGES);
+        }
+        validate_signer(&spec.signer_name, &path.child("signerName"), errors);
+        if let Some(seconds) = spec.expiration_seconds.filter(|seconds| *seconds < SHORTEST_LIFE) {
+            let detail = "may not specify a duration less than 600 seconds (10 minutes)";
+            errors.invalid(&path.child("expirationSeconds"), seconds, detail);
+        }
+        let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let path = Path::new("status").child("conditions");
+        let (mut approved, mut denied) = (false, false);
+        for (i, condition) in conditions.enumerate() {
+            let path = path.index(i);
+            if condition.type_.is_empty() {
+                errors.required(&path.child("type"), "");
+            }
+            approved |= condition.type_ == "Approved";
+            denied |= condition.type_ == "Denied";
+            if matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed")
+                && condition.status != "True"
+            {
+                let status = condition.status.as_str();
+                one_of(errors, &path.child("status"), status, &["True"]);
+            }
+        }
+        if approved && denied {
+            let detail = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(&path, "Denied", detail);
+        }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        let path = Path::new("status");
+        for type_ in ["Approved", "Denied", "Failed"] {
+            if has_condition(old, type_) && !has_condition(self, type_) {
+                let detail = format!("updates may not remove a condition of type \"{type_}\"");
+                errors.forbidden(&path.child("conditions"), detail);
+            }
+        }
+        let certificate =
+            |request: &Self| request.status.as_ref().and_then(|status| status.certificate.clone());
+        if certificate(old).is_some() && certificate(self) != certificate(old) {
+            errors.forbidden(
+                &path.child("certificate"),
+                "updates may not set certificate content to a new value",
+            );
+        }
+    }
+
+    fn field(&self, label: &str) -> String {
+        match label {
+            "spec.signerName" => self.spec.signer_name.clone(),
+            _ => String::new(),
+        }
+    }
+
+    fn row(&self, now: Timestamp) -> Vec<Cell> {
+        let spec = &self.spec;
+        let life = spec.expiration_seconds.map(|seconds| human_duration(i64::from(seconds)));
+        vec![
+            Cell::name(self.metadata()),
+            Cell::age(self.metadata(), now),
+            Cell::text(spec.signer_name.as_str()),
+            Cell::text(spec.username.clone().unwrap_or_default()),
+            Cell::text(life.unwrap_or_else(|| NONE.to_owned())),
+            Cell::text(condition_text(self)),
+        ]
+    }
+}
+
+/// Whether one of its conditions is there: they are only ever `True`.
+pub fn has_condition(request: &CertificateSigningRequest, name: &str) -> bool {
+    let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == name)
+}
+
+fn condition_text(request: &CertificateSigningRequest) -> String {
+    let mut words: Vec<&str> = Vec::new();
+    for (type_, word) in [("Approved", "Approved"), ("Denied", "Denied"), ("Failed", "Failed")] {
+        if has_condition(request, type_) {
+            words.push(word);
+        }
+    }
+    if words.is_empty() {
+        words.push("Pending");
+    }
+    let issued = request.status.as_ref().and_then(|status| status.certificate.as_ref());
+    if issued.is_some_and(|certificate| !certificate.0.is_empty()) {
+        words.push("Issued");
+    }
+    words.join(",")
+}
+
+fn is_request(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    let text = text.trim();
+    ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].iter().any(|label| {
+        text.starts_with(&format!("-----BEGIN {label}-----"))
+            && text.ends_with(&format!("-----END {label}-----"))
+    })
+}
+
+/// `domain/path`
+fn validate_signer(name: &str, path: &Path, errors: &mut FieldErrors) {
+    if name.is_empty() {
+        return errors.required(path, "");
+    }
+    let Some((domain, rest)) = name.split_once('/') else {
+        let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        return errors.invalid(path, name, detail);
+    };
+    for wrong in crate::meta::dns1123_subdomain(domain) {
+        errors.invalid(path, name, format!("invalid domain: {wrong}"));
+    }
+    if !domain.contains('.') {
+        errors.invalid(path, domain, "should be a domain with at least two segments separated by dots");
+    }
+    if rest.is_empty() {
+        errors.invalid(path, name, "should be of the form 'example.com/signer-name'");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn request(extra: Value, status: Value) -> CertificateSigningRequest {
+        let pem =
+            STANDARD.encode("-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n");
+        let mut spec = json!({"request": pem, "signerName": "kubernetes.io/kube-apiserver-client",
+            "usages": ["client auth"], "username": "jane"});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        serde_json::from_value(json!({"metadata": {"name": "c"}, "spec": spec, "status": status})).unwrap()
+    }
+
+    #[test]
+    fn wrong_ones() {
+        for (extra, wanted) in [
+            (json!({}), vec![]),
+            (json!({"request": ""}), vec!["spec.request"]),
+            (json!({"usages": ["be nice"]}), vec!["spec.usages[0]"]),
+            (json!({"signerName": "me"}), vec!["spec.signerName"]),
+            (json!({"expirationSeconds": 5}), vec!["spec.expirationSeconds"]),
+        ] {
+            let mut errors = FieldErrors::new();
+            Kind::validate(&request(extra, json!({})), &mut errors);
+            assert_eq!(errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>(), wanted);
+        }
+    }
+
+    #[test]
+    fn approvals_stay_and_rows_tell() {
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}], "certificate": "QQ=="});
+        let old = request(json!({"expirationSeconds": 3600}), approved);
+        let mut errors = FieldErrors::new();
+        Kind::validate_update(&request(json!({}), json!({})), &old, &mut errors);
+        assert_eq!(errors.into_vec().len(), 2);
+        let cells: Vec<_> = Kind::row(&old, Timestamp::UNIX_EPOCH).into_iter().map(|c| c.0).collect();
+        assert_eq!(
+            cells[2..],
+            [
+                json!("kubernetes.io/kube-apiserver-client"),
+                json!("jane"),
+                json!("60m"),
+                json!("Approved,Issued")
+            ]
+        );
+    }
+}
