@@ -7,10 +7,12 @@
 //! - [`object`]: a stored object, as the bytes that go on the wire beside its decoded metadata;
 //! - [`mutation`]: what is proposed to the log and what came of it;
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
+//! - [`fields`]: who owns which fields, and server-side apply;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
 
 pub mod discovery;
 pub mod field;
+pub mod fields;
 pub mod kind;
 pub mod kinds;
 pub mod meta;

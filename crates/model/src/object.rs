@@ -3,15 +3,23 @@
 //! The bytes are spliced into lists and watch events as they are; nothing re-encodes them. Invariant:
 //! they start with the kind's fixed prefix, so that the revision can be spliced in when the log has
 //! given one ([`Object::seal`]), and `metadata.resourceVersion` is the revision that last changed it.
+//!
+//! `metadata.managedFields`, which can be as long as all the rest, stands last in the metadata and only in
+//! the bytes: neither the decoded metadata nor the typed form have it.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::kind::{AnyObject, Kind, KindRef, kind_of};
 
@@ -67,6 +75,8 @@ pub struct Object {
     revision: Revision,
     bytes: Bytes,
     meta: ObjectMeta,
+    /// Where the text of its managedFields is.
+    managed: Range<usize>,
     typed: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
 }
 
@@ -82,22 +92,92 @@ pub enum ObjectError {
 }
 
 #[derive(Deserialize)]
-struct MetaOnly {
-    metadata: ObjectMeta,
+struct MetaOnly<'a> {
+    #[serde(borrow)]
+    metadata: Metadata<'a>,
 }
+
+/// Metadata without managedFields, and their text.
+struct Metadata<'a> {
+    meta: ObjectMeta,
+    managed: Option<&'a RawValue>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Metadata<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Metadata<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("metadata")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                let mut managed = None;
+                let rest = Rest { map, managed: &mut managed };
+                let meta = ObjectMeta::deserialize(MapAccessDeserializer::new(rest))?;
+                Ok(Metadata { meta, managed })
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
+}
+
+/// The fields of metadata but for managedFields.
+struct Rest<'m, 'de, A> {
+    map: A,
+    managed: &'m mut Option<&'de RawValue>,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Rest<'_, 'de, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, A::Error> {
+        #[derive(Deserialize)]
+        struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+        while let Some(Name(name)) = self.map.next_key()? {
+            if name != MANAGED_FIELDS {
+                return seed.deserialize((&*name).into_deserializer()).map(Some);
+            }
+            *self.managed = Some(self.map.next_value()?);
+        }
+        Ok(None)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, A::Error> {
+        self.map.next_value_seed(seed)
+    }
+}
+
+const MANAGED_FIELDS: &str = "managedFields";
+/// What stands before their text, but for the first field of the metadata.
+const MANAGED_FIELDS_KEY: &str = ",\"managedFields\":";
 
 impl Object {
     /// The canonical JSON of `value` without a resourceVersion: kind, apiVersion and metadata first,
     /// then the other fields in their order. This is what a Mutation carries.
     pub fn canonical(kind: KindRef, value: &Value) -> Vec<u8> {
-        let mut out = Vec::with_capacity(1024);
+        let managed = value.get("metadata").and_then(|metadata| metadata.get(MANAGED_FIELDS));
+        let managed = managed.filter(|managed| !managed.is_null()).map(Value::to_string);
+        Self::canonical_with(kind, value, managed.as_deref().unwrap_or_default())
+    }
+
+    /// The same with another text of `managedFields`; empty: none.
+    pub fn canonical_with(kind: KindRef, value: &Value, managed: &str) -> Vec<u8> {
+        let mut out = Vec::with_capacity(1024 + managed.len());
         out.extend_from_slice(kind.prefix().as_bytes());
-        if let Some(metadata) = value.get("metadata").and_then(Value::as_object) {
-            let fields =
-                metadata.iter().filter(|(name, field)| *name != "resourceVersion" && !field.is_null());
-            for (i, (name, field)) in fields.enumerate() {
-                write_field(&mut out, i > 0, name, field);
+        let mut comma = false;
+        for (name, field) in value.get("metadata").and_then(Value::as_object).into_iter().flatten() {
+            if !matches!(name.as_str(), "resourceVersion" | MANAGED_FIELDS) && !field.is_null() {
+                write_field(&mut out, comma, name, field);
+                comma = true;
             }
+        }
+        if !managed.is_empty() {
+            let key = if comma { MANAGED_FIELDS_KEY } else { &MANAGED_FIELDS_KEY[1..] };
+            out.extend_from_slice(key.as_bytes());
+            out.extend_from_slice(managed.as_bytes());
         }
         out.push(b'}');
         for (name, field) in value.as_object().into_iter().flatten() {
@@ -131,10 +211,14 @@ impl Object {
     /// # Errors
     /// When the bytes do not decode.
     pub fn stored(kind: KindRef, bytes: Bytes, revision: Revision) -> Result<Self, ObjectError> {
-        let MetaOnly { metadata: meta } = serde_json::from_slice(&bytes)?;
+        let MetaOnly { metadata: Metadata { meta, managed } } = serde_json::from_slice(&bytes)?;
+        let managed = managed.map_or(0..0, |text| {
+            let start = text.get().as_ptr().addr().saturating_sub(bytes.as_ptr().addr());
+            start..start + text.get().len()
+        });
         let key =
             Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        Ok(Self { kind, key, revision, bytes, meta, typed: OnceLock::new() })
+        Ok(Self { kind, key, revision, bytes, meta, managed, typed: OnceLock::new() })
     }
 
     /// Reads an object that came over the wire; its revision is its resourceVersion.
@@ -168,7 +252,7 @@ impl Object {
         &self.bytes
     }
 
-    /// Its metadata.
+    /// Its metadata, without managedFields.
     pub fn meta(&self) -> &ObjectMeta {
         &self.meta
     }
@@ -188,6 +272,29 @@ impl Object {
         serde_json::from_slice(&self.bytes).unwrap_or_default()
     }
 
+    /// The same without managedFields.
+    pub fn bare_value(&self) -> Value {
+        serde_json::from_slice(&self.bare_bytes()).unwrap_or_default()
+    }
+
+    /// The text of its managedFields, a JSON list; empty where there is none.
+    pub fn managed_fields(&self) -> &str {
+        self.bytes
+            .get(self.managed.clone())
+            .and_then(|text| std::str::from_utf8(text).ok())
+            .unwrap_or_default()
+    }
+
+    /// Its JSON without managedFields.
+    fn bare_bytes(&self) -> Cow<'_, [u8]> {
+        let (before, after) = (self.bytes.get(..self.managed.start), self.bytes.get(self.managed.end..));
+        let before = before.and_then(|before| before.strip_suffix(MANAGED_FIELDS_KEY.as_bytes()));
+        match (before, after) {
+            (Some(before), Some(after)) => Cow::Owned([before, after].concat()),
+            _ => Cow::Borrowed(&self.bytes),
+        }
+    }
+
     /// Its typed form, decoded at most once a version. `None` when it is of another kind, or does not
     /// decode, which the checks at the front door exclude.
     pub fn typed<K: Kind>(&self) -> Option<&K> {
@@ -197,7 +304,7 @@ impl Object {
         }
         self.typed
             .get_or_init(|| {
-                serde_json::from_slice::<K>(&self.bytes)
+                serde_json::from_slice::<K>(&self.bare_bytes())
                     .ok()
                     .map(|k| Box::new(k) as Box<dyn Any + Send + Sync>)
             })
@@ -207,7 +314,7 @@ impl Object {
 
     /// Its typed form behind the object-safe face, for code that is generic over kinds.
     pub fn decode(&self) -> Option<Box<dyn AnyObject>> {
-        self.kind.decode(self.value()).ok()
+        self.kind.decode(self.bare_value()).ok()
     }
 }
 
@@ -257,6 +364,25 @@ mod tests {
         let object = Object::seal(kind_of::<ConfigMap>(), &bytes, Revision(1)).unwrap();
         assert!(object.typed::<Secret>().is_none());
         assert!(object.typed::<ConfigMap>().is_some());
+    }
+
+    #[test]
+    fn managed_fields_are_only_in_the_bytes() {
+        let value =
+            json!({"metadata": {"managedFields": [{"manager": "m"}], "name": "x"}, "data": {"a": "b"}});
+        let object = Object::seal(kind_of::<ConfigMap>(), &canonical(&value), Revision(1)).unwrap();
+        assert_eq!(object.managed_fields(), r#"[{"manager":"m"}]"#);
+        let text = std::str::from_utf8(object.bytes()).unwrap();
+        assert!(text.contains(r#""name":"x","managedFields":[{"manager":"m"}]},"data""#), "{text}");
+        assert!(object.meta().managed_fields.is_none());
+        assert!(object.typed::<ConfigMap>().unwrap().metadata.managed_fields.is_none());
+        assert!(object.bare_value()["metadata"].get("managedFields").is_none());
+        assert_eq!(object.bare_value()["data"], json!({"a": "b"}));
+        assert_eq!(object.value()["metadata"]["managedFields"], json!([{"manager": "m"}]));
+        let without = Object::canonical_with(kind_of::<ConfigMap>(), &object.value(), "");
+        let object = Object::seal(kind_of::<ConfigMap>(), &without, Revision(1)).unwrap();
+        assert_eq!(object.managed_fields(), "");
+        assert_eq!(object.bare_value(), object.value());
     }
 
     #[test]

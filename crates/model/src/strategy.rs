@@ -78,13 +78,14 @@ pub fn prepare_create(
     Ok(object)
 }
 
-/// A new version of `old` from a client's body (an update, or the result of a patch).
+/// A new version of `old` from a client's body (an update, or the result of a patch). It says nothing of
+/// managedFields.
 ///
 /// # Errors
 /// `BadRequest` when the body contradicts the URL.
 pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<dyn AnyObject>, Failure> {
     let kind = old.kind();
-    let old_value = old.value();
+    let old_value = old.bare_value();
     keep_other_parts(&mut value, &old_value, part, kind.descriptor().has(Subresource::Status));
     let mut object = kind.decode(value)?;
     let old_typed = kind.decode(old_value)?;
@@ -176,7 +177,7 @@ pub enum Deletion {
 /// # Errors
 /// `BadRequest` when the object does not decode.
 pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> Result<Deletion, Failure> {
-    let mut object = old.kind().decode(old.value())?;
+    let mut object = old.kind().decode(old.bare_value())?;
     let before = object.meta().clone();
     apply_propagation(object.meta_mut(), options.propagation);
     let grace = grace_period(old, object.as_ref(), options);
@@ -238,7 +239,7 @@ fn grace_period(old: &Object, object: &dyn AnyObject, options: &DeleteOptions) -
         return 0;
     }
     let own =
-        || old.value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+        || old.bare_value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
     options.grace_period_seconds.unwrap_or_else(own).max(0)
 }
 

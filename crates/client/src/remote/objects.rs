@@ -205,7 +205,38 @@ impl RemoteBackend {
             r#type: patch_type.into(),
             patch: json(patch)?,
             options: Some(details.into()),
+            force: false,
         };
+        self.send_patch(kind, request).await
+    }
+
+    /// Server-side apply: makes an object what a configuration says, in the name of the field manager of
+    /// `details`; creates it when it is not there. `force` takes fields that other managers own.
+    ///
+    /// # Errors
+    /// `Conflict` when other managers own fields that the configuration wants otherwise, and what the
+    /// server says.
+    pub async fn apply(
+        &self,
+        kind: KindRef,
+        key: &Key,
+        part: v1::Part,
+        (config, force): (&Value, bool),
+        details: &WriteDetails,
+    ) -> Result<Written, Failure> {
+        let request = v1::PatchRequest {
+            resource: resource(kind),
+            key: place(key),
+            part: part.into(),
+            r#type: v1::PatchType::Apply.into(),
+            patch: json(config)?,
+            options: Some(details.into()),
+            force,
+        };
+        self.send_patch(kind, request).await
+    }
+
+    async fn send_patch(&self, kind: KindRef, request: v1::PatchRequest) -> Result<Written, Failure> {
         let make = |connection| {
             let request = unary(request.clone());
             async move { client(connection).patch(request).await }

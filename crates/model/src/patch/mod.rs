@@ -37,7 +37,7 @@ impl PatchType {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Json, Self::Merge, Self::Strategic, Self::Apply];
 
-    /// Its media type.
+    /// Its media type. An apply may come as CBOR, too.
     pub fn content_type(self) -> &'static str {
         match self {
             Self::Json => "application/json-patch+json",
@@ -54,7 +54,8 @@ impl PatchType {
     pub fn from_content_type(header: &str) -> Result<Self, Failure> {
         let media_type = header.split(';').next().unwrap_or_default().trim();
         let known = Self::ALL.into_iter().find(|t| t.content_type().eq_ignore_ascii_case(media_type));
-        known.ok_or_else(|| Failure::generic(Reason::UnsupportedMediaType))
+        let cbor = || media_type.eq_ignore_ascii_case("application/apply-patch+cbor").then_some(Self::Apply);
+        known.or_else(cbor).ok_or_else(|| Failure::generic(Reason::UnsupportedMediaType))
     }
 }
 

@@ -63,22 +63,38 @@ impl Attributes {
 pub struct Authorized {
     user: Authenticated,
     leader_term: Option<u64>,
+    /// In whose name it writes, for managedFields.
+    manager: Arc<str>,
 }
 
 impl Authorized {
     /// A part of this server that works only while it leads in `term`: what it proposes later is
     /// refused by construction.
     pub(crate) fn leader_part(name: &str, term: u64) -> Self {
-        Self { user: Authenticated::component(name), leader_term: Some(term) }
+        Self { user: Authenticated::component(name), leader_term: Some(term), manager: name.into() }
     }
 
     /// A part of this server, whether it leads or not.
     pub(crate) fn server_part(name: &str) -> Self {
-        Self { user: Authenticated::component(name), leader_term: None }
+        Self { user: Authenticated::component(name), leader_term: None, manager: name.into() }
     }
 
     pub(crate) fn leader_term(&self) -> Option<u64> {
         self.leader_term
+    }
+
+    /// The same, writing in the name of a field manager; an empty name changes nothing.
+    #[must_use]
+    pub(crate) fn as_manager(mut self, manager: &str) -> Self {
+        if !manager.is_empty() && *self.manager != *manager {
+            self.manager = manager.into();
+        }
+        self
+    }
+
+    /// The field manager in whose name it writes; empty when nobody said.
+    pub(crate) fn manager(&self) -> &str {
+        &self.manager
     }
 
     /// Who.
@@ -126,7 +142,7 @@ impl Authorizer {
         attributes: &Attributes,
     ) -> Result<Authorized, Failure> {
         if self.allows(user, attributes) {
-            return Ok(Authorized { user: user.clone(), leader_term: None });
+            return Ok(Authorized { user: user.clone(), leader_term: None, manager: Arc::default() });
         }
         Err(refusal(user, attributes))
     }

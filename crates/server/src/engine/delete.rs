@@ -49,11 +49,11 @@ fn last_form(old: &Arc<Object>, now: Timestamp) -> Result<Arc<Object>, Failure> 
     if !old.kind().descriptor().graceful {
         return Ok(old.clone());
     }
-    let mut object = old.kind().decode(old.value())?;
+    let mut object = old.kind().decode(old.bare_value())?;
     let meta = object.meta_mut();
     meta.deletion_timestamp.get_or_insert(Time(now));
     meta.deletion_grace_period_seconds = Some(0);
-    let bytes = Object::canonical(old.kind(), &object.to_value());
+    let bytes = Object::canonical_with(old.kind(), &object.to_value(), old.managed_fields());
     Object::seal(old.kind(), &bytes, old.revision()).map(Arc::new).map_err(Failure::internal)
 }
 
@@ -106,7 +106,9 @@ impl Engine {
         let (mutation, gone) = match &deletion {
             Deletion::Unchanged => return Ok(Ok(Deleted { object: old.clone(), gone: false })),
             Deletion::Mark(object) => {
-                (self.mutation(who, Operation::Replace, object.as_ref(), precondition), false)
+                let value = object.to_value();
+                let form = (&value, old.managed_fields());
+                (self.mutation(who, Operation::Replace, object.as_ref(), form, precondition), false)
             }
             Deletion::Remove => {
                 gone_object = last_form(old, self.clock.now_seconds())?;

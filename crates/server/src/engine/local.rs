@@ -89,7 +89,8 @@ impl Backend for LocalBackend {
         value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Failure> {
-        Ok(self.engine.create(&self.who, kind, namespace, value, options.dry_run).await?.object)
+        let who = self.who.clone().as_manager(&options.field_manager);
+        Ok(self.engine.create(&who, kind, namespace, value, options.dry_run).await?.object)
     }
 
     async fn update(
@@ -100,7 +101,8 @@ impl Backend for LocalBackend {
         value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Failure> {
-        Ok(self.engine.update(&self.who, kind, key, part, value, options.dry_run).await?.object)
+        let who = self.who.clone().as_manager(&options.field_manager);
+        Ok(self.engine.update(&who, kind, key, part, value, options.dry_run).await?.object)
     }
 
     async fn delete(&self, kind: KindRef, key: &Key, query: &DeleteQuery) -> Result<Arc<Object>, Failure> {
@@ -181,6 +183,9 @@ impl Engine {
         let now = self.clock.now_seconds();
         mark_scheduled(&mut pod, now);
         let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
-        Ok(self.admission.admitted(self.mutation(who, Operation::Replace, &pod, precondition)))
+        // Nobody owns what a binding sets.
+        let value = serde_json::to_value(&pod).map_err(Failure::internal)?;
+        let form = (&value, old.managed_fields());
+        Ok(self.admission.admitted(self.mutation(who, Operation::Replace, &pod, form, precondition)))
     }
 }

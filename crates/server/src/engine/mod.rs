@@ -4,6 +4,7 @@
 //! ([`Authorized`]). Writes are read-modify-write under a precondition on the revision read: a client's
 //! own precondition is judged once, everything else is tried again here when somebody was faster.
 
+mod apply;
 mod delete;
 mod local;
 mod read;
@@ -11,6 +12,8 @@ mod scale;
 mod write;
 
 use balsa_log::{ProposeError, ReadError};
+use balsa_model::fields::Writer;
+use balsa_model::strategy::Part;
 use balsa_model::{
     AnyObject, Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision,
 };
@@ -21,6 +24,7 @@ use serde_json::Value;
 use crate::admission::{Admission, Admitted};
 use crate::authorize::Authorized;
 
+pub(crate) use apply::Configuration;
 pub use local::LocalBackend;
 pub(crate) use read::watch_failed;
 pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
@@ -85,25 +89,52 @@ impl Engine {
         outcome.map_err(|error| proposal_failed(&error))
     }
 
+    /// What is proposed for an object; `value` is its JSON, and `managed` the text of its managedFields.
     fn mutation(
         &self,
         who: &Authorized,
         operation: Operation,
         object: &dyn AnyObject,
+        (value, managed): (&Value, &str),
         precondition: Precondition,
     ) -> Mutation {
         let meta = object.meta();
         let key =
             Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let mut bytes = Object::canonical_with(object.kind(), value, managed);
+        // Who owns what is not what an object may be too large for.
+        if bytes.len() > MAX_OBJECT_BYTES && !managed.is_empty() {
+            bytes = Object::canonical_with(object.kind(), value, "");
+        }
         Mutation {
             operation,
             kind: object.kind(),
             key,
-            object: Object::canonical(object.kind(), &object.to_value()).into(),
+            object: bytes.into(),
             precondition,
             claims: object.claims(),
             user: who.name().clone(),
         }
+    }
+
+    /// Who writes a part of an object now, for its managedFields.
+    fn writer<'a>(&self, who: &'a Authorized, kind: KindRef, target: Target) -> Writer<'a> {
+        let Target { part, subresource } = target;
+        Writer { manager: who.manager(), kind, part, subresource, now: self.clock.now_seconds() }
+    }
+}
+
+/// The part of an object that a write covers.
+#[derive(Clone, Copy, Debug)]
+struct Target {
+    part: Part,
+    /// The part of the URL, where `part` does not say it; or empty.
+    subresource: &'static str,
+}
+
+impl From<Part> for Target {
+    fn from(part: Part) -> Self {
+        Self { part, subresource: "" }
     }
 }
 
@@ -168,6 +199,6 @@ fn proposal_failed(error: &ProposeError) -> Failure {
     }
 }
 
-fn read_failed(error: &ReadError) -> Failure {
+pub(crate) fn read_failed(error: &ReadError) -> Failure {
     Failure::new(Reason::ServiceUnavailable, error.to_string()).retry_after(1)
 }

@@ -2,18 +2,21 @@
 
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::strategy::Part;
-use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource};
+use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource, schema};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::write::Written;
-use super::{Engine, check_precondition, precondition_of};
+use super::{Engine, Target, check_precondition, precondition_of};
 use crate::authorize::Authorized;
 
 /// What refusals say a Scale is. It is no kind: it has no objects of its own.
 const SCALE: Descriptor =
     Descriptor::namespaced("autoscaling", "v1", "Scale", "scales", "scale", "autoscaling.v1.Scale");
+
+/// What a Scale sets.
+pub(super) const TARGET: Target = Target { part: Part::Main, subresource: "scale" };
 
 /// The Scale of an object.
 ///
@@ -37,6 +40,19 @@ pub(crate) fn scale_of(object: &Object) -> Result<Scale, Failure> {
         spec: Some(ScaleSpec { replicas: Some(scale.replicas) }),
         status: Some(scale.status),
     })
+}
+
+/// Checks what is to be applied as a Scale.
+pub(super) fn check_type(config: &Value, key: &Key) -> Result<(), Failure> {
+    let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if version != SCALE.api_version() || kind != SCALE.kind {
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        return Err(Failure::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
+    }
+    let checked = schema::check(SCALE.message, config.clone())?;
+    let replicas = checked.value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
+    check_scale(config, i32::try_from(replicas).unwrap_or(-1), key)
 }
 
 /// Checks a Scale by itself.
@@ -78,8 +94,8 @@ impl Engine {
             let mut object =
                 old.decode().ok_or_else(|| Failure::internal("stored object does not decode"))?;
             object.set_replicas(replicas);
-            Ok(object.to_value())
+            Ok(object.to_value().into())
         };
-        self.change(who, kind, key, Part::Main, &Precondition::default(), dry_run, change).await
+        self.change(who, kind, key, TARGET, &Precondition::default(), dry_run, change).await
     }
 }

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
+use balsa_model::field::FieldErrors;
+use balsa_model::fields::{self, Said};
 use balsa_model::patch::{self, PatchType};
 use balsa_model::strategy::{self, Part, Stamp};
-use balsa_model::{AnyObject, Failure, Key, KindRef, Object, Operation, Precondition, Reason, Revision};
+use balsa_model::{Failure, Key, KindRef, Object, Operation, Precondition, Reason, Revision};
 use balsa_state::Refusal;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{ATTEMPTS, Engine, check_precondition, precondition_of, refused};
+use super::{ATTEMPTS, Engine, Target, check_precondition, precondition_of, refused};
 use crate::admission::is_address_collision;
 use crate::authorize::Authorized;
 use crate::rest::body::{self, FieldValidation};
@@ -17,6 +19,9 @@ use crate::rest::body::{self, FieldValidation};
 /// Letters that `generateName` is completed with, and the longest name that leaves room for them.
 const SUFFIX: usize = 5;
 const LONGEST_BASE: usize = 63 - SUFFIX;
+
+/// How a patch says that it is about ownership.
+const MANAGED_FIELDS: &[u8] = b"managedFields";
 
 /// What a write came to.
 #[derive(Clone, Debug)]
@@ -36,6 +41,21 @@ pub(crate) struct Patch {
     pub kind: PatchType,
     /// Its text.
     pub body: Bytes,
+}
+
+/// A version of an object that somebody wants.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    /// The object.
+    pub value: Value,
+    /// The text of its managedFields where that is decided; else they follow from what changes.
+    pub managed: Option<String>,
+}
+
+impl From<Value> for Draft {
+    fn from(value: Value) -> Self {
+        Self { value, managed: None }
+    }
 }
 
 impl Engine {
@@ -60,7 +80,7 @@ impl Engine {
                 let name = format!("{}{}", base.get(..cut).unwrap_or(base), balsa_rt::random_suffix(SUFFIX));
                 value["metadata"]["name"] = name.into();
             }
-            match self.create_once(who, kind, namespace, value, dry_run).await {
+            match self.create_once(who, kind, namespace, value.into(), dry_run).await {
                 // A generated name or a picked address was taken in the meantime.
                 Err((failure, true)) => last = failure,
                 Err((failure, false)) if failure.reason == Reason::AlreadyExists && base.is_some() => {
@@ -74,25 +94,34 @@ impl Engine {
     }
 
     /// One attempt; the flag says that another may pick differently.
-    async fn create_once(
+    pub(super) async fn create_once(
         &self,
         who: &Authorized,
         kind: KindRef,
         namespace: &str,
-        value: Value,
+        draft: Draft,
         dry_run: bool,
     ) -> Result<Written, (Failure, bool)> {
         let final_failure = |failure| (failure, false);
         let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
+        let Draft { mut value, managed } = draft;
+        let said = Said::take(&mut value, "");
         let mut object = strategy::prepare_create(kind, namespace, value, &stamp).map_err(final_failure)?;
+        check_said(&said, kind, object.meta().name.as_deref()).map_err(final_failure)?;
+        // What admission adds is nobody's.
+        let managed = managed.unwrap_or_else(|| {
+            fields::update(None, &object.to_value(), "", said, &self.writer(who, kind, Part::Main.into()))
+        });
         self.admission.admit_create(who, object.as_mut()).map_err(final_failure)?;
         // What follows from what admission has set.
         object.set_defaults();
         strategy::validate_create(object.as_ref()).map_err(final_failure)?;
         let warnings = object.warnings();
         let name = object.meta().name.clone().unwrap_or_default();
-        let mutation = self.mutation(who, Operation::Create, object.as_ref(), Precondition::default());
-        let bytes = mutation.object.clone();
+        let value = object.to_value();
+        let form = (&value, managed.as_str());
+        let mutation = self.mutation(who, Operation::Create, object.as_ref(), form, Precondition::default());
+        let (bytes, key) = (mutation.object.clone(), mutation.key.clone());
         if dry_run {
             if self.state().get(kind, &mutation.key).is_some() {
                 return Err((Failure::already_exists(kind.descriptor(), &name), false));
@@ -107,8 +136,20 @@ impl Engine {
             let again = is_address_collision(&refusal);
             (refused(kind, &name, refusal), again)
         })?;
-        let object = Object::seal(kind, &bytes, revision).map_err(|e| (Failure::internal(e), false))?;
-        Ok(Written { object: Arc::new(object), created: true, warnings })
+        let object = self.settled(kind, &key, &bytes, revision).map_err(final_failure)?;
+        Ok(Written { object, created: true, warnings })
+    }
+
+    /// An object that was just written: as the state has it if it is that far, else made once more.
+    fn settled(
+        &self,
+        kind: KindRef,
+        key: &Key,
+        bytes: &[u8],
+        revision: Revision,
+    ) -> Result<Arc<Object>, Failure> {
+        let known = self.state().get(kind, key).filter(|object| object.revision() == revision);
+        known.map_or_else(|| Object::seal(kind, bytes, revision).map(Arc::new).map_err(Failure::internal), Ok)
     }
 
     /// Puts another version of a part of an object. A resourceVersion or UID in `value` is a
@@ -132,7 +173,7 @@ impl Engine {
                 return self.create_by_update(who, kind, key, value, &precondition, dry_run).await;
             }
         }
-        self.change(who, kind, key, part, &precondition, dry_run, |_| Ok(value.clone())).await
+        self.change(who, kind, key, part.into(), &precondition, dry_run, |_| Ok(value.clone().into())).await
     }
 
     /// Puts a new object where an update found none. A version that the client named is that of an object
@@ -178,7 +219,10 @@ impl Engine {
     ) -> Result<Written, Failure> {
         let found = std::sync::Mutex::new(Vec::new());
         let apply = |old: &Object| {
-            let checked = patch::apply(patch.kind, kind, &old.value(), &patch.body)?;
+            // Most patches have nothing to do with managedFields.
+            let concerned = patch.body.windows(MANAGED_FIELDS.len()).any(|window| window == MANAGED_FIELDS);
+            let present = if concerned { old.value() } else { old.bare_value() };
+            let checked = patch::apply(patch.kind, kind, &present, &patch.body)?;
             // What a patch says of the version is judged on its result; of the UID, that it may not change.
             let revision = precondition_of(&checked.value)?.revision;
             check_precondition(old, &Precondition { revision, uid: None })?;
@@ -186,9 +230,10 @@ impl Engine {
             if let Ok(mut found) = found.lock() {
                 *found = decoded.warnings;
             }
-            Ok(decoded.value)
+            Ok(decoded.value.into())
         };
-        let mut written = self.change(who, kind, key, part, &Precondition::default(), dry_run, apply).await?;
+        let nothing = Precondition::default();
+        let mut written = self.change(who, kind, key, part.into(), &nothing, dry_run, apply).await?;
         written.warnings.extend(found.into_inner().unwrap_or_default());
         Ok(written)
     }
@@ -201,10 +246,10 @@ impl Engine {
         who: &Authorized,
         kind: KindRef,
         key: &Key,
-        part: Part,
+        target: Target,
         precondition: &Precondition,
         dry_run: bool,
-        new_value: impl Fn(&Object) -> Result<Value, Failure>,
+        new_version: impl Fn(&Object) -> Result<Draft, Failure>,
     ) -> Result<Written, Failure> {
         let mut last = Failure::internal("no attempt was made");
         for attempt in 0..ATTEMPTS {
@@ -217,13 +262,13 @@ impl Engine {
                 last = failure;
                 continue;
             }
-            let value = new_value(&old)?;
-            match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
+            let draft = new_version(&old)?;
+            match draft.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
                 "" => return Err(nameless(&key.name)),
                 name if *name != *key.name => return Err(wrong_name(name, &key.name)),
                 _ => {}
             }
-            match self.replace_once(who, &old, part, value, dry_run).await? {
+            match self.replace_once(who, &old, target, draft, dry_run).await? {
                 Ok(written) => return Ok(written),
                 Err(refusal) => last = refused(kind, &key.name, refusal),
             }
@@ -243,22 +288,33 @@ impl Engine {
         &self,
         who: &Authorized,
         old: &Arc<Object>,
-        part: Part,
-        value: Value,
+        target: Target,
+        draft: Draft,
         dry_run: bool,
     ) -> Result<Result<Written, Refusal>, Failure> {
         let kind = old.kind();
-        let mut object = strategy::prepare_update(old, value, part)?;
+        let Draft { mut value, managed } = draft;
+        let said = Said::take(&mut value, old.managed_fields());
+        check_said(&said, kind, Some(&old.key().name))?;
+        let mut object = strategy::prepare_update(old, value, target.part)?;
+        let before = without_version(old.bare_value());
+        let managed = managed.unwrap_or_else(|| {
+            let writer = self.writer(who, kind, target);
+            fields::update(Some(&before), &object.to_value(), old.managed_fields(), said, &writer)
+        });
         self.admission.admit_update(object.as_mut(), old)?;
         strategy::validate_update(object.as_ref(), old)?;
-        let warnings = if part == Part::Status { Vec::new() } else { object.warnings() };
-        if is_same(object.as_ref(), old) {
+        let warnings = if target.part == Part::Status { Vec::new() } else { object.warnings() };
+        let value = object.to_value();
+        // A new version that says the same as the old one gets no revision.
+        if value == before && fields::same_but_times(&managed, old.managed_fields()) {
             return Ok(Ok(Written { object: old.clone(), created: false, warnings }));
         }
         let finished = strategy::is_finished(object.as_ref());
         let operation = if finished { Operation::Remove } else { Operation::Replace };
         let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
-        let mut mutation = self.mutation(who, operation, object.as_ref(), precondition);
+        let form = (&value, managed.as_str());
+        let mut mutation = self.mutation(who, operation, object.as_ref(), form, precondition);
         let bytes = mutation.object.clone();
         if finished {
             mutation.object = bytes::Bytes::new();
@@ -271,10 +327,13 @@ impl Engine {
         let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
         Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
             Ok(revision) => {
-                // What is gone was never stored in its last form: it keeps the version it had.
-                let revision = if finished { old.revision() } else { revision };
-                let object = Object::seal(kind, &bytes, revision).map_err(Failure::internal)?;
-                Ok(Written { object: Arc::new(object), created: false, warnings })
+                let object = if finished {
+                    // What is gone was never stored in its last form: it keeps the version it had.
+                    Arc::new(Object::seal(kind, &bytes, old.revision()).map_err(Failure::internal)?)
+                } else {
+                    self.settled(kind, old.key(), &bytes, revision)?
+                };
+                Ok(Written { object, created: false, warnings })
             }
             Err(refusal) => Err(refusal),
         })
@@ -282,7 +341,7 @@ impl Engine {
 }
 
 /// That a body does not say which object it is.
-fn nameless(on_url: &str) -> Failure {
+pub(super) fn nameless(on_url: &str) -> Failure {
     Failure::bad_request(format!(
         "the name of the object ({on_url} based on URL) was undeterminable: name must be provided"
     ))
@@ -301,15 +360,18 @@ fn generated_base(value: &Value) -> Option<String> {
     if text("/metadata/name").is_some() { None } else { text("/metadata/generateName").map(str::to_owned) }
 }
 
-/// Whether a new version says the same as the old one: it then gets no revision.
-fn is_same(object: &dyn AnyObject, old: &Object) -> bool {
-    let mut new = object.to_value();
-    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("resourceVersion");
+/// The JSON of an object without its version.
+fn without_version(mut value: Value) -> Value {
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.shift_remove("resourceVersion");
     }
-    let mut before = old.value();
-    if let Some(meta) = before.get_mut("metadata").and_then(Value::as_object_mut) {
-        meta.remove("resourceVersion");
-    }
-    new == before
+    value
+}
+
+/// Refuses what a client says of ownership when nobody could own it like that.
+fn check_said(said: &Said, kind: KindRef, name: Option<&str>) -> Result<(), Failure> {
+    let Said::Managed(managed) = said else { return Ok(()) };
+    let mut errors = FieldErrors::new();
+    fields::validate(managed, &mut errors);
+    Failure::invalid(kind.descriptor(), name.unwrap_or_default(), errors).map_or(Ok(()), Err)
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::time::Duration;
 
+use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
-use crate::engine::{Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::engine::{Configuration, Page, Patch, Wanted, Written, scale_of, watch_failed};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
 
@@ -136,7 +137,45 @@ fn watch_messages(watch: Watch) -> Messages<v1::WatchResponse> {
     .boxed()
 }
 
+/// Whoever writes, in the name of the field manager that they give, or of their program.
+fn named<T>(who: Authorized, request: &Request<T>, options: Option<&v1::WriteOptions>) -> Authorized {
+    let manager = options.map(|options| options.field_manager.as_str()).filter(|name| !name.is_empty());
+    let program = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok());
+    let program = || fields::manager_of_user_agent(program.unwrap_or_default());
+    who.as_manager(&manager.map_or_else(program, str::to_owned))
+}
+
 impl Objects {
+    /// Server-side apply.
+    async fn apply(
+        &self,
+        who: Authorized,
+        kind: KindRef,
+        key: &Key,
+        request: Request<v1::PatchRequest>,
+    ) -> Result<Response<v1::PatchResponse>, Status> {
+        let create = Attributes::resource("create", kind.descriptor(), &key.namespace, &key.name);
+        let may_create = self.0.authorize(who.user(), &create).map(drop);
+        let request = request.into_inner();
+        let options = request.options.unwrap_or_default();
+        if options.field_manager.is_empty() {
+            return Err(super::missing("options.field_manager"));
+        }
+        let who = who.as_manager(&options.field_manager);
+        let (value, warnings) = schema::parse_yaml(&request.patch).map_err(failed)?;
+        let config = Configuration { value, force: request.force, may_create };
+        let part = v1::Part::try_from(request.part).unwrap_or_default();
+        let engine = &self.0.engine;
+        if part == v1::Part::Scale {
+            let written = engine.apply_scale(&who, kind, key, &config, options.dry_run).await;
+            let object = Some(scale_message(&written.map_err(failed)?)?);
+            return Ok(Response::new(v1::PatchResponse { object, warnings }));
+        }
+        let written = engine.apply(&who, kind, key, part_of(part), &config, options.dry_run).await;
+        let (object, warnings) = answered(&written.map_err(failed)?, warnings);
+        Ok(Response::new(v1::PatchResponse { object, warnings }))
+    }
+
     async fn update_scale(
         &self,
         who: &Authorized,
@@ -145,10 +184,15 @@ impl Objects {
         change: impl Fn(&Value) -> Result<Value, Failure>,
     ) -> Result<v1::Object, Status> {
         let written = self.0.engine.update_scale(who, kind, key, dry_run, change).await.map_err(failed)?;
-        let scale = scale_of(&written.object).map_err(failed)?;
-        let json = serde_json::to_vec(&scale).map_err(|error| failed(Failure::internal(error)))?;
-        Ok(v1::Object { revision: written.object.revision().0, json: json.into() })
+        scale_message(&written)
     }
+}
+
+/// The Scale of what was written.
+fn scale_message(written: &Written) -> Result<v1::Object, Status> {
+    let scale = scale_of(&written.object).map_err(failed)?;
+    let json = serde_json::to_vec(&scale).map_err(|error| failed(Failure::internal(error)))?;
+    Ok(v1::Object { revision: written.object.revision().0, json: json.into() })
 }
 
 fn answered(written: &Written, mut warnings: Vec<String>) -> (Option<v1::Object>, Vec<String>) {
@@ -190,6 +234,7 @@ impl ObjectService for Objects {
         let namespace = request.get_ref().namespace.clone();
         let wanted = Attributes::resource("create", kind.descriptor(), &namespace, "");
         let who = authorize(&self.0, &request, &wanted)?;
+        let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         let decoded = decode(kind.descriptor(), &request.json, &options)?;
@@ -206,6 +251,7 @@ impl ObjectService for Objects {
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let part = request.get_ref().part();
         let who = authorize(&self.0, &request, &write_attributes("update", kind.descriptor(), &key, part))?;
+        let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         if part == v1::Part::Scale {
@@ -230,8 +276,10 @@ impl ObjectService for Objects {
             v1::PatchType::Json => PatchType::Json,
             v1::PatchType::Merge => PatchType::Merge,
             v1::PatchType::Strategic => PatchType::Strategic,
+            v1::PatchType::Apply => return self.apply(who, kind, &key, request).await,
             v1::PatchType::Unspecified => return Err(super::missing("type")),
         };
+        let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         let body = request.patch;
