@@ -2,7 +2,7 @@
 //!
 //! The constructors carry the wordings that users and scripts search for.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Status, StatusCause, StatusDetails};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ListMeta, Status, StatusCause, StatusDetails};
 
 use crate::field::FieldErrors;
 use crate::kind::Descriptor;
@@ -132,6 +132,8 @@ pub struct Failure {
     pub causes: Vec<Cause>,
     /// Seconds after which to try again; 0: not said.
     pub retry_after_seconds: u32,
+    /// Of a list that cannot go on as it was: a token to see the rest as it is now. Empty elsewhere.
+    pub continue_token: String,
 }
 
 impl Failure {
@@ -146,6 +148,7 @@ impl Failure {
             uid: String::new(),
             causes: Vec::new(),
             retry_after_seconds: 0,
+            continue_token: String::new(),
         }
     }
 
@@ -281,7 +284,7 @@ impl Failure {
             reason: Some(self.reason.as_str().to_owned()),
             code: Some(i32::from(self.reason.code())),
             details: (self.is_generic() || details != StatusDetails::default()).then_some(details),
-            ..Status::default()
+            metadata: ListMeta { continue_: not_empty(&self.continue_token), ..ListMeta::default() },
         }
     }
 
@@ -303,6 +306,7 @@ impl Failure {
             uid: details.uid.unwrap_or_default(),
             causes: causes.collect(),
             retry_after_seconds: details.retry_after_seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
+            continue_token: status.metadata.continue_.clone().unwrap_or_default(),
         }
     }
 }

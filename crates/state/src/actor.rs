@@ -87,6 +87,8 @@ pub(crate) enum Message {
     Deliver,
     Subscribe { filter: Arc<Filter>, start: Start, reply: oneshot::Sender<Result<Subscription, WatchError>> },
     Unsubscribe(WatcherId),
+    /// What has changed after a revision, published or about to be.
+    Changes { after: Revision, reply: oneshot::Sender<Result<Backlog, WatchError>> },
     Observe(oneshot::Sender<KindStatus>),
 }
 
@@ -194,6 +196,9 @@ impl Actor {
                 self.watchers.remove(id);
                 self.labels.watchers(self.watchers.len());
             }
+            Message::Changes { after, reply } => {
+                let _ = reply.send(self.on_changes(after));
+            }
             Message::Observe(reply) => {
                 let _ = reply.send(self.on_observe(waiting));
             }
@@ -295,6 +300,20 @@ impl Actor {
             }
         };
         Ok(Subscription { queue: self.watchers.add(filter, after), backlog })
+    }
+
+    /// What is published may not have been delivered yet: it waits among the pending.
+    fn on_changes(&self, after: Revision) -> Result<Backlog, WatchError> {
+        let backlog = if after >= self.ring_floor {
+            self.recent(after, None)
+        } else if self.keeps_history {
+            self.recent(self.ring_floor, Some((after, self.ring_floor)))
+        } else {
+            return Err(WatchError::Expired { requested: after, oldest: self.ring_floor });
+        };
+        let Backlog::Changes(mut changes, before) = backlog else { return Ok(backlog) };
+        changes.extend(self.pending.iter().filter(|change| change.revision() > after).cloned());
+        Ok(Backlog::Changes(changes, before))
     }
 
     fn recent(&self, after: Revision, before: Option<(Revision, Revision)>) -> Backlog {

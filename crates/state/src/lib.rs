@@ -16,6 +16,7 @@ mod history;
 mod indexed;
 mod machine;
 mod metrics;
+mod past;
 mod pins;
 mod refusal;
 mod state;

@@ -13,8 +13,10 @@ use tokio::sync::watch;
 
 use crate::actor::{ActorHandle, Backlog, KindStatus, Message, Subscription};
 use crate::codec::Kinds;
+use crate::event::SharedChange;
 use crate::history::{self, HistoryError, PastVersion};
 use crate::metrics;
+use crate::past;
 use crate::pins::Pins;
 use crate::tables::{TableError, Tables};
 use crate::view::{KindView, Rows};
@@ -175,20 +177,49 @@ impl State {
         self.shared.pins.pin(view);
     }
 
-    /// The picture of a kind at exactly `revision`: pinned, or current if nothing of the kind has changed
-    /// since.
+    /// The picture of a kind at exactly `revision`, as long as the changes since then are kept.
     ///
     /// # Errors
-    /// `Expired` when it is kept no longer.
-    pub fn list_at(&self, kind: KindRef, revision: Revision) -> Result<KindView, WatchError> {
+    /// `Expired` when they are not.
+    pub async fn list_at(&self, kind: KindRef, revision: Revision) -> Result<KindView, WatchError> {
         let current = self.view(kind);
         if current.changed() <= revision && revision <= current.revision() {
             return Ok(KindView::new(current.rows().clone(), revision));
         }
-        self.shared
-            .pins
-            .get(kind, revision)
-            .ok_or(WatchError::Expired { requested: revision, oldest: current.revision() })
+        if let Some(pinned) = self.shared.pins.get(kind, revision) {
+            return Ok(pinned);
+        }
+        if revision > current.revision() {
+            return Err(WatchError::Expired { requested: revision, oldest: current.revision() });
+        }
+        self.check_floor(revision)?;
+        let changes = self.changes_after(kind, revision).await?;
+        let view = past::before(&current, &changes, revision);
+        // Whoever asks for an old picture asks for its next page too.
+        self.pin(&view);
+        Ok(view)
+    }
+
+    /// The changes of a kind after a revision that have a part in what is published, and maybe newer ones.
+    async fn changes_after(
+        &self,
+        kind: KindRef,
+        after: Revision,
+    ) -> Result<Vec<Arc<SharedChange>>, WatchError> {
+        let place =
+            self.place(kind).ok_or_else(|| WatchError::NotServed(kind.descriptor().qualified_kind()))?;
+        let ask = |reply| Message::Changes { after, reply };
+        match self.shared.actors[place].ask(ask).await.ok_or(WatchError::Closed)?? {
+            Backlog::Changes(recent, before) => {
+                let mut changes = match before {
+                    Some((after, to)) => self.older_changes(kind, after, to).await?,
+                    None => Vec::new(),
+                };
+                changes.extend(recent);
+                Ok(changes)
+            }
+            Backlog::Nothing(_) | Backlog::Initial(_) => Ok(Vec::new()),
+        }
     }
 
     /// Starts a watch.
@@ -224,7 +255,7 @@ impl State {
         kind: KindRef,
         after: Revision,
         to: Revision,
-    ) -> Result<Vec<Arc<crate::event::SharedChange>>, WatchError> {
+    ) -> Result<Vec<Arc<SharedChange>>, WatchError> {
         let limit = self.shared.config.replayed_changes;
         let found = self.read(move |tables| history::changes(tables, kind, after, to, limit)).await;
         // Trimmed while it was read: what was found may have holes, or fail for them.

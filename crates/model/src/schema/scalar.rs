@@ -55,8 +55,19 @@ pub(crate) fn canonical_time(text: &str) -> Result<String, String> {
 
 /// A `MicroTime` in canonical form: UTC, six digits.
 pub(crate) fn canonical_micro_time(text: &str) -> Result<String, String> {
-    let (seconds, nanos) = floor(parse_time(text, "2006-01-02T15:04:05.000000Z07:00")?);
-    Ok(write_time(seconds, nanos, true))
+    let layout = "2006-01-02T15:04:05.000000Z07:00";
+    let (seconds, nanos) = floor(parse_time(text, layout)?);
+    // Clients write all six digits, and the API takes nothing else.
+    let rest = text.get(19..).unwrap_or_default();
+    let digits = rest.strip_prefix('.').map(|digits| digits.bytes().take_while(u8::is_ascii_digit).count());
+    match digits {
+        Some(6) => Ok(write_time(seconds, nanos, true)),
+        Some(7..) => {
+            let rest = rest.get(7..).unwrap_or_default();
+            Err(format!("parsing time {text:?} as \"{layout}\": cannot parse {rest:?} as \"Z07:00\""))
+        }
+        _ => Err(format!("parsing time {text:?} as \"{layout}\": cannot parse {rest:?} as \".000000\"")),
+    }
 }
 
 /// Seconds and nanoseconds of a time's text, as protobuf counts them: the second part counts up.
@@ -145,11 +156,13 @@ mod tests {
     #[test]
     fn times_become_canonical() {
         assert_eq!(canonical_time("2024-05-06T07:08:09.5+02:00").unwrap(), "2024-05-06T05:08:09Z");
-        assert_eq!(canonical_micro_time("2024-05-06T07:08:09Z").unwrap(), "2024-05-06T07:08:09.000000Z");
         assert_eq!(
-            canonical_micro_time("2024-05-06T07:08:09.1234567Z").unwrap(),
-            "2024-05-06T07:08:09.123456Z"
+            canonical_micro_time("2024-05-06T07:08:09.123456+02:00").unwrap(),
+            "2024-05-06T05:08:09.123456Z"
         );
+        for text in ["2024-05-06T07:08:09Z", "2024-05-06T07:08:09.1Z", "2024-05-06T07:08:09.1234567Z"] {
+            assert!(canonical_micro_time(text).unwrap_err().contains("cannot parse"), "{text}");
+        }
         assert_eq!(
             canonical_time("yesterday").unwrap_err(),
             "parsing time \"yesterday\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"yesterday\" as \"2006\""

@@ -90,8 +90,14 @@ impl Engine {
         let (view, cursor) = if page.continue_token.is_empty() {
             (self.view(kind, wanted).await?, None)
         } else {
-            let (revision, cursor) = decode_token(&page.continue_token)?;
-            let view = self.state().list_at(kind, revision).map_err(|_| expired_page())?;
+            let (at, cursor) = decode_token(&page.continue_token)?;
+            let view = match at {
+                Some(revision) => {
+                    self.state().list_at(kind, revision).await.map_err(|_| expired_page(&cursor))?
+                }
+                // The rest of a list whose revision has expired.
+                None => self.view(kind, Wanted::Latest).await?,
+            };
             (view, Some(cursor))
         };
         let mut listed = Listed { revision: view.revision(), ..Listed::default() };
@@ -105,7 +111,7 @@ impl Engine {
         if more > 0
             && let Some(last) = listed.items.last()
         {
-            listed.continue_token = encode_token(view.revision(), last.key());
+            listed.continue_token = encode_token(Some(view.revision()), last.key());
             let counted = filter.labels.selects_all() && filter.fields.selects_all();
             listed.remaining = counted.then_some(more);
             self.state().pin(&view);
@@ -145,7 +151,13 @@ impl Engine {
             Wanted::NotOlderThan(revision) => self.reach(revision).await?,
             Wanted::Exact(revision) => {
                 self.reach(revision).await?;
-                return self.state().list_at(kind, revision).map_err(|error| watch_failed(&error));
+                let listed = self.state().list_at(kind, revision).await;
+                return listed.map_err(|error| match error {
+                    WatchError::Expired { .. } => {
+                        Failure::expired("The resourceVersion for the provided list is too old.")
+                    }
+                    other => watch_failed(&other),
+                });
             }
         }
         Ok(self.state().view(kind))
@@ -173,27 +185,28 @@ pub(crate) fn watch_failed(error: &WatchError) -> Failure {
     }
 }
 
-fn expired_page() -> Failure {
-    Failure::expired(
-        "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-    )
+fn expired_page(cursor: &Key) -> Failure {
+    let mut failure = Failure::expired(
+        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+    );
+    failure.continue_token = encode_token(None, cursor);
+    failure
 }
 
-fn encode_token(revision: Revision, last: &Key) -> String {
-    URL_SAFE_NO_PAD.encode(format!("1\0{revision}\0{}\0{}", last.namespace, last.name))
+/// A token that says where a list goes on, and at which revision: none for whatever is newest.
+fn encode_token(at: Option<Revision>, last: &Key) -> String {
+    let at = at.map(|revision| revision.to_string()).unwrap_or_default();
+    URL_SAFE_NO_PAD.encode(format!("1\0{at}\0{}\0{}", last.namespace, last.name))
 }
 
-fn decode_token(token: &str) -> Result<(Revision, Key), Failure> {
+fn decode_token(token: &str) -> Result<(Option<Revision>, Key), Failure> {
     let wrong = || Failure::bad_request("continue key is not valid: it is no token of this server's");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     let text = String::from_utf8(bytes).map_err(|_| wrong())?;
     let parts: Vec<&str> = text.split('\0').collect();
-    match parts.as_slice() {
-        ["1", revision, namespace, name] => {
-            Ok((revision.parse().map_err(|_| wrong())?, Key::new(*namespace, *name)))
-        }
-        _ => Err(wrong()),
-    }
+    let ["1", at, namespace, name] = parts.as_slice() else { return Err(wrong()) };
+    let at = if at.is_empty() { None } else { Some(at.parse().map_err(|_| wrong())?) };
+    Ok((at, Key::new(*namespace, *name)))
 }
 
 #[cfg(test)]
@@ -203,7 +216,9 @@ mod tests {
     #[test]
     fn tokens_survive_the_way_and_rubbish_is_refused() {
         let key = Key::new("ns", "name");
-        assert_eq!(decode_token(&encode_token(Revision(7), &key)).unwrap(), (Revision(7), key));
+        for at in [Some(Revision(7)), None] {
+            assert_eq!(decode_token(&encode_token(at, &key)).unwrap(), (at, key.clone()));
+        }
         for token in ["", "x", "////", "MQ"] {
             assert!(decode_token(token).is_err(), "{token}");
         }

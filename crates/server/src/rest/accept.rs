@@ -1,32 +1,48 @@
-//! What a client wants to read: JSON as it is, as a Table, or only the metadata.
+//! What a client wants to read: which encoding, and in it the object as it is, a Table, or only the
+//! metadata.
 
 use balsa_model::{Descriptor, Failure, Reason};
 use http::HeaderMap;
 use http::header::ACCEPT;
+
+use super::encode::Encoding;
 
 /// The form of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// The object itself.
     Whole,
-    /// `meta.k8s.io/v1 Table`.
+    /// `meta.k8s.io Table`.
     Table,
-    /// `meta.k8s.io/v1 PartialObjectMetadata`.
+    /// `meta.k8s.io PartialObjectMetadata`.
     Metadata,
-    /// `meta.k8s.io/v1 PartialObjectMetadataList`.
+    /// `meta.k8s.io PartialObjectMetadataList`.
     MetadataList,
 }
 
+/// What a client accepts, as far as this server has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Accepted {
+    pub(super) form: Form,
+    /// The apiVersion of what is no object of its own kind.
+    pub(super) version: &'static str,
+    pub(super) encoding: Encoding,
+}
+
+/// The versions of Tables and bare metadata.
+const META_V1: &str = "meta.k8s.io/v1";
+const META_V1BETA1: &str = "meta.k8s.io/v1beta1";
+
+const PLAIN: Accepted = Accepted { form: Form::Whole, version: META_V1, encoding: Encoding::Json };
+
 /// Chooses the first form that the client names and this server has.
-pub(super) fn negotiate(headers: &HeaderMap) -> Result<Form, Failure> {
-    let accepted: Vec<&str> =
-        headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
-    if accepted.is_empty() {
-        return Ok(Form::Whole);
+pub(super) fn negotiate(headers: &HeaderMap) -> Result<Accepted, Failure> {
+    let entries = entries(headers);
+    if entries.is_empty() {
+        return Ok(PLAIN);
     }
-    let entries: Vec<&str> = accepted.iter().flat_map(|value| value.split(',')).collect();
-    entries.iter().find_map(|entry| form(entry)).ok_or_else(|| {
-        if !entries.iter().any(|entry| is_json(entry.split(';').next().unwrap_or_default().trim())) {
+    entries.iter().find_map(|entry| accepted(entry)).ok_or_else(|| {
+        if !entries.iter().any(|entry| Encoding::of(media_type(entry)).is_some()) {
             return Failure::generic(Reason::NotAcceptable);
         }
         // The encoding is known; what the client wants to see in it is not.
@@ -36,10 +52,10 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Form, Failure> {
 }
 
 /// The same for a list, of which there is no single metadata.
-pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<Form, Failure> {
-    let form = negotiate(headers)?;
-    if form != Form::Metadata {
-        return Ok(form);
+pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<Accepted, Failure> {
+    let accepted = negotiate(headers)?;
+    if accepted.form != Form::Metadata {
+        return Ok(accepted);
     }
     let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
     let message = format!(
@@ -49,28 +65,45 @@ pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<F
     Err(Failure::new(Reason::NotAcceptable, message))
 }
 
-fn is_json(media_type: &str) -> bool {
-    matches!(media_type, "application/json" | "application/*" | "*/*" | "")
+/// The encoding of an answer that has one form only. Who accepts none that this server has gets JSON.
+pub(super) fn encoding(headers: &HeaderMap) -> Encoding {
+    negotiate(headers).map_or(Encoding::Json, |accepted| accepted.encoding)
 }
 
-fn form(entry: &str) -> Option<Form> {
-    let mut parts = entry.split(';').map(str::trim);
-    if !is_json(parts.next()?) {
-        return None;
-    }
-    let mut named = None;
-    for parameter in parts {
+/// The entries of the header, by the client's weights; those of the same weight in their order.
+fn entries(headers: &HeaderMap) -> Vec<&str> {
+    let values = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut entries: Vec<&str> = values.flat_map(|value| value.split(',')).collect();
+    let weight = |entry: &&str| {
+        let quality = entry.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q="));
+        let quality = quality.and_then(|q| q.parse::<f32>().ok()).filter(|q| (0.0..=1.0).contains(q));
+        // Thousandths, from the heaviest down.
+        1000 - quality.map_or(1000, |q| (q * 1000.0) as u16)
+    };
+    entries.sort_by_key(weight);
+    entries
+}
+
+fn media_type(entry: &str) -> &str {
+    entry.split(';').next().unwrap_or_default().trim()
+}
+
+fn accepted(entry: &str) -> Option<Accepted> {
+    let mut accepted = Accepted { encoding: Encoding::of(media_type(entry))?, ..PLAIN };
+    for parameter in entry.split(';').skip(1).map(str::trim) {
         match parameter.split_once('=').unwrap_or((parameter, "")) {
-            ("as", "Table") => named = Some(Form::Table),
-            ("as", "PartialObjectMetadata") => named = Some(Form::Metadata),
-            ("as", "PartialObjectMetadataList") => named = Some(Form::MetadataList),
+            ("as", "Table") => accepted.form = Form::Table,
+            ("as", "PartialObjectMetadata") => accepted.form = Form::Metadata,
+            ("as", "PartialObjectMetadataList") => accepted.form = Form::MetadataList,
             ("as", _) => return None,
-            ("v", version) if version != "v1" => return None,
+            ("v", "v1") => accepted.version = META_V1,
+            ("v", "v1beta1") => accepted.version = META_V1BETA1,
+            ("v", _) => return None,
             ("g", group) if group != "meta.k8s.io" => return None,
             _ => {}
         }
     }
-    Some(named.unwrap_or(Form::Whole))
+    Some(accepted)
 }
 
 #[cfg(test)]
@@ -80,7 +113,13 @@ mod tests {
     fn negotiated(accept: &str) -> Option<Form> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().unwrap());
-        negotiate(&headers).ok()
+        negotiate(&headers).ok().map(|accepted| accepted.form)
+    }
+
+    fn chosen(accept: &str) -> Accepted {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, accept.parse().unwrap());
+        negotiate(&headers).unwrap()
     }
 
     #[test]
@@ -94,5 +133,15 @@ mod tests {
         );
         assert_eq!(negotiated("application/json;as=Table;v=v9;g=meta.k8s.io, */*"), Some(Form::Whole));
         assert_eq!(negotiated("text/html"), None);
+    }
+
+    #[test]
+    fn versions_encodings_and_weights() {
+        let old = chosen("application/json;as=Table;v=v1beta1;g=meta.k8s.io");
+        assert_eq!((old.form, old.version), (Form::Table, META_V1BETA1));
+        assert_eq!(chosen("application/yaml").encoding, Encoding::Yaml);
+        assert_eq!(chosen("application/cbor, application/json").encoding, Encoding::Cbor);
+        assert_eq!(chosen("text/html,application/yaml;q=0.5,*/*;q=0.8").encoding, Encoding::Json);
+        assert_eq!(chosen("application/vnd.kubernetes.protobuf,*/*").encoding, Encoding::Json);
     }
 }

@@ -8,6 +8,8 @@ use http::header::CONTENT_TYPE;
 use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
+use super::encode;
+
 /// Largest request body, in bytes: that of the reference server.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 
@@ -72,6 +74,10 @@ pub(super) fn parse(
     match media_type(headers).as_str() {
         "application/json" => schema::parse_json(body).map_err(|why| unrecognized(message, &why)),
         "application/yaml" => schema::parse_yaml(body).map_err(|why| unrecognized(message, &why)),
+        "application/cbor" => {
+            let value = encode::from_cbor(body).map_err(|why| unrecognized(message, &why))?;
+            Ok((value, Vec::new()))
+        }
         "application/vnd.kubernetes.protobuf" => {
             let envelope = protobuf::decode_envelope(body)?;
             let mut value = protobuf::to_json(message, envelope.raw)?;

@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 
 use balsa_model::discovery::{self, GroupVersion, Root};
 use balsa_model::{Failure, KUBERNETES_VERSION, Reason, openapi};
-use http::header::{ACCEPT, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::{
+    ACCEPT, CACHE_CONTROL, CONTENT_TYPE, ETAG, EXPIRES, HeaderValue, IF_NONE_MATCH, LOCATION, VARY,
+};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -97,12 +99,7 @@ fn aggregated_or(call: &Call, root: Root, legacy: impl Fn() -> Value) -> Respons
         for version in ["v2", "v2beta1"] {
             let wanted = format!("v={version}");
             if entry.contains("as=APIGroupDiscoveryList") && entry.split(';').any(|p| p == wanted) {
-                let document = discovery::aggregated(&GROUPS, root, version);
-                let mut response = respond::value(StatusCode::OK, &document);
-                if let Ok(media_type) = HeaderValue::from_str(&discovery::aggregated_content_type(version)) {
-                    response.headers_mut().insert(CONTENT_TYPE, media_type);
-                }
-                return response;
+                return aggregated(call, root, version);
             }
         }
         if entry.starts_with("application/json") && !entry.contains("as=") {
@@ -112,10 +109,48 @@ fn aggregated_or(call: &Call, root: Root, legacy: impl Fn() -> Value) -> Respons
     respond::value(StatusCode::OK, &legacy())
 }
 
+/// A document that clients keep on disk and ask for again with its hash.
+fn aggregated(call: &Call, root: Root, version: &'static str) -> Response {
+    let document = serde_json::to_vec(&discovery::aggregated(&GROUPS, root, version)).unwrap_or_default();
+    let hash = discovery::hash(&document);
+    let mut response = tagged(call, "application/json", document.into(), &hash);
+    let headers = response.headers_mut();
+    if let Ok(media_type) = HeaderValue::from_str(&discovery::aggregated_content_type(version)) {
+        headers.insert(CONTENT_TYPE, media_type);
+    }
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    response
+}
+
 fn openapi_v3(call: &Call, path: &str) -> Result<Response, Failure> {
     let document = openapi::v3_built_in().iter().find(|document| document.path == path);
     let document = document.ok_or_else(not_found)?;
-    Ok(tagged(call, "application/json", document.bytes.clone(), &document.hash))
+    let wanted = call.query.get("hash");
+    if !wanted.is_empty() && wanted != document.hash {
+        // It was replaced by another one since the client read the index.
+        let mut response =
+            respond::typed(StatusCode::MOVED_PERMANENTLY, "application/json", bytes::Bytes::new());
+        let location = format!("/openapi/v3/{path}?hash={}", document.hash);
+        if let Ok(location) = HeaderValue::from_str(&location) {
+            response.headers_mut().insert(LOCATION, location);
+        }
+        return Ok(response);
+    }
+    let mut response = tagged(call, "application/json", document.bytes.clone(), &document.hash);
+    if !wanted.is_empty() {
+        // What has its hash in its address never changes.
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        let expires =
+            call.front.engine.clock().now().saturating_add(jiff::SignedDuration::from_hours(24 * 365));
+        let expires =
+            expires.map(|t| t.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()).unwrap_or_default();
+        if let Ok(expires) = HeaderValue::from_str(&expires) {
+            headers.insert(EXPIRES, expires);
+        }
+    }
+    Ok(response)
 }
 
 fn openapi_v2(call: &Call) -> Response {
@@ -130,7 +165,8 @@ fn openapi_v2(call: &Call) -> Response {
 
 fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str) -> Response {
     let quoted = format!("\"{etag}\"");
-    let known = call.headers.get(IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(quoted.as_str());
+    let known = call.headers.get_all(IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    let known = known.flat_map(|v| v.split(',')).any(|known| known.trim().trim_start_matches("W/") == quoted);
     let mut response = if known {
         respond::typed(StatusCode::NOT_MODIFIED, media_type, bytes::Bytes::new())
     } else {

@@ -3,6 +3,8 @@
 
 mod accept;
 pub(crate) mod body;
+mod encode;
+mod eviction;
 mod exec;
 mod info;
 mod logs;
@@ -31,7 +33,7 @@ use query::Query;
 
 /// The routes of the REST API: everything that is no gRPC.
 pub(crate) fn router(front: Front) -> Router {
-    Router::new().fallback(handle).with_state(front)
+    Router::new().fallback(handle).layer(encode::gzip()).with_state(front)
 }
 
 /// A request, taken apart.
@@ -55,10 +57,13 @@ async fn handle(State(front): State<Front>, request: Request<Body>) -> Response 
     let started = Instant::now();
     let labels = Labels::of(&request);
     let audit_id = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
-    let mut response = match dispatch(front, request).await {
+    let encoding = accept::encoding(request.headers());
+    let pretty = encode::is_for_people(request.headers(), &Query::parse(request.uri().query()));
+    let response = match dispatch(front, request).await {
         Ok(response) => response,
         Err(failure) => respond::failure(&failure),
     };
+    let mut response = encode::transcode(response, encoding, pretty).await;
     respond::audit_id(&mut response, &audit_id.unwrap_or_else(balsa_rt::new_uid));
     labels.record(started, response.status().as_u16());
     response

@@ -2,17 +2,21 @@
 
 use axum::body::Body;
 use axum::response::Response;
+use balsa_model::field::{FieldErrors, Path};
+use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
-use balsa_model::{Failure, Key, Precondition, Reason, Revision};
+use balsa_model::{Failure, Key, Precondition, Reason, Revision, schema};
+use http::header::USER_AGENT;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
 use super::accept::{self, Form};
 use super::body::{self, FieldValidation};
 use super::query::{self, wrong_option};
-use super::{ResourceCall, respond, watch};
-use crate::engine::{Patch, Written};
+use super::respond::Shown;
+use super::{ResourceCall, encode, respond, watch};
+use crate::engine::{Configuration, Patch, Written};
 
 /// The message of delete options in the protobuf tables.
 const DELETE_OPTIONS: &str = "am.apis.meta.v1.DeleteOptions";
@@ -48,19 +52,41 @@ impl ResourceCall {
         Ok(response)
     }
 
-    fn object(
+    pub(super) fn object(
         &self,
         status: StatusCode,
         object: &std::sync::Arc<balsa_model::Object>,
     ) -> Result<Response, Failure> {
-        let form = accept::negotiate(&self.call.headers)?;
-        respond::check_include(form, self.call.query.get("includeObject"))?;
-        let now = self.call.front.engine.clock().now();
-        Ok(respond::object(status, object, form, now, self.call.query.get("includeObject")))
+        let shown = Shown::new(accept::negotiate(&self.call.headers)?, self.call.query.get("includeObject"))?;
+        Ok(respond::object(status, object, &shown, self.call.front.engine.clock().now()))
     }
 
     pub(super) fn validation(&self) -> Result<FieldValidation, Failure> {
         FieldValidation::parse(self.call.query.get("fieldValidation"))
+    }
+
+    /// The proof that the user may write here, in the name of a field manager: the one that the request
+    /// names, or the program that sent it. `options` is the kind of the verb's options.
+    pub(super) fn authorize_write(
+        &self,
+        verb: &str,
+        options: &str,
+    ) -> Result<crate::authorize::Authorized, Failure> {
+        let who = self.authorize(verb)?;
+        let named = self.call.query.get("fieldManager");
+        if named.is_empty() {
+            let program = self.call.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+            let manager = fields::manager_of_user_agent(program.unwrap_or_default());
+            return Ok(who.as_manager(&manager));
+        }
+        let mut errors = FieldErrors::new();
+        fields::validate_manager(named, &Path::new("fieldManager"), &mut errors);
+        match errors.into_vec().first() {
+            None => Ok(who.as_manager(named)),
+            Some(error) => {
+                Err(wrong_option(options, error.cause.as_str(), "fieldManager", &error.body()))
+            }
+        }
     }
 
     /// A namespaced kind is written in a namespace only.
@@ -76,14 +102,14 @@ impl ResourceCall {
 
 async fn list(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("list")?;
-    let form = accept::negotiate_list(&call.call.headers, call.kind.descriptor())?;
     let query = &call.call.query;
-    respond::check_include(form, query.get("includeObject"))?;
+    let accepted = accept::negotiate_list(&call.call.headers, call.kind.descriptor())?;
+    let shown = Shown::new(accepted, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
     let (wanted, page) = (query.list_wanted()?, query.page()?);
     let engine = &call.call.front.engine;
     let listed = engine.list(&who, call.kind, &filter, wanted, &page).await?;
-    Ok(respond::list(call.kind, &listed, form, engine.clock().now(), query.get("includeObject")))
+    Ok(respond::list(call.kind, &listed, &shown, engine.clock().now()))
 }
 
 async fn get(call: ResourceCall) -> Result<Response, Failure> {
@@ -94,7 +120,7 @@ async fn get(call: ResourceCall) -> Result<Response, Failure> {
 }
 
 async fn create(call: ResourceCall, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("create")?;
+    let who = call.authorize_write("create", "CreateOptions")?;
     call.require_namespace()?;
     let bytes = body::read(body).await?;
     let descriptor = call.kind.descriptor();
@@ -108,7 +134,7 @@ async fn create(call: ResourceCall, body: Body) -> Result<Response, Failure> {
 
 /// Replaces a part of an object.
 pub(super) async fn update(call: ResourceCall, part: Part, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("update")?;
+    let who = call.authorize_write("update", "UpdateOptions")?;
     let bytes = body::read(body).await?;
     let descriptor = call.kind.descriptor();
     let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
@@ -135,29 +161,72 @@ fn require_version(call: &ResourceCall, part: Part, value: &Value) -> Result<(),
     Err(failure.cause("FieldValueInvalid", why, "metadata.resourceVersion"))
 }
 
-/// Reads a patch.
-pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Patch, Failure> {
+/// What a PATCH carries.
+pub(super) enum Change {
+    /// How to change the object.
+    Patch(Patch),
+    /// What a manager wants of it, and what the client should be told.
+    Configuration(Configuration, Vec<String>),
+}
+
+/// Reads a patch, after its options were found in order.
+pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Change, Failure> {
     let media_type = body::media_type(&call.call.headers);
     let kind = PatchType::from_content_type(&media_type)?;
-    if kind == PatchType::Apply {
-        return Err(Failure::new(
-            Reason::UnsupportedMediaType,
-            "server-side apply is not served yet; use `kubectl apply` without --server-side",
-        ));
+    let query = &call.call.query;
+    if kind != PatchType::Apply {
+        if query.has("force") {
+            let why = "Forbidden: may not be specified for non-apply patch";
+            return Err(wrong_option("PatchOptions", "FieldValueForbidden", "force", why));
+        }
+        return Ok(Change::Patch(Patch { kind, body: body::read(body).await? }));
     }
-    Ok(Patch { kind, body: body::read(body).await? })
+    if query.get("fieldManager").is_empty() {
+        let why = "Required value: is required for apply patch";
+        return Err(wrong_option("PatchOptions", "FieldValueRequired", "fieldManager", why));
+    }
+    let bytes = body::read(body).await?;
+    let parsed = if media_type.ends_with("cbor") {
+        encode::from_cbor(&bytes)
+            .map(|value| (value, Vec::new()))
+            .map_err(|why| Failure::bad_request(format!("error decoding CBOR: {}", why.message)))
+    } else {
+        schema::parse_yaml(&bytes).map_err(|why| {
+            let why = format!("error decoding YAML: error converting YAML to JSON: {}", why.message);
+            Failure::bad_request(why)
+        })
+    };
+    let (value, duplicates) = parsed?;
+    let warnings = match call.validation()? {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            let why = format!("error strict decoding YAML: {}", duplicates.join(", "));
+            return Err(Failure::bad_request(why));
+        }
+        FieldValidation::Warn => duplicates,
+        FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
+    };
+    let may_create = call.authorize("create").map(drop);
+    Ok(Change::Configuration(Configuration { value, force: query.flag("force"), may_create }, warnings))
 }
 
 /// Patches a part of an object.
 pub(super) async fn patch(call: ResourceCall, part: Part, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("patch")?;
+    let who = call.authorize_write("patch", "PatchOptions")?;
     let validation = call.validation()?;
-    let patch = read_patch(&call, body).await?;
+    let change = read_patch(&call, body).await?;
     let dry_run = call.call.query.dry_run("PatchOptions")?;
     let engine = &call.call.front.engine;
     let key = call.key();
-    let written = engine.patch(&who, call.kind, &key, part, &patch, validation, dry_run).await?;
-    call.written(&written, Vec::new())
+    match change {
+        Change::Patch(patch) => {
+            let written = engine.patch(&who, call.kind, &key, part, &patch, validation, dry_run).await?;
+            call.written(&written, Vec::new())
+        }
+        Change::Configuration(config, warnings) => {
+            let written = engine.apply(&who, call.kind, &key, part, &config, dry_run).await?;
+            call.written(&written, warnings)
+        }
+    }
 }
 
 /// Delete options from the body or, when there is none, from the parameters.
@@ -231,7 +300,7 @@ async fn delete(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let deleted = engine.delete(&who, call.kind, &call.key(), &options, &precondition, dry_run).await?;
     // Of some kinds clients see the object as it was last; of the rest that it is gone.
     let whole = !deleted.gone || call.kind.descriptor().returns_deleted;
-    if whole && accept::negotiate(&call.call.headers)? == Form::Whole {
+    if whole && accept::negotiate(&call.call.headers)?.form == Form::Whole {
         return call.object(StatusCode::OK, &deleted.object);
     }
     Ok(respond::success(StatusCode::OK, &deleted.object))
@@ -244,6 +313,6 @@ async fn delete_collection(call: ResourceCall, body: Body) -> Result<Response, F
     let engine = &call.call.front.engine;
     let items = engine.delete_collection(&who, call.kind, &filter, &options, dry_run).await?;
     let listed = crate::engine::Listed { items, revision: engine.state().revision(), ..Default::default() };
-    let form = accept::negotiate(&call.call.headers)?;
-    Ok(respond::list(call.kind, &listed, form, engine.clock().now(), call.call.query.get("includeObject")))
+    let shown = Shown::new(accept::negotiate(&call.call.headers)?, call.call.query.get("includeObject"))?;
+    Ok(respond::list(call.kind, &listed, &shown, engine.clock().now()))
 }

@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::accept::Form;
+use super::accept::{Accepted, Form};
 use crate::engine::Listed;
 
 /// A JSON answer.
@@ -80,26 +80,41 @@ pub(super) fn audit_id(response: &mut Response, id: &str) {
     }
 }
 
-/// One object in the wanted form. `include` is the parameter `includeObject` of Tables.
-pub(super) fn object(
-    status: StatusCode,
-    object: &Arc<Object>,
-    form: Form,
-    now: Timestamp,
-    include: &str,
-) -> Response {
-    match form {
+/// How a client sees objects.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) form: Form,
+    /// The apiVersion of Tables and bare metadata.
+    version: &'static str,
+    /// The parameter `includeObject` of Tables.
+    include: String,
+}
+
+impl Shown {
+    /// What was accepted, with what a Table is to include.
+    ///
+    /// # Errors
+    /// When a Table is to include what none can.
+    pub(super) fn new(accepted: Accepted, include: &str) -> Result<Self, Failure> {
+        check_include(accepted.form, include)?;
+        Ok(Self { form: accepted.form, version: accepted.version, include: include.to_owned() })
+    }
+}
+
+/// One object in the wanted form.
+pub(super) fn object(status: StatusCode, object: &Arc<Object>, shown: &Shown, now: Timestamp) -> Response {
+    match shown.form {
         Form::Whole => json(status, object.bytes().clone()),
-        Form::Metadata | Form::MetadataList => value(status, &partial(object)),
+        Form::Metadata | Form::MetadataList => value(status, &partial(object, shown)),
         Form::Table => {
             let meta = json!({"resourceVersion": object.revision().to_string()});
-            value(status, &table(object.kind(), std::slice::from_ref(object), &meta, now, include, true))
+            value(status, &table(object.kind(), std::slice::from_ref(object), &meta, now, shown, true))
         }
     }
 }
 
 /// A list in the wanted form.
-pub(super) fn list(kind: KindRef, listed: &Listed, form: Form, now: Timestamp, include: &str) -> Response {
+pub(super) fn list(kind: KindRef, listed: &Listed, shown: &Shown, now: Timestamp) -> Response {
     let mut meta = json!({"resourceVersion": listed.revision.to_string()});
     if !listed.continue_token.is_empty() {
         meta["continue"] = listed.continue_token.clone().into();
@@ -107,13 +122,13 @@ pub(super) fn list(kind: KindRef, listed: &Listed, form: Form, now: Timestamp, i
     if let Some(remaining) = listed.remaining {
         meta["remainingItemCount"] = remaining.into();
     }
-    match form {
+    match shown.form {
         Form::Whole => json(StatusCode::OK, spliced(kind, listed, &meta)),
-        Form::Table => value(StatusCode::OK, &table(kind, &listed.items, &meta, now, include, true)),
+        Form::Table => value(StatusCode::OK, &table(kind, &listed.items, &meta, now, shown, true)),
         Form::Metadata | Form::MetadataList => {
-            let items: Vec<Value> = listed.items.iter().map(|item| partial(item)).collect();
+            let items: Vec<Value> = listed.items.iter().map(|item| partial(item, shown)).collect();
             let body = json!({
-                "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "items": items,
+                "kind": "PartialObjectMetadataList", "apiVersion": shown.version, "metadata": meta, "items": items,
             });
             value(StatusCode::OK, &body)
         }
@@ -145,8 +160,12 @@ fn spliced(kind: KindRef, listed: &Listed, meta: &Value) -> Vec<u8> {
 }
 
 /// `PartialObjectMetadata`.
-pub(super) fn partial(object: &Object) -> Value {
-    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object.meta()})
+pub(super) fn partial(object: &Object, shown: &Shown) -> Value {
+    let mut meta = json!(object.meta());
+    if let Ok(managed) = serde_json::from_str::<Value>(object.managed_fields()) {
+        meta["managedFields"] = managed;
+    }
+    json!({"kind": "PartialObjectMetadata", "apiVersion": shown.version, "metadata": meta})
 }
 
 /// A `Table`.
@@ -155,13 +174,13 @@ pub(super) fn table(
     objects: &[Arc<Object>],
     meta: &Value,
     now: Timestamp,
-    include: &str,
+    shown: &Shown,
     with_columns: bool,
 ) -> Value {
-    let rows: Vec<Value> = objects.iter().map(|object| row(object, now, include)).collect();
+    let rows: Vec<Value> = objects.iter().map(|object| row(object, now, shown)).collect();
     let columns: Vec<Value> = if with_columns { columns(kind) } else { Vec::new() };
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta,
+        "kind": "Table", "apiVersion": shown.version, "metadata": meta,
         "columnDefinitions": if with_columns { Value::from(columns) } else { Value::Null },
         "rows": rows,
     })
@@ -178,16 +197,16 @@ fn columns(kind: KindRef) -> Vec<Value> {
     columns.map(definition).collect()
 }
 
-fn row(object: &Arc<Object>, now: Timestamp, include: &str) -> Value {
+fn row(object: &Arc<Object>, now: Timestamp, shown: &Shown) -> Value {
     let cells: Vec<Value> = match object.decode() {
         Some(typed) => typed.row(now).into_iter().map(|cell| cell.0).collect(),
         None => vec![Value::from(&*object.key().name)],
     };
     let mut row = json!({"cells": cells});
-    match include {
+    match shown.include.as_str() {
         "None" => {}
         "Object" => row["object"] = object.value(),
-        _ => row["object"] = partial(object),
+        _ => row["object"] = partial(object, shown),
     }
     if let Some(condition) = object.typed::<Pod>().and_then(completed) {
         row["conditions"] = json!([condition]);
@@ -207,11 +226,19 @@ fn completed(pod: &Pod) -> Option<Value> {
 }
 
 /// Refuses a wish for what a Table cannot include.
-pub(super) fn check_include(form: Form, include: &str) -> Result<(), Failure> {
+fn check_include(form: Form, include: &str) -> Result<(), Failure> {
     if form != Form::Table || matches!(include, "" | "None" | "Metadata" | "Object") {
         return Ok(());
     }
     Err(Failure::bad_request(format!(
         "Unable to convert to Table as requested: includeObject: Invalid value: \"{include}\": must be 'Metadata', 'Object', 'None', or empty"
     )))
+}
+
+/// A bookmark in a form that is not the object itself.
+pub(super) fn bookmark(kind: KindRef, meta: &Value, shown: &Shown, now: Timestamp, with_columns: bool) -> Value {
+    match shown.form {
+        Form::Table => table(kind, &[], meta, now, shown, with_columns),
+        _ => json!({"kind": "PartialObjectMetadata", "apiVersion": shown.version, "metadata": meta}),
+    }
 }

@@ -4,13 +4,14 @@ use axum::body::Body;
 use axum::response::Response;
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
-use balsa_model::strategy::{DeleteOptions, Part};
-use balsa_model::{Descriptor, Failure, Key, Object, Precondition, Reason, Subresource, patch, schema};
+use balsa_model::strategy::Part;
+use balsa_model::{Descriptor, Failure, Key, Object, Reason, Subresource, patch, schema};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use serde_json::{Value, json};
 
-use super::{Call, ResourceCall, body, resources, respond};
+use super::resources::Change;
+use super::{Call, ResourceCall, body, eviction, resources, respond};
 use crate::engine::{Wanted, scale_of};
 use crate::identity::TokenRequest;
 
@@ -30,19 +31,23 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
         return Err(Failure::generic(Reason::NotFound));
     };
     match (part, call.call.method.clone()) {
-        (Subresource::Status, Method::GET) => {
+        (Subresource::Status | Subresource::Approval, Method::GET) => {
             let who = call.authorize("get")?;
             let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
-            Ok(respond::json(StatusCode::OK, object.bytes().clone()))
+            call.object(StatusCode::OK, &object)
         }
-        (Subresource::Status, Method::PUT) => resources::update(call, Part::Status, body).await,
-        (Subresource::Status, Method::PATCH) => resources::patch(call, Part::Status, body).await,
+        (Subresource::Status | Subresource::Approval, Method::PUT) => {
+            resources::update(call, Part::Status, body).await
+        }
+        (Subresource::Status | Subresource::Approval, Method::PATCH) => {
+            resources::patch(call, Part::Status, body).await
+        }
         (Subresource::Finalize, Method::PUT) => resources::update(call, Part::Whole, body).await,
         (Subresource::Scale, Method::GET) => get_scale(call).await,
         (Subresource::Scale, Method::PUT) => put_scale(call, body).await,
         (Subresource::Scale, Method::PATCH) => patch_scale(call, body).await,
         (Subresource::Binding, Method::POST) => bind(call, body).await,
-        (Subresource::Eviction, Method::POST) => evict(call, body).await,
+        (Subresource::Eviction, Method::POST) => eviction::serve(call, body).await,
         (Subresource::Token, Method::POST) => token(call, body).await,
         _ => Err(call.not_allowed()),
     }
@@ -61,7 +66,7 @@ fn shown_scale(object: &Object) -> Result<Value, Failure> {
 }
 
 async fn put_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("update")?;
+    let who = call.authorize_write("update", "UpdateOptions")?;
     let bytes = body::read(body).await?;
     let (value, _) = body::parse(&call.call.headers, &bytes, SCALE)?;
     body::require_type("Scale", "autoscaling/v1", &value)?;
@@ -70,10 +75,21 @@ async fn put_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> 
 }
 
 async fn patch_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("patch")?;
-    let patch = resources::read_patch(&call, body).await?;
-    set_scale(&call, &who, |present| Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value))
-        .await
+    let who = call.authorize_write("patch", "PatchOptions")?;
+    match resources::read_patch(&call, body).await? {
+        Change::Patch(patch) => {
+            let change = |present: &Value| {
+                Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value)
+            };
+            set_scale(&call, &who, change).await
+        }
+        Change::Configuration(config, _) => {
+            let dry_run = call.call.query.dry_run("PatchOptions")?;
+            let engine = &call.call.front.engine;
+            let written = engine.apply_scale(&who, call.kind, &call.key(), &config, dry_run).await?;
+            Ok(respond::value(StatusCode::OK, &shown_scale(&written.object)?))
+        }
+    }
 }
 
 async fn set_scale(
@@ -130,30 +146,6 @@ pub(super) async fn bind_pod(
         }
         failure
     })?;
-    let status =
-        json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::value(StatusCode::CREATED, &status))
-}
-
-/// An eviction is a deletion; disruption budgets, which may refuse one, are a later capability.
-async fn evict(call: ResourceCall, body: Body) -> Result<Response, Failure> {
-    let who = call.authorize("create")?;
-    let bytes = body::read(body).await?;
-    let (value, _) = body::parse(&call.call.headers, &bytes, "policy.v1.Eviction")?;
-    let named = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if !named.is_empty() && named != call.path.name {
-        return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
-    }
-    let options = DeleteOptions {
-        grace_period_seconds: value.pointer("/deleteOptions/gracePeriodSeconds").and_then(Value::as_i64),
-        propagation: None,
-    };
-    let uid = value.pointer("/deleteOptions/preconditions/uid").and_then(Value::as_str);
-    let precondition = Precondition { uid: uid.map(str::to_owned), revision: None };
-    let dry_run = call.call.query.dry_run("CreateOptions")?
-        || value.pointer("/deleteOptions/dryRun").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
-    let pods = kind_of::<Pod>();
-    call.call.front.engine.delete(&who, pods, &call.key(), &options, &precondition, dry_run).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::value(StatusCode::CREATED, &status))

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::accept::{self, Form};
+use super::respond::Shown;
 use super::{ResourceCall, respond};
 use crate::engine::watch_failed;
 
@@ -27,9 +28,8 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Serves a watch.
 pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("watch")?;
-    let form = accept::negotiate(&call.call.headers)?;
     let query = &call.call.query;
-    respond::check_include(form, query.get("includeObject"))?;
+    let shown = Shown::new(accept::negotiate(&call.call.headers)?, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, &call.path.name)?;
     let (start, marks_initial) = query.watch_start()?;
     let bookmarks = query.flag("allowWatchBookmarks");
@@ -49,8 +49,7 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let lines = Lines {
         watch,
         kind: call.kind,
-        form,
-        include: query.get("includeObject").to_owned(),
+        shown,
         clock: engine.clock().clone(),
         bookmarks,
         marks_initial,
@@ -81,8 +80,7 @@ fn error_line(failure: &Failure) -> Bytes {
 struct Lines {
     watch: Watch,
     kind: KindRef,
-    form: Form,
-    include: String,
+    shown: Shown,
     clock: Clock,
     bookmarks: bool,
     marks_initial: bool,
@@ -138,7 +136,7 @@ impl Lines {
 
     fn render(&mut self, events: &[Event]) -> Bytes {
         if let [event] = events
-            && self.form == Form::Whole
+            && self.shown.form == Form::Whole
             && self.is_wanted(event)
         {
             return event.json_line();
@@ -148,7 +146,7 @@ impl Lines {
             if !self.is_wanted(event) {
                 continue;
             }
-            match self.form {
+            match self.shown.form {
                 Form::Whole => out.extend_from_slice(&event.json_line()),
                 Form::Table | Form::Metadata | Form::MetadataList => {
                     let object = self.transformed(event);
@@ -171,8 +169,8 @@ impl Lines {
 
     fn transformed(&mut self, event: &Event) -> Value {
         let Some(object) = event.object() else { return self.transformed_bookmark(event) };
-        if self.form != Form::Table {
-            return respond::partial(object);
+        if self.shown.form != Form::Table {
+            return respond::partial(object, &self.shown);
         }
         let meta = json!({"resourceVersion": object.revision().to_string()});
         let with_columns = !std::mem::replace(&mut self.told_columns, true);
@@ -181,7 +179,7 @@ impl Lines {
             std::slice::from_ref(object),
             &meta,
             self.clock.now(),
-            &self.include,
+            &self.shown,
             with_columns,
         )
     }
@@ -191,10 +189,7 @@ impl Lines {
         if matches!(event, Event::InitialEnd(..)) {
             meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        if self.form != Form::Table {
-            return json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": meta});
-        }
         let with_columns = !std::mem::replace(&mut self.told_columns, true);
-        respond::table(self.kind, &[], &meta, self.clock.now(), &self.include, with_columns)
+        respond::bookmark(self.kind, &meta, &self.shown, self.clock.now(), with_columns)
     }
 }

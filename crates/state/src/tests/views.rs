@@ -47,15 +47,17 @@ async fn pages_come_from_the_view_of_the_first() {
     let at = first.revision();
     drop(first);
     bench.must(remove("c")).await;
-    let later = bench.state.list_at(gadgets(), at).unwrap();
+    let later = bench.state.list_at(gadgets(), at).await.unwrap();
     let rest: Vec<_> =
         later.select(&everything, Some(page[1].key())).map(|o| o.key().name.to_string()).collect();
     assert_eq!(rest, ["c", "d"]);
     let names: Vec<_> = later.iter_after(&key("a")).map(|o| o.key().name.to_string()).collect();
     assert_eq!(names, ["b", "c", "d"]);
     assert_eq!(later.list_after(&key("c")).count(), 1);
-    assert!(bench.state.list_at(gadgets(), Revision(2)).is_err());
-    assert!(bench.state.list_at(config_maps(), Revision(2)).is_ok(), "nothing of that kind has changed");
+    assert!(
+        bench.state.list_at(config_maps(), Revision(2)).await.is_ok(),
+        "nothing of that kind has changed"
+    );
 }
 
 #[tokio::test]
@@ -97,4 +99,38 @@ async fn what_a_newer_release_wrote_stops_the_server_and_rubbish_does_not() {
     );
     let reply = bench.commit(vec![Bytes::from_static(b"rubbish")]).await.remove(0);
     assert!(matches!(decode_reply(&reply).unwrap()[..], [Err(Refusal::Undecodable(_))]));
+}
+
+#[tokio::test]
+async fn every_revision_that_the_history_has_can_be_listed() {
+    // A ring of two: most of it comes from the tables.
+    let config = StateConfig { recent_changes: 2, history_changes: 12, ..StateConfig::default() };
+    let mut bench = Bench::with(config).await;
+    let mut shown = Vec::new();
+    for round in 0..80 {
+        let name = ["a", "b", "c"][round % 3];
+        match round % 4 {
+            3 => bench.apply(vec![remove(name)]).await,
+            2 => bench.apply(vec![replace(name, &format!("n{round}"))]).await,
+            _ => bench.apply(vec![create(name, &format!("n{round}"))]).await,
+        };
+        let view = bench.state.view(gadgets());
+        shown.push((bench.state.revision(), bytes_of(&view)));
+    }
+    let floor = bench.state.oldest();
+    assert!(floor > Revision(0), "something was trimmed");
+    for (revision, expected) in shown {
+        match bench.state.list_at(gadgets(), revision).await {
+            Ok(view) => {
+                assert_eq!((view.revision(), bytes_of(&view)), (revision, expected));
+                let on = view.by_field("spec.nodeName", "n1").unwrap().count();
+                assert_eq!(on, view.iter().filter(|o| o.bytes().windows(4).any(|w| w == b"\"n1\"")).count());
+            }
+            Err(_) => assert!(revision < floor, "{revision} is refused and {floor} is the floor"),
+        }
+    }
+}
+
+fn bytes_of(view: &crate::KindView) -> Vec<bytes::Bytes> {
+    view.iter().map(|object| object.bytes().clone()).collect()
 }
