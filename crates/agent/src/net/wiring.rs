@@ -110,7 +110,8 @@ impl Keeper {
     fn proxy_input(&self, services: &[&Service], slices: &Slices) -> ProxyInput {
         let on_machine = |node: &str| self.config.is_on_machine(node);
         let dns = self.config.cluster_dns;
-        let mut input = ProxyInput { cluster_cidr: Some(self.config.cluster_cidr), ..ProxyInput::default() };
+        let cluster_cidr = Some(self.config.cluster_cidr);
+        let mut input = ProxyInput { cluster_cidr, resolver: dns, ..ProxyInput::default() };
         for service in services {
             let found = proxy_service(
                 service,

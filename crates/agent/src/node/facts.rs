@@ -13,6 +13,8 @@ use crate::config::AgentConfig;
 const MEMORY_LOW: i64 = 100 << 20;
 /// The part of disk and process ids that is left when there is too little: one in ten.
 const PART_LOW: i64 = 10;
+/// Bytes of disk that are enough, however small a part of it they are.
+const DISK_ENOUGH: i64 = 10 << 30;
 
 /// What the machine is and has.
 #[derive(Clone, Debug, Default)]
@@ -101,6 +103,11 @@ impl Machine {
     }
 }
 
+/// Whether a disk is nearly full. A tenth of a large one is plenty.
+fn is_short(total: i64, free: i64) -> bool {
+    total > 0 && free < (total / PART_LOW).min(DISK_ENOUGH)
+}
+
 /// What there is too little of, now.
 pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let available = meminfo(&read("/proc/meminfo"), "MemAvailable");
@@ -114,7 +121,7 @@ pub(crate) fn pressure(data_dir: &Path) -> Pressure {
     let most = number(&read("/proc/sys/kernel/pid_max"));
     Pressure {
         memory: available.is_some_and(|available| available < MEMORY_LOW),
-        disk: total > 0 && free < total / PART_LOW,
+        disk: is_short(total, free),
         pids: matches!((used, most), (Some(used), Some(most)) if most - used < most / PART_LOW),
     }
 }
@@ -129,6 +136,13 @@ mod tests {
         assert_eq!(meminfo(text, "MemTotal"), Some(24_576_000 * 1024));
         assert_eq!(meminfo(text, "MemAvailable"), Some(1 << 20));
         assert_eq!(meminfo(text, "Swap"), None);
+    }
+
+    #[test]
+    fn a_large_disk_is_not_full_with_room_for_many_images() {
+        assert!(is_short(100 << 30, 9 << 30) && !is_short(100 << 30, 11 << 30));
+        assert!(is_short(50 << 30, 4 << 30) && !is_short(50 << 30, 6 << 30));
+        assert!(is_short(1 << 40, 9 << 30) && !is_short(1 << 40, 20 << 30));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Tables as `kubectl get` prints them: the kinds' own columns and rows.
 
+use balsa_agent::PROXY_ANNOTATION;
 use balsa_model::table::Cell;
 use balsa_model::{KindRef, Object};
 use jiff::Timestamp;
@@ -88,6 +89,7 @@ impl Printer {
         if columns.namespace {
             names.insert(0, "NAMESPACE".to_owned());
         }
+        names.extend(own_column(kind).filter(|_| columns.wide).map(|(name, _)| name.to_owned()));
         if columns.labels {
             names.push("LABELS".to_owned());
         }
@@ -113,6 +115,10 @@ impl Printer {
             let prefixed = self.columns.kinds && column.format == "name";
             row.push(if prefixed { super::named(descriptor, &text) } else { text });
         }
+        if let Some((_, annotation)) = own_column(self.kind).filter(|_| self.columns.wide) {
+            let told = object.meta().annotations.as_ref().and_then(|all| all.get(annotation));
+            row.push(told.map_or("<unknown>", String::as_str).to_owned());
+        }
         if self.columns.labels {
             let labels = object.meta().labels.iter().flatten().map(|(k, v)| format!("{k}={v}"));
             let labels: Vec<String> = labels.collect();
@@ -126,6 +132,12 @@ impl Printer {
         let headings = std::mem::take(&mut self.headings);
         self.table.render(headings)
     }
+}
+
+/// What only Balsa's nodes tell, beside the columns that every client shows: its name, and the annotation
+/// that has it.
+fn own_column(kind: KindRef) -> Option<(&'static str, &'static str)> {
+    (kind.descriptor().plural == "nodes").then_some(("SERVICE-PROXY", PROXY_ANNOTATION))
 }
 
 fn text(value: &Value) -> String {

@@ -55,8 +55,10 @@ pub(crate) async fn networks(cluster: &str, nodes: &[String]) -> anyhow::Result<
         }
     }
     if balsa_net::proxy::detect(&here).await.mode == ProxyMode::Nftables {
-        ServiceProxy::new(ProxyMode::Nftables, &table_of(cluster), here).remove().await?;
+        ServiceProxy::new(ProxyMode::Nftables, &table_of(cluster), here.clone()).remove().await?;
     }
+    // Addresses on `lo`, from a time when rules could not be used.
+    ServiceProxy::new(ProxyMode::Userspace, &table_of(cluster), here).remove().await?;
     Ok(removed)
 }
 

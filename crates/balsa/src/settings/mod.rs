@@ -48,7 +48,9 @@ impl LogFlags {
     pub(crate) fn install(&self, usual: &str) {
         let format =
             if self.log_format.as_deref() == Some("json") { LogFormat::Json } else { LogFormat::Text };
-        install_logs(self.log.as_deref().unwrap_or(usual), format);
+        // The resolver's library tells every query of every pod.
+        let usual = format!("{usual},hickory_server=warn");
+        install_logs(self.log.as_deref().unwrap_or(&usual), format);
     }
 }
 
@@ -100,9 +102,9 @@ where
     serde_json::from_value(Value::Object(file.clone())).map_err(|error| {
         // Which of them it is: each by itself.
         let alone = |name: &String, value: &Value| serde_json::json!({name.as_str(): value});
-        let wrong = file.iter().find_map(|(name, value)| {
-            Some((name, serde_json::from_value::<T>(alone(name, value)).err()?))
-        });
+        let wrong = file
+            .iter()
+            .find_map(|(name, value)| Some((name, serde_json::from_value::<T>(alone(name, value)).err()?)));
         wrong.map_or_else(|| error.into(), |(name, error)| anyhow::anyhow!("{name}: {error}"))
     })
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{NetworkReport, NodeNetworkConfig, link};
 use crate::error::NetError;
-use crate::proxy::nft;
+use crate::proxy::{self, nft};
 
 /// Brings all rules of the bridge into the kernel.
 pub(super) fn ensure(config: &NodeNetworkConfig) -> Result<NetworkReport, NetError> {
@@ -20,7 +20,7 @@ pub(super) fn ensure(config: &NodeNetworkConfig) -> Result<NetworkReport, NetErr
         Err(error) => {
             report.warnings.push(format!("nftables cannot be used, iptables masquerades instead: {error}"));
             if let Some(address) = config.cluster_dns {
-                link::add_loopback(address)?;
+                link::add_loopback(&proxy::table_of(&config.cluster), address)?;
                 report.dns_on_loopback = Some(address);
             }
         }

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd as _;
 
 use futures::TryStreamExt as _;
-use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteMessage, RouteScope};
 use rtnetlink::{
@@ -18,7 +18,7 @@ use rtnetlink::{
 
 use super::{BRIDGE_PREFIX, LINK_PREFIX, NodeNetworkConfig, OwnedBridge, PodInterface};
 use crate::error::NetError;
-use crate::hash::fnv;
+use crate::hash::{fnv, short};
 
 const BRIDGE_ALIAS: &str = "balsa node ";
 const POD_ALIAS: &str = "balsa pod ";
@@ -189,12 +189,38 @@ pub(super) fn pod_links(bridge: &str) -> Result<Vec<PodInterface>, NetError> {
     })
 }
 
-/// Puts an address on `lo`.
-pub(super) fn add_loopback(address: Ipv4Addr) -> Result<(), NetError> {
+/// The label of the addresses that belong to an owner's services. The kernel wants the link's name in
+/// front of it.
+fn loopback_label(owner: &str) -> String {
+    format!("lo:{}", short(owner, 8))
+}
+
+/// Puts an owner's address on `lo`.
+pub(super) fn add_loopback(owner: &str, address: Ipv4Addr) -> Result<(), NetError> {
     netlink(async |handle| {
         let lo = must_find(&handle, "lo").await?;
-        let added = handle.address().add(lo, IpAddr::V4(address), 32).replace().execute().await;
-        check(added, || format!("put {address} on lo"))
+        let mut request = handle.address().add(lo, IpAddr::V4(address), 32).replace();
+        request.message_mut().attributes.push(AddressAttribute::Label(loopback_label(owner)));
+        check(request.execute().await, || format!("put {address} on lo"))
+    })
+}
+
+/// The addresses on `lo` that belong to an owner, whoever put them there.
+pub(super) fn loopback_of(owner: &str) -> Result<Vec<Ipv4Addr>, NetError> {
+    let label = AddressAttribute::Label(loopback_label(owner));
+    netlink(async |handle| {
+        let lo = must_find(&handle, "lo").await?;
+        let request = handle.address().get().set_link_index_filter(lo);
+        let found: Vec<_> =
+            request.execute().try_collect().await.map_err(|e| NetError::netlink("list addresses", &e))?;
+        let ours = found.iter().filter(|message| message.attributes.contains(&label));
+        let address = |message: &AddressMessage| {
+            message.attributes.iter().find_map(|attribute| match attribute {
+                AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            })
+        };
+        Ok(ours.filter_map(address).collect())
     })
 }
 

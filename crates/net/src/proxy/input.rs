@@ -16,6 +16,8 @@ pub struct ProxyInput {
     pub cluster_cidr: Option<Ipv4Net>,
     /// Addresses that answer node ports; empty: every address of the machine.
     pub node_addresses: Vec<Ipv4Addr>,
+    /// The cluster DNS address, which the pod network leads to the node's resolver.
+    pub resolver: Option<Ipv4Addr>,
     /// The services, in any order. Leave out the cluster DNS service when it is reached through
     /// the pod network ([`crate::NodeNetworkConfig::cluster_dns`]); headless and ExternalName services have no rules.
     pub services: Vec<ProxyService>,

@@ -9,7 +9,7 @@ fn ip(text: &str) -> Ipv4Addr {
 }
 
 fn input(services: Vec<ProxyService>) -> ProxyInput {
-    ProxyInput { cluster_cidr: Some("10.244.0.0/16".parse().unwrap()), node_addresses: Vec::new(), services }
+    ProxyInput { cluster_cidr: Some("10.244.0.0/16".parse().unwrap()), services, ..ProxyInput::default() }
 }
 
 fn service(endpoints: Vec<ProxyEndpoint>) -> ProxyService {

@@ -93,7 +93,7 @@ impl Userspace {
         Self {
             lease_name: format!("proxy/{table}"),
             lease: None,
-            addresses: LoopbackAddresses::new(netns.clone()),
+            addresses: LoopbackAddresses::new(table, netns.clone()),
             netns,
             listeners: BTreeMap::new(),
         }
@@ -108,7 +108,9 @@ impl Userspace {
         }
         let cluster_ips: BTreeSet<_> =
             input.services.iter().flat_map(|s| s.cluster_ips.iter().copied()).collect();
-        let mut changes = usize::from(self.addresses.set(cluster_ips.clone()).await?);
+        // The address of the resolver is there for the resolver, which is no service of ours.
+        let wanted = cluster_ips.iter().chain(&input.resolver).copied().collect();
+        let mut changes = usize::from(self.addresses.set(wanted).await?);
         let mut plan = plan(input);
         plan.retain(|(_, address, _), _| !cluster_ips.contains(address) || self.addresses.has(*address));
         let before = self.listeners.len();
@@ -137,6 +139,12 @@ impl Userspace {
     }
 
     pub(super) async fn remove(&mut self) -> Result<(), NetError> {
+        if self.lease.is_none() {
+            self.lease = Lease::take(&self.netns, &self.lease_name).await?;
+        }
+        if self.lease.is_none() {
+            return Ok(());
+        }
         self.listeners.clear();
         self.addresses.set(BTreeSet::new()).await?;
         self.lease = None;

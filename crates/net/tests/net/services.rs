@@ -52,7 +52,7 @@ fn web(pods: &[&str]) -> ProxyService {
 }
 
 fn input(services: Vec<ProxyService>) -> ProxyInput {
-    ProxyInput { cluster_cidr: Some("10.244.0.0/16".parse().unwrap()), node_addresses: Vec::new(), services }
+    ProxyInput { cluster_cidr: Some("10.244.0.0/16".parse().unwrap()), services, ..ProxyInput::default() }
 }
 
 async fn answers(lab: &Lab, from: &str, to: &str, times: usize) -> BTreeSet<String> {

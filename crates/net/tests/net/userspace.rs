@@ -4,9 +4,9 @@ use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::time::Duration;
 
 use balsa_net::proxy::{Protocol, ProxyEndpoint, ProxyPort, ProxyService, Synced};
-use balsa_net::{Netns, ProxyInput, ProxyMode, ServiceProxy};
+use balsa_net::{Netns, PodNetwork, ProxyInput, ProxyMode, ServiceProxy};
 
-use crate::lab::{ask_tcp, serve_on};
+use crate::lab::{Lab, ask_tcp, ip, serve_on};
 
 fn backend(name: &str) -> ProxyEndpoint {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -35,7 +35,7 @@ fn input(
         affinity,
         ..ProxyService::default()
     };
-    ProxyInput { cluster_cidr: None, node_addresses: vec![Ipv4Addr::LOCALHOST], services: vec![service] }
+    ProxyInput { node_addresses: vec![Ipv4Addr::LOCALHOST], services: vec![service], ..ProxyInput::default() }
 }
 
 async fn who(port: u16) -> Result<String, std::io::ErrorKind> {
@@ -74,4 +74,42 @@ async fn datagrams_find_their_way_back() {
         let received = tokio::time::timeout(Duration::from_secs(3), socket.recv(&mut buffer)).await;
         assert!(buffer[..received.unwrap().unwrap()].starts_with(b"one "));
     }
+}
+
+#[tokio::test]
+async fn cluster_ips_are_served_on_loopback_and_go_with_the_proxy() {
+    let mut lab = Lab::new();
+    let network = PodNetwork::ensure(lab.config("one", "10.244.1.0/24")).await.unwrap();
+    lab.pod(&network, "a", "10.244.1.2").await;
+    lab.pod(&network, "b", "10.244.1.3").await;
+    let port = ProxyPort {
+        port: 80,
+        node_port: Some(30080),
+        endpoints: vec![ProxyEndpoint::ready(ip("10.244.1.2"), 8080)],
+        ..ProxyPort::default()
+    };
+    let service = ProxyService {
+        namespace: "shop".into(),
+        name: "web".into(),
+        cluster_ips: vec![ip("10.96.7.7")],
+        ports: vec![port],
+        ..ProxyService::default()
+    };
+    let input = ProxyInput { services: vec![service], ..ProxyInput::default() };
+    let node = lab.netns("node");
+    let first = ServiceProxy::new(ProxyMode::Userspace, "lab", node.clone());
+    assert!(matches!(first.sync(&input).await.unwrap(), Synced::Changed(_)));
+    // Relays connect from this process's own namespace, so the way to an endpoint is not walked here.
+    let listening = lab.exec("node", "ss -Hltn");
+    assert!(listening.contains("10.96.7.7:80") && listening.contains("0.0.0.0:30080"), "{listening}");
+    let second = ServiceProxy::new(ProxyMode::Userspace, "lab", node.clone());
+    assert_eq!(second.sync(&input).await.unwrap(), Synced::Standby, "another agent of the same machine");
+
+    // The process dies: its sockets close, and the address stays until the next one takes over.
+    drop(first);
+    assert!(lab.exec("node", "ip -4 addr show lo").contains("10.96.7.7"));
+    assert!(matches!(second.sync(&input).await.unwrap(), Synced::Changed(_)), "the other one takes over");
+    second.remove().await.unwrap();
+    assert!(!lab.exec("node", "ip -4 addr show lo").contains("10.96.7.7"));
+    assert_eq!(lab.exec("node", "ss -Hltn").trim(), "");
 }
