@@ -29,5 +29,6 @@ fix: ## Formats, and lets clippy repair what it can.
 	cargo fmt --all
 	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 
-bench: ## The load generator; ARGS go to it.
-	cargo run --release -p balsa-loadtest -- $(ARGS)
+bench: ## Measures Balsa beside etcd and rewrites the tables of docs/benchmarks.md; needs root and Docker.
+	cargo build --release -p balsa -p balsa-loadtest
+	$(SUDO) $(TARGET_DIR)/release/balsa-loadtest bench --balsa $(TARGET_DIR)/release/balsa --update docs/benchmarks.md $(ARGS)

@@ -1,111 +1,161 @@
-//! `balsa-loadtest`: measures a cluster from outside, through its REST API with any kubeconfig, so that
-//! the same command measures another server too; `etcd-writes` measures raw puts of an etcd beside it.
+//! `balsa-loadtest`: measures a cluster from outside, through its public APIs with any kubeconfig, so that
+//! the same command measures another server too; `writes --api etcd` measures raw puts of an etcd beside
+//! it, and `bench` starts both by turns and writes the tables of `docs/benchmarks.md`.
 //!
 //! Every scenario prints one line of JSON on standard output; progress goes to standard error.
 
+mod bench;
+mod kubeconfig;
+mod process;
 mod rest;
 mod scenarios;
 mod summary;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use scenarios::{Namespace, list, objects, pod_start, watch, writes};
+use serde_json::Value;
+
+// Its own time is taken from the servers': the allocator is the fast one here, too.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Measures a cluster.
 #[derive(Parser)]
 #[command(version, about)]
 struct Cli {
+    #[command(flatten)]
+    cluster: Cluster,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which cluster, and where in it.
+#[derive(clap::Args, Clone)]
+struct Cluster {
     /// How to reach the cluster.
     #[arg(long, env = "KUBECONFIG", default_value = "/var/lib/balsa/admin.kubeconfig", global = true)]
     kubeconfig: PathBuf,
     /// Namespace in which everything is made; it is created, and deleted at the end.
     #[arg(long, default_value = "loadtest", global = true)]
     namespace: String,
-    #[command(subcommand)]
-    scenario: Scenario,
+    /// Leaves the namespace with all that was made.
+    #[arg(long, global = true)]
+    keep: bool,
 }
 
 #[derive(Subcommand)]
-enum Scenario {
-    /// Creates ConfigMaps of 1 KiB for some seconds.
-    Writes {
-        /// Connections that write at the same time.
-        #[arg(long, default_value_t = 64)]
-        clients: usize,
-        /// How long.
-        #[arg(long, default_value_t = 5)]
-        seconds: u64,
+enum Command {
+    #[command(flatten)]
+    Scenario(Scenario),
+    /// Runs several scenarios, in their usual sizes, against one cluster.
+    Suite {
+        /// Which, in this order.
+        #[arg(value_enum, default_values_t = [Name::RestWrites, Name::List, Name::Watch])]
+        scenarios: Vec<Name>,
     },
-    /// Puts 1 KiB values into an etcd for some seconds: what `writes` is compared with.
-    EtcdWrites {
+    /// Starts Balsa and etcd by turns, measures everything, and prints tables of medians and ratios.
+    Bench(bench::Options),
+}
+
+#[derive(Subcommand, Clone)]
+enum Scenario {
+    /// Creates ConfigMaps of 1 KiB for some seconds, or puts as much into an etcd.
+    Writes {
+        /// Through what.
+        #[arg(long, value_enum, default_value_t = Api::Rest)]
+        api: Api,
         /// Where etcd answers, without TLS.
         #[arg(long, default_value = "http://127.0.0.1:2379")]
         endpoint: String,
-        /// Connections that write at the same time.
-        #[arg(long, default_value_t = 64)]
-        clients: usize,
-        /// How long.
-        #[arg(long, default_value_t = 5)]
-        seconds: u64,
+        #[command(flatten)]
+        load: writes::Load,
     },
     /// Lists pods of 2 KiB that no node runs.
-    List {
-        /// How many pods.
-        #[arg(long, default_value_t = 10_000)]
-        pods: usize,
-        /// How many lists are timed.
-        #[arg(long, default_value_t = 10)]
-        rounds: usize,
-    },
+    List(list::Size),
     /// Time from an acknowledged write to the last of many watchers.
-    Watch {
-        /// Watchers of one kind in one namespace.
-        #[arg(long, default_value_t = 1_000)]
-        watchers: usize,
-        /// How many writes are timed.
-        #[arg(long, default_value_t = 100)]
-        writes: usize,
-    },
-    /// Time from the creation of a pod to Running, one after another.
-    PodStart {
-        /// How many pods.
-        #[arg(long, default_value_t = 50)]
-        pods: usize,
-        /// An image that every node has.
-        #[arg(long, default_value = "phippy:1")]
-        image: String,
-    },
+    Watch(watch::Size),
+    /// What the server's memory grows by for each object.
+    Objects(objects::Size),
+    /// Time from the creation of a pod to Running, one after another, beside `docker run`.
+    PodStart(pod_start::Size),
+}
+
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq)]
+enum Api {
+    Rest,
+    Grpc,
+    Etcd,
+}
+
+/// A scenario in its usual size.
+#[derive(ValueEnum, Clone, Copy)]
+enum Name {
+    RestWrites,
+    GrpcWrites,
+    List,
+    Watch,
+    PodStart,
 }
 
 fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     let runtime = tokio::runtime::Runtime::new()?;
-    let line = runtime.block_on(run(cli))?;
-    println!("{line}");
-    Ok(())
+    runtime.block_on(async {
+        match cli.command {
+            Command::Scenario(scenario) => print(&run(&cli.cluster, scenario).await?),
+            Command::Suite { scenarios } => {
+                for name in scenarios {
+                    print(&run(&cli.cluster, usual(name)?).await?);
+                }
+            }
+            Command::Bench(options) => bench::run(&options).await?,
+        }
+        Ok(())
+    })
 }
 
-async fn run(cli: Cli) -> anyhow::Result<serde_json::Value> {
-    if let Scenario::EtcdWrites { endpoint, clients, seconds } = &cli.scenario {
-        return scenarios::writes::etcd(endpoint, *clients, *seconds).await;
-    }
-    let target = rest::Target::from_kubeconfig(&cli.kubeconfig)?;
-    let namespace = scenarios::Namespace::create(&target, &cli.namespace).await?;
-    let line = match cli.scenario {
-        Scenario::Writes { clients, seconds } => {
-            scenarios::writes::rest(&target, namespace.name(), clients, seconds).await
-        }
-        Scenario::List { pods, rounds } => {
-            scenarios::list::run(&target, namespace.name(), pods, rounds).await
-        }
-        Scenario::Watch { watchers, writes } => {
-            scenarios::watch::run(&target, namespace.name(), watchers, writes).await
-        }
-        Scenario::PodStart { pods, image } => {
-            scenarios::pod_start::run(&target, namespace.name(), pods, &image).await
-        }
-        Scenario::EtcdWrites { .. } => anyhow::bail!("handled above"),
+fn print(line: &Value) {
+    println!("{line}");
+}
+
+/// A scenario as the command line would have it without options.
+fn usual(name: Name) -> anyhow::Result<Scenario> {
+    let line: &[&str] = match name {
+        Name::RestWrites => &["writes"],
+        Name::GrpcWrites => &["writes", "--api", "grpc"],
+        Name::List => &["list"],
+        Name::Watch => &["watch"],
+        Name::PodStart => &["pod-start"],
     };
-    namespace.delete(&target).await?;
+    let cli = Cli::try_parse_from([&["balsa-loadtest"], line].concat())?;
+    match cli.command {
+        Command::Scenario(scenario) => Ok(scenario),
+        _ => anyhow::bail!("not a scenario"),
+    }
+}
+
+/// Runs one scenario in a namespace of its own.
+async fn run(cluster: &Cluster, scenario: Scenario) -> anyhow::Result<Value> {
+    if let Scenario::Writes { api: Api::Etcd, endpoint, load } = &scenario {
+        return writes::etcd(endpoint, load).await;
+    }
+    let config = kubeconfig::Kubeconfig::read(&cluster.kubeconfig)?;
+    let target = rest::Target::new(&config)?;
+    let namespace = Namespace::create(&target, &cluster.namespace).await?;
+    let name = namespace.name();
+    let line = match &scenario {
+        Scenario::Writes { api: Api::Grpc, load, .. } => writes::grpc(&config, name, load).await,
+        Scenario::Writes { load, .. } => writes::rest(&target, name, load).await,
+        Scenario::List(size) => list::run(&target, name, size).await,
+        Scenario::Watch(size) => watch::run(&target, name, size).await,
+        Scenario::Objects(size) => objects::run(&target, name, size).await,
+        Scenario::PodStart(size) => pod_start::run(&target, name, size).await,
+    };
+    if !cluster.keep {
+        namespace.delete(&target).await.context("the scenario's namespace")?;
+    }
     line
 }

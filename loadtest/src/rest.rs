@@ -1,13 +1,12 @@
 //! A plain client of the REST API: one HTTP/1.1 connection, one request at a time. As thin as can be,
 //! so that what is measured is the server.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::bail;
 use balsa_rt::TaskKind;
-use base64::Engine as _;
 use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -16,46 +15,46 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::kubeconfig::Kubeconfig;
 
 /// A server and how to reach it.
 #[derive(Clone)]
 pub(crate) struct Target {
     host: String,
     address: String,
+    token: Option<HeaderValue>,
     connector: TlsConnector,
 }
 
 impl Target {
-    /// The current context of a kubeconfig with embedded certificates.
-    pub(crate) fn from_kubeconfig(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: start a cluster, or name its kubeconfig", path.display()))?;
-        let config: Value = serde_yaml_ng::from_str(&text)?;
-        let bytes = |pointer: &str| -> anyhow::Result<Vec<u8>> {
-            let text = config.pointer(pointer).and_then(Value::as_str);
-            let text = text.ok_or_else(|| anyhow!("{}: {pointer} is missing", path.display()))?;
-            Ok(base64::engine::general_purpose::STANDARD.decode(text)?)
+    /// The server of a kubeconfig.
+    pub(crate) fn new(config: &Kubeconfig) -> anyhow::Result<Self> {
+        let Some(ca) = &config.ca else {
+            bail!("the kubeconfig names no certificate authority: the server cannot be checked")
         };
-        let server = config.pointer("/clusters/0/cluster/server").and_then(Value::as_str);
-        let uri: http::Uri = server.ok_or_else(|| anyhow!("the kubeconfig names no server"))?.parse()?;
-        let host = uri.host().unwrap_or_default().to_owned();
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&bytes(
-            "/clusters/0/cluster/certificate-authority-data",
-        )?)?)?;
-        let certificate = CertificateDer::from_pem_slice(&bytes("/users/0/user/client-certificate-data")?)?;
-        let key = PrivateKeyDer::from_pem_slice(&bytes("/users/0/user/client-key-data")?)?;
+        for certificate in CertificateDer::pem_slice_iter(ca) {
+            roots.add(certificate?)?;
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate], key)?;
+            .with_root_certificates(roots);
+        let tls = match &config.identity {
+            Some((certificate, key)) => tls.with_client_auth_cert(
+                CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>()?,
+                PrivateKeyDer::from_pem_slice(key)?,
+            )?,
+            None => tls.with_no_client_auth(),
+        };
+        let token = config.token.as_ref().map(|token| format!("Bearer {token}").parse()).transpose()?;
         Ok(Self {
-            address: format!("{host}:{}", uri.port_u16().unwrap_or(443)),
-            host,
+            host: config.host().to_owned(),
+            address: config.address(),
+            token,
             connector: TlsConnector::from(Arc::new(tls)),
         })
     }
@@ -68,14 +67,15 @@ impl Target {
         let stream = self.connector.connect(name, socket).await?;
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         balsa_rt::spawn(TaskKind::Connection, connection);
-        Ok(Connection { sender, host: self.address.clone() })
+        Ok(Connection { sender, host: self.address.parse()?, token: self.token.clone() })
     }
 }
 
 /// A connection; one request at a time.
 pub(crate) struct Connection {
     sender: SendRequest<Full<Bytes>>,
-    host: String,
+    host: HeaderValue,
+    token: Option<HeaderValue>,
 }
 
 impl Connection {
@@ -86,13 +86,13 @@ impl Connection {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<http::Response<Incoming>> {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(http::header::HOST, &self.host)
-            .header(http::header::CONTENT_TYPE, "application/json")
-            .header(http::header::ACCEPT, "application/json")
-            .body(Full::new(body))?;
+        const JSON: HeaderValue = HeaderValue::from_static("application/json");
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse()?;
+        let headers = request.headers_mut();
+        headers.extend([(HOST, self.host.clone()), (CONTENT_TYPE, JSON), (ACCEPT, JSON)]);
+        headers.extend(self.token.iter().map(|token| (AUTHORIZATION, token.clone())));
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
     }

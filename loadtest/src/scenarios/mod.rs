@@ -1,6 +1,7 @@
 //! The scenarios, one file each.
 
 pub(crate) mod list;
+pub(crate) mod objects;
 pub(crate) mod pod_start;
 pub(crate) mod watch;
 pub(crate) mod writes;
@@ -15,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::rest::Target;
 
-/// How long a namespace may take to come or go.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a namespace may take to come, or to go with tens of thousands of objects in it.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// The namespace of a run.
 pub(crate) struct Namespace(String);
@@ -58,12 +59,30 @@ impl Namespace {
     }
 }
 
+/// Connections that make what a scenario needs.
+const MAKERS: usize = 32;
+
+/// Posts `count` objects.
+async fn make(
+    target: &Target,
+    path: &str,
+    count: usize,
+    object: impl Fn(usize) -> Bytes,
+) -> anyhow::Result<()> {
+    let shares = (0..MAKERS).map(|maker| {
+        let object = &object;
+        async move {
+            let mut connection = target.connect().await?;
+            for i in (maker..count).step_by(MAKERS) {
+                connection.call(Method::POST, path, object(i)).await?;
+            }
+            anyhow::Ok(())
+        }
+    });
+    futures::future::try_join_all(shares).await.map(drop)
+}
+
 /// JSON as a body.
 fn to_bytes(value: &Value) -> Bytes {
     Bytes::from(value.to_string())
-}
-
-/// A ConfigMap of about 1 KiB.
-fn config_map(name: &str) -> Value {
-    json!({"metadata": {"name": name}, "data": {"payload": "x".repeat(1024)}})
 }

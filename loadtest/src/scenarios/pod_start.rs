@@ -18,8 +18,20 @@ use crate::summary::milliseconds;
 /// How long a pod may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Starts `pods` pods and as many plain containers.
-pub(crate) async fn run(target: &Target, namespace: &str, pods: usize, image: &str) -> anyhow::Result<Value> {
+/// How many pods, of what.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Size {
+    /// How many pods.
+    #[arg(long, default_value_t = 50)]
+    pub(crate) pods: usize,
+    /// An image that every node has, with a busybox in /bin.
+    #[arg(long, default_value = "phippy:1")]
+    pub(crate) image: String,
+}
+
+/// Starts pods and as many plain containers, by turns.
+pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow::Result<Value> {
+    let Size { pods, ref image } = *size;
     let path = format!("/api/v1/namespaces/{namespace}/pods");
     let mut connection = target.connect().await?;
     let (mut ours, mut plain) = (Vec::new(), Vec::new());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::{config_map, to_bytes};
+use super::to_bytes;
 use crate::rest::Target;
 use crate::summary::milliseconds;
 
@@ -21,13 +21,20 @@ const OPENING: usize = 32;
 /// How long the last watcher of a write may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many watch, and how often something happens.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Size {
+    /// Watchers of one kind in one namespace.
+    #[arg(long, default_value_t = 1_000)]
+    pub(crate) watchers: usize,
+    /// How many writes are timed.
+    #[arg(long, default_value_t = 100)]
+    pub(crate) writes: usize,
+}
+
 /// Times `writes` writes, each until the last of `watchers` watchers has seen it.
-pub(crate) async fn run(
-    target: &Target,
-    namespace: &str,
-    watchers: usize,
-    writes: usize,
-) -> anyhow::Result<Value> {
+pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow::Result<Value> {
+    let Size { watchers, writes } = *size;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut connection = target.connect().await?;
     let (_, list) = connection.call(Method::GET, &path, Bytes::new()).await?;
@@ -43,7 +50,7 @@ pub(crate) async fn run(
     }
     let mut times = Vec::new();
     for i in 0..writes {
-        connection.call(Method::POST, &path, to_bytes(&config_map(&format!("w{i}")))).await?;
+        connection.call(Method::POST, &path, to_bytes(&config_map(i))).await?;
         let acknowledged = Instant::now();
         let mut last = acknowledged;
         for _ in 0..watchers {
@@ -79,4 +86,9 @@ async fn open(
         }
     });
     Ok(())
+}
+
+/// A ConfigMap of about 1 KiB.
+fn config_map(i: usize) -> Value {
+    json!({"metadata": {"name": format!("w{i}")}, "data": {"payload": "x".repeat(1024)}})
 }
