@@ -115,6 +115,7 @@ impl Agent {
             clock: self.clock.clone(),
             config: config.clone(),
             runtime: self.runtime.clone(),
+            http: std::sync::OnceLock::new(),
         });
         let registrar = Arc::new(Registrar {
             config: config.clone(),
@@ -196,6 +197,12 @@ impl AgentHandle {
     /// How many pods and containers run.
     pub fn running(&self) -> (usize, usize) {
         self.pods.running()
+    }
+
+    /// What is served over streams as the node's own endpoint.
+    pub(crate) fn serve_http(&self, router: axum::Router) {
+        // The first stays: there is one endpoint.
+        let _ = self.node.http.set(router);
     }
 
     pub(crate) fn runtime(&self) -> Arc<dyn Runtime> {

@@ -1,6 +1,6 @@
 //! What the actors of one node share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use balsa_client::{Informer, Recorder};
 use balsa_rt::Clock;
@@ -38,6 +38,8 @@ pub(crate) struct NodeContext {
     pub services: Informer,
     pub machine: Machine,
     pub clock: Clock,
+    /// The node's own HTTP endpoint, once it is made.
+    pub http: OnceLock<axum::Router>,
 }
 
 impl NodeContext {

@@ -17,14 +17,17 @@ struct Shared {
 }
 
 /// `/healthz`, `/livez`, `/readyz` and `/metrics` of an agent; `render` gives the text of the last.
+/// The same is served to those who may proxy to the node (`nodes/proxy`).
 pub fn router(agent: &AgentHandle, render: impl Fn() -> String + Send + Sync + 'static) -> Router {
     let shared = Shared { runtime: agent.runtime(), render: Arc::new(render) };
-    Router::new()
+    let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(healthz))
         .route("/livez", get(|| async { "ok" }))
         .route("/metrics", get(|State(shared): State<Shared>| async move { (shared.render)() }))
-        .with_state(shared)
+        .with_state(shared);
+    agent.serve_http(router.clone());
+    router
 }
 
 async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {

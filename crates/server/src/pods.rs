@@ -1,21 +1,25 @@
 //! Streams into pods: which node, which container, and what the agent is asked for.
 
+use std::sync::Arc;
+
 use balsa_model::kind::kind_of;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, Object};
 use balsa_proto::agent::{Open, PodRef, open};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
 
 use crate::front::Front;
 use crate::sessions::PodStream;
 
-/// A container somebody wants a stream into.
+/// A pod, or a container of one, that somebody wants a stream into; or a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pod: PodRef,
+    /// `None`: the node itself.
+    pod: Option<PodRef>,
     node: String,
-    /// Its name; found when the client named none and the pod has one.
+    /// Its name; found when the client named none and the pod has one. Empty: the pod as a whole.
     pub(crate) container: String,
     waiting: Option<String>,
+    phase: String,
 }
 
 impl Front {
@@ -24,42 +28,87 @@ impl Front {
     /// # Errors
     /// `NotFound`, or `BadRequest` when it is not clear which container is meant.
     pub(crate) fn container(&self, key: &Key, container: &str) -> Result<Target, Failure> {
-        let kind = kind_of::<Pod>();
-        let object = self
-            .engine
-            .state()
-            .get(kind, key)
-            .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
-        let pod = object.typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))?;
+        let object = self.find_pod(key)?;
+        let pod = typed(&object)?;
+        let annotations = pod.metadata.annotations.clone().unwrap_or_default();
         let spec = pod.spec.clone().unwrap_or_default();
-        let container =
-            choose(&spec, &pod.metadata.annotations.clone().unwrap_or_default(), &key.name, container)?;
-        let node = spec
-            .node_name
-            .filter(|node| !node.is_empty())
-            .ok_or_else(|| Failure::bad_request(format!("pod {} does not have a host assigned", key.name)))?;
-        let pod_ref = PodRef {
-            namespace: key.namespace.to_string(),
-            name: key.name.to_string(),
-            uid: object.uid().to_owned(),
-        };
+        let container = choose(&spec, &annotations, &key.name, container)?;
         let status = pod.status.clone().unwrap_or_default();
         let statuses = [status.container_statuses, status.init_container_statuses];
         let waiting = waiting_reason(statuses.iter().flatten().flatten(), &container);
-        Ok(Target { pod: pod_ref, node, container, waiting })
+        Ok(Target { container, waiting, ..target(&object, pod)? })
     }
 
-    /// Opens a stream into a container.
+    /// Finds a pod.
+    ///
+    /// # Errors
+    /// `NotFound`, or `BadRequest` when it has no node yet.
+    pub(crate) fn pod(&self, key: &Key) -> Result<Target, Failure> {
+        let object = self.find_pod(key)?;
+        target(&object, typed(&object)?)
+    }
+
+    fn find_pod(&self, key: &Key) -> Result<Arc<Object>, Failure> {
+        let kind = kind_of::<Pod>();
+        let found = self.engine.state().get(kind, key);
+        found.ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))
+    }
+
+    /// Opens a stream into a pod or a node.
     ///
     /// # Errors
     /// When its node cannot be reached.
     pub(crate) async fn open_stream(&self, target: &Target, what: open::What) -> Result<PodStream, Failure> {
-        let open = Open { id: String::new(), pod: Some(target.pod.clone()), what: Some(what) };
+        let open = Open { id: String::new(), pod: target.pod.clone(), what: Some(what) };
         self.sessions.open(&target.node, open).await
     }
 }
 
+fn typed(object: &Object) -> Result<&Pod, Failure> {
+    object.typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))
+}
+
+/// The pod as a whole.
+fn target(object: &Object, pod: &Pod) -> Result<Target, Failure> {
+    let key = object.key();
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
+    let node =
+        node.ok_or_else(|| Failure::bad_request(format!("pod {} does not have a host assigned", key.name)))?;
+    let pod_ref = PodRef {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        uid: object.uid().to_owned(),
+    };
+    let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
+    Ok(Target { pod: Some(pod_ref), node, container: String::new(), waiting: None, phase })
+}
+
 impl Target {
+    /// A node itself.
+    pub(crate) fn node(name: &str) -> Self {
+        let (container, phase) = (String::new(), String::new());
+        Self { pod: None, node: name.to_owned(), container, waiting: None, phase }
+    }
+
+    fn pod_name(&self) -> &str {
+        self.pod.as_ref().map_or("", |pod| &pod.name)
+    }
+
+    /// Ports need a pod that runs.
+    ///
+    /// # Errors
+    /// `BadRequest` when it does not.
+    pub(crate) fn require_running(&self) -> Result<(), Failure> {
+        if self.phase == "Running" {
+            return Ok(());
+        }
+        Err(Failure::bad_request(format!(
+            "pod {} is not running. Current status={}",
+            self.pod_name(),
+            self.phase
+        )))
+    }
+
     /// Logs and commands need a container that has run.
     ///
     /// # Errors
@@ -68,7 +117,8 @@ impl Target {
         match &self.waiting {
             Some(reason) => Err(Failure::bad_request(format!(
                 "container \"{}\" in pod \"{}\" is waiting to start: {reason}",
-                self.container, self.pod.name
+                self.container,
+                self.pod_name()
             ))),
             None => Ok(()),
         }

@@ -104,7 +104,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub(crate) fn new(state: Arc<State>, pieces: mpsc::UnboundedReceiver<Bytes>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        state: Arc<State>,
+        pieces: mpsc::UnboundedReceiver<Bytes>,
+        shared: Arc<Shared>,
+    ) -> Self {
         let reader = StreamReader { state: state.clone(), pieces, shared: shared.clone(), unsaid: 0 };
         let writer = StreamWriter { state, shared, finished: false };
         Self { reader, writer }

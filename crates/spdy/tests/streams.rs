@@ -42,7 +42,8 @@ async fn much_goes_both_ways_at_once_and_each_way_ends_apart() {
     let (mut client, mut server, _work) = pair();
     let (ours, theirs) = opened(&mut client, &mut server).await;
     let data: Bytes = (0..3_000_000_u32).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
-    let ((mut our_reader, mut our_writer), (mut their_reader, mut their_writer)) = (ours.split(), theirs.split());
+    let ((mut our_reader, mut our_writer), (mut their_reader, mut their_writer)) =
+        (ours.split(), theirs.split());
     let sent = data.clone();
     let echo = async move {
         while let Some(piece) = their_reader.read().await.unwrap() {

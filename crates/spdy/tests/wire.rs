@@ -120,7 +120,9 @@ fn a_long_data_frame_comes_in_pieces() {
     let mut bytes = BytesMut::new();
     Encoder::new().encode(&Frame::Data { id: 5, fin: true, bytes: data.clone() }, &mut bytes).unwrap();
     let frames = decode(&bytes, usize::MAX).unwrap();
-    assert!(frames.iter().all(|frame| matches!(frame, Frame::Data { bytes, .. } if bytes.len() <= MAX_PIECE)));
+    assert!(
+        frames.iter().all(|frame| matches!(frame, Frame::Data { bytes, .. } if bytes.len() <= MAX_PIECE))
+    );
     let ended = frames.iter().filter(|frame| matches!(frame, Frame::Data { fin: true, .. })).count();
     assert_eq!((ended, joined(frames)), (1, vec![Frame::Data { id: 5, fin: true, bytes: data }]));
 }

@@ -9,7 +9,8 @@ use crate::footprint::docker;
 /// The programs that the pods of the tests use.
 const APPLETS: &[&str] = &[
     "sh", "httpd", "cat", "echo", "sleep", "touch", "ls", "wget", "nslookup", "hostname", "env", "id",
-    "kill", "ps", "mkdir", "rm", "true", "false", "test", "grep", "stat", "timeout",
+    "kill", "ps", "mkdir", "rm", "true", "false", "test", "grep", "stat", "timeout", "tar", "dd", "nc", "head",
+    "wc", "md5sum", "tty", "stty", "tr", "readlink",
 ];
 
 /// An image of busybox that knows its `tag` (`/etc/tag`), and its name. Its user is root, its working
@@ -18,7 +19,7 @@ pub fn busybox(tag: &str) -> String {
     let name = format!("balsa-test/busybox:{tag}");
     let program = static_busybox();
     let size = program.metadata().map_or(0, |metadata| metadata.len());
-    let content = format!("2-{size}");
+    let content = format!("3-{size}");
     let known = docker(["image", "inspect", "-f", "{{index .Config.Labels \"balsa.test\"}}", &name]);
     if known.code == 0 && known.stdout.trim() == content {
         return name;

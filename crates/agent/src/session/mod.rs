@@ -1,6 +1,8 @@
 //! The session with a server: the agent dials, says that it lives, and is told which streams somebody
 //! wants into its pods. When the server goes it moves on to the next.
 
+mod console;
+mod pipes;
 mod streams;
 
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -1,4 +1,4 @@
-//! `balsa exec`: a command in a container.
+//! `balsa exec`: a command in a container; and what `attach` and `cp` share with it.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::pods;
 use super::terminal::{self, Raw};
-use crate::connect::ConnectArgs;
+use crate::connect::{ConnectArgs, Session};
 
 /// Run a command in a container
 #[derive(clap::Args)]
@@ -48,36 +48,46 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let session = args.connect.open()?;
     let pod = pods::find(&session, &args.pod).await?;
     let container = pods::container(&pod, args.container.as_deref())?;
-    let is_terminal = std::io::stdin().is_terminal();
-    if args.tty && !is_terminal {
-        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
-    }
-    let tty = args.tty && (is_terminal || !args.stdin);
     let key = pods::key(&pod);
     let start = Start {
         pod: Some(ObjectKey { namespace: key.namespace.to_string(), name: key.name.to_string() }),
         container,
         command: args.command,
         stdin: args.stdin,
-        tty,
+        tty: terminal_wanted(args.stdin, args.tty),
         attach: false,
     };
-    let (input, output) = session.remote.exec(start).await?;
-    let _raw = if tty && args.stdin { Raw::enter() } else { None };
-    if tty {
-        spawn(TaskKind::Helper, resizes(input.clone()));
-    }
-    if args.stdin {
-        spawn(TaskKind::Helper, feed(input.clone()));
-    }
-    // Held until the command ends: without it the server would take the input for closed.
-    let code = show(output).await?;
-    drop(input);
+    let code = converse(&session, start).await?;
     if code != 0 {
-        drop(_raw);
         eprintln!("command terminated with exit code {code}");
     }
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)))
+}
+
+/// Whether there is to be a terminal; says so when there is none here to go with it.
+pub(super) fn terminal_wanted(stdin: bool, tty: bool) -> bool {
+    let is_terminal = std::io::stdin().is_terminal();
+    if tty && !is_terminal {
+        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+    }
+    tty && (is_terminal || !stdin)
+}
+
+/// Joins the user's streams with a command's or a container's; the exit code.
+pub(super) async fn converse(session: &Session, start: Start) -> anyhow::Result<i32> {
+    let (stdin, tty) = (start.stdin, start.tty);
+    let (input, output) = session.remote.exec(start).await?;
+    let _raw = if tty && stdin { Raw::enter() } else { None };
+    if tty {
+        spawn(TaskKind::Helper, resizes(input.clone()));
+    }
+    if stdin {
+        spawn(TaskKind::Helper, feed(input.clone()));
+    }
+    // Held until the command ends: without it the server would take the input for closed.
+    let code = show(output).await;
+    drop(input);
+    code
 }
 
 /// Writes what the command writes; its exit code.

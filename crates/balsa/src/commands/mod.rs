@@ -3,7 +3,9 @@
 mod agent;
 mod api_resources;
 mod apply;
+mod attach;
 mod changes;
+mod cp;
 mod delete;
 mod describe;
 mod down;
@@ -12,6 +14,7 @@ mod exec;
 mod get;
 mod logs;
 mod pods;
+mod port_forward;
 mod scale;
 mod server;
 mod status;
@@ -58,6 +61,9 @@ pub(crate) enum Command {
     Scale(scale::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
+    Cp(cp::Args),
+    PortForward(port_forward::Args),
     Events(events::Args),
     Wait(wait::Args),
     ApiResources(api_resources::Args),
@@ -81,6 +87,9 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Scale(args) => scale::run(args).await.map(done),
         Command::Logs(args) => logs::run(args).await.map(done),
         Command::Exec(args) => exec::run(args).await,
+        Command::Attach(args) => attach::run(args).await.map(done),
+        Command::Cp(args) => Box::pin(cp::run(args)).await.map(done),
+        Command::PortForward(args) => port_forward::run(args).await.map(done),
         Command::Events(args) => events::run(args).await.map(done),
         Command::Wait(args) => wait::run(args).await.map(done),
         Command::ApiResources(args) => api_resources::run(args).await.map(done),

@@ -1,4 +1,4 @@
-//! `balsa.v1.PodService`: logs and commands.
+//! `balsa.v1.PodService`: logs, commands and ports.
 
 use balsa_model::{Failure, Key};
 use balsa_proto::v1;
@@ -18,6 +18,9 @@ fn client(connection: Connection) -> PodServiceClient<Connection> {
 
 /// A command's output and, last, its exit code.
 pub type ExecOutput = BoxStream<'static, Result<v1::exec_response::Message, Failure>>;
+
+/// What a port of a pod says.
+pub type PortOutput = BoxStream<'static, Result<Bytes, Failure>>;
 
 impl RemoteBackend {
     /// A container's log, in pieces as they come. `request.pod` is set to `pod`.
@@ -66,6 +69,33 @@ impl RemoteBackend {
                 Err(status) => Some(Err(channels.failure(&status, server))),
             };
             std::future::ready(message)
+        });
+        Ok((sender, output.boxed()))
+    }
+
+    /// One connection to a port of a pod. What is sent on the channel goes there.
+    ///
+    /// # Errors
+    /// What the server says; the stream may also end in one.
+    pub async fn port_forward(
+        &self,
+        pod: &Key,
+        port: u16,
+    ) -> Result<(mpsc::Sender<v1::PortForwardRequest>, PortOutput), Failure> {
+        use v1::port_forward_request::{Message, Start};
+        // Bounded: who sends faster than the pod reads has to wait.
+        let (sender, receiver) = mpsc::channel(16);
+        let key = v1::ObjectKey { namespace: pod.namespace.to_string(), name: pod.name.to_string() };
+        let start = Message::Start(Start { pod: Some(key), port: port.into() });
+        let first = v1::PortForwardRequest { message: Some(start) };
+        let requests = futures::stream::iter([first]).chain(ReceiverStream::new(receiver));
+        let (server, connection) = self.channels.current();
+        let answer = client(connection).port_forward(requests).await;
+        let messages = answer.map_err(|status| self.channels.failure(&status, server))?.into_inner();
+        let channels = self.channels.clone();
+        let output = messages.map(move |message| match message {
+            Ok(message) => Ok(message.data),
+            Err(status) => Err(channels.failure(&status, server)),
         });
         Ok((sender, output.boxed()))
     }

@@ -32,7 +32,7 @@ const ROLE_LABEL: &str = "kubernetes.io/role";
 impl Kind for Node {
     const DESCRIPTOR: Descriptor = Descriptor {
         short_names: &["no"],
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Status, Subresource::Proxy],
         field_labels: &["spec.unschedulable"],
         columns: &[
             Column::NAME,

@@ -31,6 +31,7 @@ impl Kind for Pod {
             Subresource::Exec,
             Subresource::Attach,
             Subresource::PortForward,
+            Subresource::Proxy,
             Subresource::Binding,
             Subresource::Eviction,
             Subresource::EphemeralContainers,

@@ -30,7 +30,7 @@ impl Kind for Service {
     const DESCRIPTOR: Descriptor = Descriptor {
         short_names: &["svc"],
         categories: &["all"],
-        subresources: &[Subresource::Status],
+        subresources: &[Subresource::Status, Subresource::Proxy],
         name_rule: NameRule::Dns1035Label,
         field_labels: &["spec.clusterIP", "spec.type"],
         create_on_update: true,

@@ -145,10 +145,17 @@ impl AgentService for Agents {
         let end =
             end.ok_or_else(|| to_status(&Failure::new(Reason::NotFound, "nobody waits for that stream")))?;
         balsa_rt::spawn(TaskKind::Connection, async move {
-            while let Some(Ok(message)) = incoming.next().await {
-                if end.incoming.send(message).await.is_err() {
-                    return;
+            let carry = async {
+                while let Some(Ok(message)) = incoming.next().await {
+                    if end.incoming.send(message).await.is_err() {
+                        return;
+                    }
                 }
+            };
+            tokio::select! {
+                () = carry => {}
+                // Whoever asked has gone: dropping the call tells the agent, even when nothing is said.
+                () = end.incoming.closed() => {}
             }
         });
         Ok(Response::new(ReceiverStream::new(end.outgoing).map(Ok).boxed()))

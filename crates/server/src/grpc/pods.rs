@@ -1,4 +1,4 @@
-//! `balsa.v1.PodService`: logs and commands.
+//! `balsa.v1.PodService`: logs, commands and ports.
 
 use std::pin::Pin;
 
@@ -40,6 +40,7 @@ fn pod_attributes(verb: &str, key: &Key, part: &str) -> Attributes {
 impl PodService for Pods {
     type LogsStream = Messages<v1::LogsResponse>;
     type ExecStream = Messages<v1::ExecResponse>;
+    type PortForwardStream = Messages<v1::PortForwardResponse>;
 
     async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
         let key = key_of(request.get_ref().pod.clone(), kind_of::<Pod>().descriptor())?;
@@ -101,6 +102,55 @@ impl PodService for Pods {
         let PodStream { from_agent, to_agent } = stream;
         balsa_rt::spawn(TaskKind::Connection, feed(input, to_agent));
         Ok(Response::new(output(from_agent)))
+    }
+
+    async fn port_forward(
+        &self,
+        request: Request<Streaming<v1::PortForwardRequest>>,
+    ) -> Result<Response<Self::PortForwardStream>, Status> {
+        let user = authenticate(&self.0, &request)?;
+        let mut input = request.into_inner();
+        let first = input.next().await.transpose()?.and_then(|message| message.message);
+        let Some(v1::port_forward_request::Message::Start(start)) = first else {
+            return Err(failed(Failure::bad_request("the first message must be `start`")));
+        };
+        let key = key_of(start.pod, kind_of::<Pod>().descriptor())?;
+        self.0.authorize(&user, &pod_attributes("create", &key, "portforward")).map_err(failed)?;
+        let target = self.0.pod(&key).map_err(failed)?;
+        target.require_running().map_err(failed)?;
+        let what = agent::OpenPortForward { port: start.port, by_address: false };
+        let stream = self.0.open_stream(&target, open::What::PortForward(what)).await.map_err(failed)?;
+        let PodStream { from_agent, to_agent } = stream;
+        balsa_rt::spawn(TaskKind::Connection, feed_port(input, to_agent));
+        let messages = futures::stream::unfold(Some(from_agent), |stream| async {
+            let mut stream = stream?;
+            match stream.recv().await?.message? {
+                stream_request::Message::Data(data) => {
+                    Some((Ok(v1::PortForwardResponse { data: data.bytes }), Some(stream)))
+                }
+                stream_request::Message::End(end) => broken(&end).map(|status| (Err(status), None)),
+                stream_request::Message::Open(_) => None,
+            }
+        });
+        Ok(Response::new(messages.boxed()))
+    }
+}
+
+/// Carries what the client sends to the pod's port until either ends.
+async fn feed_port(mut input: Streaming<v1::PortForwardRequest>, to_agent: mpsc::Sender<StreamResponse>) {
+    while let Some(Ok(message)) = input.next().await {
+        let message = match message.message {
+            Some(v1::port_forward_request::Message::Data(bytes)) => {
+                stream_response::Message::Data(agent::Data { channel: Channel::Data.into(), bytes })
+            }
+            Some(v1::port_forward_request::Message::Close(_)) => {
+                stream_response::Message::Close(Channel::Data.into())
+            }
+            Some(v1::port_forward_request::Message::Start(_)) | None => continue,
+        };
+        if to_agent.send(StreamResponse { message: Some(message) }).await.is_err() {
+            return;
+        }
     }
 }
 

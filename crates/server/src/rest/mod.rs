@@ -5,14 +5,15 @@ mod accept;
 pub(crate) mod body;
 mod encode;
 mod eviction;
-mod exec;
 mod info;
 mod logs;
 mod path;
+mod proxy;
 mod query;
 mod resources;
 mod respond;
 mod reviews;
+mod streams;
 mod subresources;
 mod watch;
 
@@ -24,6 +25,7 @@ use axum::extract::State;
 use axum::response::Response;
 use balsa_model::{Failure, KindRef, Reason, kinds};
 use http::{HeaderMap, Method, Request, Uri};
+use hyper::upgrade::OnUpgrade;
 
 use crate::authorize::Attributes;
 use crate::front::{Front, Peer};
@@ -63,7 +65,10 @@ async fn handle(State(front): State<Front>, request: Request<Body>) -> Response 
         Ok(response) => response,
         Err(failure) => respond::failure(&failure),
     };
-    let mut response = encode::transcode(response, encoding, pretty).await;
+    let mut response = match response.extensions().get::<proxy::Verbatim>() {
+        Some(_) => response,
+        None => encode::transcode(response, encoding, pretty).await,
+    };
     respond::audit_id(&mut response, &audit_id.unwrap_or_else(balsa_rt::new_uid));
     labels.record(started, response.status().as_u16());
     response
@@ -91,10 +96,17 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     let call = ResourceCall { call, kind, path };
     match call.path.subresource.as_str() {
         "" => resources::serve(call, body).await,
-        "exec" | "attach" => exec::serve(call, parts.extensions.remove::<hyper::upgrade::OnUpgrade>()).await,
+        "exec" | "attach" | "portforward" if is_pod(&call.path) => {
+            streams::serve(call, parts.extensions.remove::<OnUpgrade>()).await
+        }
+        "proxy" => proxy::serve(call, body, parts.extensions.remove::<OnUpgrade>()).await,
         "log" => logs::serve(call).await,
         _ => subresources::serve(call, body).await,
     }
+}
+
+fn is_pod(path: &ResourcePath) -> bool {
+    path.group.is_empty() && path.plural == "pods"
 }
 
 fn served_kind(path: &ResourcePath) -> Result<KindRef, Failure> {

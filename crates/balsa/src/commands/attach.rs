@@ -1,0 +1,46 @@
+//! `balsa attach`: a container's own streams.
+
+use balsa_proto::v1::ObjectKey;
+use balsa_proto::v1::exec_request::Start;
+
+use super::{exec, pods};
+use crate::connect::ConnectArgs;
+
+/// Join the streams of a container's own process
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    balsa attach web                      # what it writes from now on\n  \
+    balsa attach -it shell -c main        # and what is typed goes to it")]
+pub(crate) struct Args {
+    /// Pod, or TYPE/NAME of something that has pods
+    #[arg(value_name = "POD")]
+    pod: String,
+    /// Container, where the pod has several
+    #[arg(short, long, value_name = "NAME")]
+    container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    stdin: bool,
+    /// The container has a terminal
+    #[arg(short = 't', long)]
+    tty: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let session = args.connect.open()?;
+    let pod = pods::find(&session, &args.pod).await?;
+    let container = pods::container(&pod, args.container.as_deref())?;
+    let key = pods::key(&pod);
+    let start = Start {
+        pod: Some(ObjectKey { namespace: key.namespace.to_string(), name: key.name.to_string() }),
+        container,
+        command: Vec::new(),
+        stdin: args.stdin,
+        tty: exec::terminal_wanted(args.stdin, args.tty),
+        attach: true,
+    };
+    exec::converse(&session, start).await?;
+    Ok(())
+}
