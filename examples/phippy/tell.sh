@@ -63,6 +63,15 @@ outside_sees() {
 gift_seen() { outside_page | grep -q 'purple kite'; }
 outside_page() { curl -fsS -m 2 "$address"; }
 
+# Said last when a step fails: what the cluster has to tell about it.
+why() {
+  local status=$?
+  if [ "$status" = 0 ]; then return; fi
+  say "What happened in her namespace:" >&2
+  k get events -n phippy --no-headers 2>/dev/null | tail -n 8 >&2
+}
+trap why EXIT
+
 # chapter FILE: its title, from its first line, and then the manifest.
 chapter() {
   say ""

@@ -213,6 +213,11 @@ impl Cluster {
         run(&kubectl_program(), arguments, Some(&self.kubeconfig()), "")
     }
 
+    /// Another kubectl than the usual one.
+    pub fn run_kubectl(&self, program: &Path, arguments: &[String]) -> Output {
+        run(&program.to_string_lossy(), arguments, Some(&self.kubeconfig()), "")
+    }
+
     /// kubectl with a manifest on standard input.
     pub fn kubectl_with<I, S>(&self, arguments: I, input: &str) -> Output
     where

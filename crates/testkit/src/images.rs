@@ -9,8 +9,8 @@ use crate::footprint::docker;
 /// The programs that the pods of the tests use.
 const APPLETS: &[&str] = &[
     "sh", "httpd", "cat", "echo", "sleep", "touch", "ls", "wget", "nslookup", "hostname", "env", "id",
-    "kill", "ps", "mkdir", "rm", "true", "false", "test", "grep", "stat", "timeout", "tar", "dd", "nc", "head",
-    "wc", "md5sum", "tty", "stty", "tr", "readlink",
+    "kill", "ps", "mkdir", "rm", "true", "false", "test", "grep", "stat", "timeout", "tar", "dd", "nc",
+    "head", "wc", "md5sum", "tty", "stty", "tr", "readlink",
 ];
 
 /// An image of busybox that knows its `tag` (`/etc/tag`), and its name. Its user is root, its working

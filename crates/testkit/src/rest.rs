@@ -70,6 +70,13 @@ impl Rest {
         Ok(Self { address, host, connector: TlsConnector::from(Arc::new(tls)) })
     }
 
+    /// The same client at another server of the cluster, `host:port`.
+    #[must_use]
+    pub fn at(&self, address: &str) -> Self {
+        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).to_owned();
+        Self { address: address.to_owned(), host, connector: self.connector.clone() }
+    }
+
     /// A connection.
     pub async fn connect(&self) -> anyhow::Result<Connection> {
         let socket = TcpStream::connect(&self.address).await?;
@@ -110,6 +117,13 @@ impl Rest {
         })
     }
 
+    /// Any request whose answer is lines of JSON, on a connection of its own.
+    pub async fn stream(&self, request: Request<Bytes>) -> anyhow::Result<(http::response::Parts, Watch)> {
+        let mut connection = self.connect().await?;
+        let (parts, body) = connection.start(request).await?.into_parts();
+        Ok((parts, Watch { _connection: connection, body, rest: BytesMut::new() }))
+    }
+
     /// A watch; `path` has its query.
     pub async fn watch(&self, path: &str) -> anyhow::Result<Watch> {
         let mut connection = self.connect().await?;
@@ -144,6 +158,19 @@ impl Connection {
             .body(Full::new(body))?;
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
+    }
+
+    async fn start(&mut self, request: Request<Bytes>) -> anyhow::Result<http::Response<Incoming>> {
+        let mut request = request.map(Full::new);
+        request.headers_mut().insert(http::header::HOST, self.host.parse()?);
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
+    }
+
+    /// Sends any request as it is and reads the whole answer.
+    pub async fn exchange(&mut self, request: Request<Bytes>) -> anyhow::Result<http::Response<Bytes>> {
+        let (parts, body) = self.start(request).await?.into_parts();
+        Ok(http::Response::from_parts(parts, body.collect().await?.to_bytes()))
     }
 
     /// Sends JSON (`null`: no body) and reads the whole answer, whatever it says.

@@ -34,7 +34,8 @@ impl Ledger {
         let (noted, stop) = (acknowledged.clone(), enough.clone());
         let writer = std::thread::spawn(move || {
             while !stop.load(Ordering::Relaxed) {
-                let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "kept-"}});
+                let object =
+                    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "kept-"}});
                 // No answer, or a refusal while a leader is looked for: then nothing was promised.
                 if let Ok(answer) = rest.call_now(Method::POST, PATH, &object)
                     && answer.code == 201
@@ -71,7 +72,8 @@ impl Closed {
         let list = cluster.read(PATH).unwrap();
         let items: BTreeMap<&str, &Value> = list["items"].as_array().unwrap().iter().map(named).collect();
         for (name, revision) in &self.0 {
-            let found = items.get(name.as_str()).unwrap_or_else(|| panic!("{name} was acknowledged and is lost"));
+            let found =
+                items.get(name.as_str()).unwrap_or_else(|| panic!("{name} was acknowledged and is lost"));
             assert_eq!(found["metadata"]["resourceVersion"], revision.as_str());
         }
     }

@@ -90,7 +90,8 @@ fn halfway(cluster: &Cluster, image: &str) -> BTreeSet<Container> {
 fn only_replaced_ones_are_gone(cluster: &Cluster, before: &BTreeSet<Container>) {
     let after = running(cluster);
     let pods = items(cluster, PODS).unwrap();
-    let replaced = |one: &Container| one.pod.starts_with("moving") && pods.iter().all(|pod| name(pod) != one.pod);
+    let replaced =
+        |one: &Container| one.pod.starts_with("moving") && pods.iter().all(|pod| name(pod) != one.pod);
     for container in before {
         let kept = after.contains(container) || replaced(container);
         assert!(kept, "{container:?} was started again; there are {after:?}");

@@ -24,19 +24,28 @@ fn flags_then_environment_then_file() {
     let file = file.to_str().unwrap();
 
     let defaults = configuration(&["server"], &[]);
-    assert_eq!((defaults["port"].as_u64(), defaults["service-cidr"].as_str()), (Some(6443), Some("10.96.0.0/16")));
+    assert_eq!(
+        (defaults["port"].as_u64(), defaults["service-cidr"].as_str()),
+        (Some(6443), Some("10.96.0.0/16"))
+    );
     let with_file = configuration(&["server", "--config", file], &[]);
     assert_eq!(with_file["port"], 7001);
     assert_eq!(with_file["service-node-port-range"], "30000-32767", "a default");
     let environment = [("BALSA_CONFIG", file), ("BALSA_PORT", "7002"), ("BALSA_SERVICE_CIDR", "10.3.0.0/16")];
     let all = configuration(&["server", "--port", "7003"], &environment);
-    assert_eq!((&all["port"], &all["service-cidr"], &all["cluster-cidr"]), (&7003.into(), &"10.3.0.0/16".into(), &"10.2.0.0/16".into()));
+    assert_eq!(
+        (&all["port"], &all["service-cidr"], &all["cluster-cidr"]),
+        (&7003.into(), &"10.3.0.0/16".into(), &"10.2.0.0/16".into())
+    );
     // What is printed is a configuration that says the same.
     let printed = folder.path().join("printed.yaml");
     std::fs::write(&printed, serde_yaml_ng::to_string(&all).unwrap()).unwrap();
     assert_eq!(configuration(&["server", "--config", printed.to_str().unwrap()], &[]), all);
     // The same file may serve an agent.
-    let agent = configuration(&["agent", "--server", "h:1", "--name", "n", "--config", file], &[("BALSA_LABELS", "a=b")]);
+    let agent = configuration(
+        &["agent", "--server", "h:1", "--name", "n", "--config", file],
+        &[("BALSA_LABELS", "a=b")],
+    );
     assert_eq!((&agent["cluster-cidr"], &agent["labels"]["a"]), (&"10.2.0.0/16".into(), &"b".into()));
 }
 

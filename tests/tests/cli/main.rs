@@ -50,7 +50,8 @@ fn the_cluster_is_looked_at(cluster: &Cluster) {
 
     let said = ok(cluster, "api-resources");
     let row = |plural: &str| {
-        let row = said.lines().find(|row| row.starts_with(plural)).unwrap_or_else(|| panic!("{plural}: {said}"));
+        let row =
+            said.lines().find(|row| row.starts_with(plural)).unwrap_or_else(|| panic!("{plural}: {said}"));
         row.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(row("NAME "), ["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"]);
@@ -69,7 +70,12 @@ fn the_cluster_is_looked_at(cluster: &Cluster) {
 
 fn manifests_are_applied(cluster: &Cluster, image: &str) {
     let text = include_str!("zoo.yaml").replace("IMAGE", image);
-    let said = cluster.balsa_with(["apply", "-f", "-", "--dry-run=server"], "apiVersion: v1\nkind: Namespace\nmetadata: {name: zoo}").ok();
+    let said = cluster
+        .balsa_with(
+            ["apply", "-f", "-", "--dry-run=server"],
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: zoo}",
+        )
+        .ok();
     assert_eq!(said, "namespace/zoo created (server dry run)\n");
     assert!(cluster.balsa(["get", "ns", "zoo"]).fails().contains("not found"));
     let said = cluster.apply(&text);
@@ -120,16 +126,25 @@ fn objects_are_printed_in_all_forms(cluster: &Cluster) {
 
 fn several_are_selected(cluster: &Cluster) {
     let said = ok(cluster, "get deploy,svc,po -n zoo");
-    assert!(said.contains("deployment.apps/keeper") && said.contains("service/keeper") && said.contains("pod/parrot"), "{said}");
+    assert!(
+        said.contains("deployment.apps/keeper")
+            && said.contains("service/keeper")
+            && said.contains("pod/parrot"),
+        "{said}"
+    );
     let said = ok(cluster, "get pods -A");
     assert!(said.starts_with("NAMESPACE ") && said.contains("\nzoo "), "{said}");
     let said = ok(cluster, "get pods -A -l app=keeper -o name");
     assert_eq!(said.lines().count(), 2, "{said}");
     assert_eq!(ok(cluster, "get pods -n zoo -l app!=keeper -o name"), "pod/parrot\n");
-    let said = ok(cluster, "get pods -n zoo --field-selector metadata.name=parrot --show-labels --no-headers");
+    let said =
+        ok(cluster, "get pods -n zoo --field-selector metadata.name=parrot --show-labels --no-headers");
     assert!(said.ends_with("app=parrot\n"), "{said}");
     let Output { code, stdout, stderr, .. } = cluster.balsa(["get", "pods"]);
-    assert_eq!((code, stdout.as_str(), stderr.as_str()), (0, "", "No resources found in default namespace.\n"));
+    assert_eq!(
+        (code, stdout.as_str(), stderr.as_str()),
+        (0, "", "No resources found in default namespace.\n")
+    );
 }
 
 fn changes_are_watched(cluster: &Cluster) {
@@ -138,7 +153,8 @@ fn changes_are_watched(cluster: &Cluster) {
     rows.until("what is there", |row| row.contains("2/2"));
     assert_eq!(ok(cluster, "scale deploy/keeper -n zoo --replicas=1"), "deployment.apps/keeper scaled\n");
     rows.until("the change", |row| row.contains("1/1"));
-    let said = cluster.balsa(["scale", "deploy", "keeper", "-n", "zoo", "--replicas=3", "--current-replicas=2"]);
+    let said =
+        cluster.balsa(["scale", "deploy", "keeper", "-n", "zoo", "--replicas=3", "--current-replicas=2"]);
     assert!(said.fails().contains("Expected replicas to be 2, was 1"));
     let mut names = Lines::of(cluster, "get pods -n zoo -o name --watch-only");
     ok(cluster, "scale deploy/keeper -n zoo --replicas=2");
@@ -149,7 +165,8 @@ fn changes_are_watched(cluster: &Cluster) {
 fn one_is_described(cluster: &Cluster) {
     let said = ok(cluster, "describe pod parrot -n zoo");
     assert!(said.starts_with("Name:"), "{said}");
-    for part in ["Namespace:", "Labels:", "app=parrot", "Containers:", "Events:", "Started container parrot"] {
+    for part in ["Namespace:", "Labels:", "app=parrot", "Containers:", "Events:", "Started container parrot"]
+    {
         assert!(said.contains(part), "no {part} in {said}");
     }
     let said = ok(cluster, "describe deploy/keeper -n zoo --no-events");
@@ -164,7 +181,10 @@ fn logs_are_read(cluster: &Cluster) {
     let said = ok(cluster, "logs -l app=keeper -n zoo --prefix");
     // A pod that is ending may still be among them.
     assert!(said.lines().count() >= 2, "{said}");
-    assert!(said.lines().all(|line| line.starts_with("[pod/keeper-") && line.ends_with("/keeper] here")), "{said}");
+    assert!(
+        said.lines().all(|line| line.starts_with("[pod/keeper-") && line.ends_with("/keeper] here")),
+        "{said}"
+    );
     let said = ok(cluster, "logs parrot -n zoo --timestamps --limit-bytes=20");
     assert!(said.starts_with("20") && said.len() == 20, "{said}");
     let mut lines = Lines::of(cluster, "logs parrot -n zoo -f");
@@ -195,7 +215,8 @@ fn what_happened_is_told(cluster: &Cluster) {
     // A killed container's log is still there.
     ok(cluster, "exec parrot -n zoo -- kill 1");
     wait_until("the container is started again", PATIENCE, || {
-        let count = ok(cluster, "get pod parrot -n zoo -o jsonpath={.status.containerStatuses[0].restartCount}");
+        let count =
+            ok(cluster, "get pod parrot -n zoo -o jsonpath={.status.containerStatuses[0].restartCount}");
         if count == "1" { Ok(()) } else { Err(count) }
     });
     let said = ok(cluster, "logs parrot -n zoo --previous");
@@ -203,7 +224,10 @@ fn what_happened_is_told(cluster: &Cluster) {
 }
 
 fn things_are_deleted(cluster: &Cluster, image: &str) {
-    assert_eq!(ok(cluster, "delete cm sign -n zoo --dry-run"), "configmap \"sign\" deleted (server dry run)\n");
+    assert_eq!(
+        ok(cluster, "delete cm sign -n zoo --dry-run"),
+        "configmap \"sign\" deleted (server dry run)\n"
+    );
     assert_eq!(ok(cluster, "delete cm sign -n zoo"), "configmap \"sign\" deleted\n");
     assert_eq!(ok(cluster, "delete cm sign -n zoo --ignore-not-found"), "");
     let mut gone = Lines::of(cluster, "wait pod/parrot -n zoo --for=delete --timeout=60s");
@@ -212,6 +236,9 @@ fn things_are_deleted(cluster: &Cluster, image: &str) {
     assert_eq!(ok(cluster, "get pods -n zoo -l app=parrot -o name"), "");
     let text = include_str!("zoo.yaml").replace("IMAGE", image);
     let said = cluster.balsa_with(["delete", "-f", "-", "--ignore-not-found", "--timeout=120s"], &text).ok();
-    assert!(said.contains("namespace \"zoo\" deleted") && said.contains("deployment.apps \"keeper\" deleted"), "{said}");
+    assert!(
+        said.contains("namespace \"zoo\" deleted") && said.contains("deployment.apps \"keeper\" deleted"),
+        "{said}"
+    );
     assert!(cluster.balsa(["get", "ns", "zoo"]).fails().contains("not found"));
 }

@@ -26,17 +26,42 @@ pub(crate) fn are_told(cluster: &Cluster) {
         ("apply -f -", String::new(), 1, "no objects passed: name a manifest"),
         ("apply -f /nowhere.yaml", String::new(), 1, "/nowhere.yaml: No such file"),
         ("apply -f -", "kind: ConfigMap".to_owned(), 1, "apiVersion not set"),
-        ("apply -f -", "apiVersion: v1\nkind: Podd\nmetadata: {name: a}".to_owned(), 1, "no matches for kind \"Podd\""),
-        ("apply -f -", format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndata: {{a: \"open"), 1, "standard input"),
-        ("apply -f -", format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndatas: {{}}"), 1, "unknown field \"datas\""),
-        ("apply -f -", format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndata: {{a: 1}}"), 1, "of type string"),
+        (
+            "apply -f -",
+            "apiVersion: v1\nkind: Podd\nmetadata: {name: a}".to_owned(),
+            1,
+            "no matches for kind \"Podd\"",
+        ),
+        (
+            "apply -f -",
+            format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndata: {{a: \"open"),
+            1,
+            "standard input",
+        ),
+        (
+            "apply -f -",
+            format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndatas: {{}}"),
+            1,
+            "unknown field \"datas\"",
+        ),
+        (
+            "apply -f -",
+            format!("apiVersion: v1\nkind: ConfigMap\n{head}\ndata: {{a: 1}}"),
+            1,
+            "of type string",
+        ),
         (
             "apply -f -",
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: Bad_Name, namespace: zoo}".to_owned(),
             1,
             "metadata.name: Invalid value: \"Bad_Name\"",
         ),
-        ("apply -n default -f -", format!("apiVersion: v1\nkind: ConfigMap\n{head}"), 1, "pass --namespace=zoo"),
+        (
+            "apply -n default -f -",
+            format!("apiVersion: v1\nkind: ConfigMap\n{head}"),
+            1,
+            "pass --namespace=zoo",
+        ),
     ];
     let mut wrong = Vec::new();
     for (line, input, code, text) in cases {
@@ -51,7 +76,8 @@ pub(crate) fn are_told(cluster: &Cluster) {
 
 /// One bad document keeps none of the others from being applied, and the command fails.
 fn others_are_applied_all_the_same(cluster: &Cluster) {
-    let good = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: zoo}}\n");
+    let good =
+        |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: zoo}}\n");
     let text = format!("{}---\n{}---\n{}", good("one"), good("Bad_Name"), good("two"));
     let Output { code, stdout, stderr, .. } = cluster.balsa_with(["apply", "-f", "-"], &text);
     assert_eq!((code, stdout.as_str()), (1, "configmap/one created\nconfigmap/two created\n"), "{stderr}");

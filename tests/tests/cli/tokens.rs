@@ -27,6 +27,7 @@ fn join(cluster: &Cluster, token: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().to_str().unwrap();
     let server = cluster.address();
-    let words = ["agent", "--name=stranger", "--metrics-port=0", "--server", &server, "--token", token, "--data-dir"];
+    let words =
+        ["agent", "--name=stranger", "--metrics-port=0", "--server", &server, "--token", token, "--data-dir"];
     cluster.balsa(words.into_iter().chain([folder]))
 }

@@ -64,7 +64,7 @@ impl Kept {
 fn an_application_on_each_node(cluster: &Cluster, image: &str) {
     let first_node = cluster.node_names().remove(0);
     cluster.apply(&include_str!("web.yaml").replace("IMAGE", image));
-    cluster.kubectl(["rollout", "status", "deployment/web", "--timeout=180s"]).ok();
+    cluster.balsa(["wait", "deploy/web", "--for=jsonpath={.status.readyReplicas}=2", "--timeout=180s"]).ok();
     let mut nodes = every_pod(cluster, ".spec.nodeName");
     nodes.sort();
     nodes.dedup();
@@ -108,7 +108,7 @@ fn names_lead_to_services_on_every_node(cluster: &Cluster) {
             }
         }
         // Which address of a headless service comes first is the client's to decide: all are told.
-        let told = cluster.kubectl(["exec", from, "--", "nslookup", "each.default.svc.cluster.local"]);
+        let told = cluster.balsa(["exec", from, "--", "nslookup", "each.default.svc.cluster.local"]);
         let addresses = every_pod(cluster, ".status.podIP");
         assert!(addresses.iter().all(|address| told.stdout.contains(address)), "{told}");
     }
@@ -120,11 +120,11 @@ fn node_port(cluster: &Cluster) -> SocketAddr {
 }
 
 fn every_pod(cluster: &Cluster, field: &str) -> Vec<String> {
-    let path = format!("{{range .items[*]}}{{{field}}} {{end}}");
+    let path = format!("{{.items[*]{field}}}");
     let found = cluster.value("default", "pods", &path).unwrap();
     found.split_whitespace().map(str::to_owned).collect()
 }
 
 fn ask(cluster: &Cluster, pod: &str, url: &str) -> String {
-    cluster.kubectl(["exec", pod, "--", "timeout", "5", "wget", "-q", "-O", "-", url]).stdout
+    cluster.balsa(["exec", pod, "--", "timeout", "5", "wget", "-q", "-O", "-", url]).stdout
 }

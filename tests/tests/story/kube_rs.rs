@@ -12,8 +12,8 @@ use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{
-    ApiResource, AttachParams, AttachedProcess, DeleteParams, DynamicObject, ListParams, LogParams, Patch, PatchParams,
-    PostParams,
+    ApiResource, AttachParams, AttachedProcess, DeleteParams, DynamicObject, ListParams, LogParams, Patch,
+    PatchParams, PostParams,
 };
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::Expression;
@@ -222,7 +222,8 @@ fn revision(annotations: &std::collections::BTreeMap<String, String>) -> u64 {
 fn refusal<T: std::fmt::Debug>(answer: kube::Result<T>) -> (u16, String, String) {
     match answer.unwrap_err() {
         kube::Error::Api(status) => {
-            let field = status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.clone());
+            let field =
+                status.details.iter().flat_map(|details| &details.causes).map(|cause| cause.field.clone());
             (status.code, status.reason.clone(), field.into_iter().next().unwrap_or_default())
         }
         other => panic!("not an answer of the API: {other}"),
@@ -313,11 +314,14 @@ impl User for KubeRs {
     }
 
     fn exec(&self, pod: &str, command: &[&str], input: &str) -> Result<Said, String> {
-        let parameters = AttachParams::default().stdin(!input.is_empty()).stdout(true).stderr(true).tty(false);
+        let parameters =
+            AttachParams::default().stdin(!input.is_empty()).stdout(true).stderr(true).tty(false);
         self.runtime.block_on(async {
             let process = self.typed::<Pod>().exec(pod, command.iter().copied(), &parameters).await;
             let talking = converse(process.map_err(told)?, input);
-            tokio::time::timeout(PATIENCE, talking).await.unwrap_or_else(|_| Err("it does not end".to_owned()))
+            tokio::time::timeout(PATIENCE, talking)
+                .await
+                .unwrap_or_else(|_| Err("it does not end".to_owned()))
         })
     }
 
@@ -336,8 +340,7 @@ impl User for KubeRs {
 
     fn set_image(&self, deployment: &str, container: &str, image: &str) {
         let containers = json!([{"name": container, "image": image}]);
-        let patch =
-            Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": containers}}}}));
+        let patch = Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": containers}}}}));
         let api = self.typed::<Deployment>();
         self.runtime.block_on(api.patch(deployment, &PatchParams::default(), &patch)).unwrap();
     }

@@ -44,7 +44,8 @@ impl<'a> Kubectl<'a> {
         let rows = self.ok(&["get", "pods", "-l", "app=web", "--no-headers"]);
         assert_eq!(rows.lines().count(), 2, "{rows}");
         assert!(rows.lines().all(|row| row.contains("1/1") && row.contains("Running")), "{rows}");
-        let images = self.ok(&["get", "deploy", "-o", "jsonpath={.items[*].spec.template.spec.containers[0].image}"]);
+        let images =
+            self.ok(&["get", "deploy", "-o", "jsonpath={.items[*].spec.template.spec.containers[0].image}"]);
         assert!(images.ends_with(":1"), "{images}");
         let said = self.ok(&["logs", "-l", "app=web", "--tail=1", "--prefix"]);
         assert_eq!(said.lines().count(), 2, "{said}");

@@ -17,7 +17,8 @@ const GIFT: &str = "a purple kite, with love from Goldie";
 #[test]
 fn phippy_s_story() {
     let cluster = Cluster::start(Options::nodes(1));
-    let told = cluster.program(&root().join("examples/phippy/tell.sh"), [] as [&str; 0], &[("KUBECTL", balsa())]);
+    let told =
+        cluster.program(&root().join("examples/phippy/tell.sh"), [] as [&str; 0], &[("KUBECTL", balsa())]);
     let told = told.ok();
     for chapter in 1..=6 {
         assert!(told.contains(&format!("Chapter {chapter}.")), "{told}");

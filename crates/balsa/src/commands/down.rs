@@ -25,7 +25,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    install_logs("error", LogFormat::Text);
+    // The server that is started for a moment, to be asked, ends in the middle of things.
+    install_logs("error,openraft=off", LogFormat::Text);
     let directory = std::path::absolute(args.data_dir.unwrap_or_else(output::data_dir))?;
     let progress = Progress::new();
     down::run(&directory, args.docker_host.as_deref(), &progress).await
