@@ -105,9 +105,68 @@ pub fn with_default_tag(reference: &str) -> String {
     }
 }
 
+/// Whether a text can name an image: `[host[:port]/]path[:tag][@digest]`.
+pub fn is_reference(text: &str) -> bool {
+    let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
+    let is_digest = |digest: &str| {
+        digest.split_once(':').is_some_and(|(algorithm, hex)| {
+            !algorithm.is_empty() && hex.len() >= 32 && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+        })
+    };
+    let last = named.rfind('/').map_or(0, |slash| slash + 1);
+    let (name, tag) = match named[last..].find(':') {
+        Some(colon) => (&named[..last + colon], Some(&named[last + colon + 1..])),
+        None => (named, None),
+    };
+    digest.is_none_or(is_digest) && tag.is_none_or(is_tag) && is_name(name)
+}
+
+fn is_tag(tag: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-');
+    (1..=128).contains(&tag.len()) && tag.bytes().all(fits) && !tag.starts_with(['.', '-'])
+}
+
+fn is_name(name: &str) -> bool {
+    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
+    let path = match name.split_once('/') {
+        Some((host, path)) if is_host(host) => {
+            let (host, port) = host.split_once(':').unwrap_or((host, "0"));
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+            if host.is_empty() || !host.bytes().all(fits) || port.parse::<u16>().is_err() {
+                return false;
+            }
+            path
+        }
+        _ => name,
+    };
+    let is_part = |part: &str| {
+        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let fits = |byte: u8| {
+            byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'_' | b'-')
+        };
+        part.bytes().all(fits) && edge(part.as_bytes().first()) && edge(part.as_bytes().last())
+    };
+    path.split('/').all(is_part)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_names_an_image() {
+        let digest = format!("a@sha256:{}", "0".repeat(64));
+        for good in
+            ["nginx", "nginx:1.27", "localhost/a", "127.0.0.1:7170/t/a:1", "r.io/a_b/c-d.e:v1_2", &digest]
+        {
+            assert!(is_reference(good), "{good}");
+        }
+        for bad in
+            ["", "Not//a:name:at:all", "Nginx", "a:", "a:b:c", "/a", "a/", "a@sha256:0", "a b", "h:x/a", "-a"]
+        {
+            assert!(!is_reference(bad), "{bad}");
+        }
+    }
 
     #[test]
     fn only_bare_names_get_a_tag() {

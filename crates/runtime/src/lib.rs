@@ -47,7 +47,7 @@ pub use container::{
 };
 pub use docker::{DEFAULT_HOST, DockerRuntime};
 pub use error::{Error, PullReason, Result};
-pub use image::{ImageInfo, ImageSummary, PullProgress, RegistryAuth, with_default_tag};
+pub use image::{ImageInfo, ImageSummary, PullProgress, RegistryAuth, is_reference, with_default_tag};
 pub use network::{Network, NetworkConfig};
 pub use session::{
     AttachOptions, ExecConfig, ExecOutput, ExecSession, LogLine, LogOptions, LogStream, OutputStream,

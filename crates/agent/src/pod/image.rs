@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use balsa_runtime::{Error, ImageInfo, PullReason, RegistryAuth, Runtime, with_default_tag};
+use balsa_runtime::{Error, ImageInfo, PullReason, RegistryAuth, Runtime, is_reference, with_default_tag};
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Deserialize;
@@ -79,6 +79,10 @@ impl Images {
         pulling: impl FnOnce(),
     ) -> Result<Ready, Missing> {
         let image = container.image.clone().unwrap_or_default();
+        if !is_reference(&image) {
+            let why = format!("couldn't parse image name \"{image}\": invalid reference format");
+            return Err(Missing::BadName(why));
+        }
         let policy = pull_policy(container);
         if policy != "Always" {
             match self.present(&image).await {
