@@ -30,7 +30,8 @@ fn owners(cluster: &Cluster, object: &str) -> Vec<String> {
             .trim_end()
             .to_owned()
     };
-    entries.iter().map(told).collect()
+    // The annotation that kubectl keeps for those who still apply from the client is nobody's concern here.
+    entries.iter().map(told).filter(|owner| owner != "kubectl-last-applied Apply").collect()
 }
 
 fn version(cluster: &Cluster, object: &str) -> String {
