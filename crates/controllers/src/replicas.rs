@@ -5,6 +5,7 @@
 //! starts with what the cache shows.
 
 mod plan;
+mod shape;
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::caches::{feed, settle};
 use crate::owner::{claim, concerned, settle_claims};
 use crate::pod_control::{PodControl, pod_of};
 use crate::pods;
+pub(crate) use shape::same_shape;
 
 /// The condition of an owner whose pods cannot be created or deleted.
 #[derive(Clone, Debug, PartialEq)]

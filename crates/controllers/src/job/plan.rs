@@ -374,14 +374,14 @@ impl<'a> Work<'a> {
         if self.spec.pod_replacement_policy.as_deref() == Some("Failed") {
             taken.extend(self.terminating.iter().filter_map(|pod| index_of(pod)));
         }
+        taken.extend(&self.completed);
         let limited = self.spec.backoff_limit_per_index.is_some();
+        if limited {
+            taken.extend(&self.failed_indexes);
+        }
         let failures = if limited { self.failures_by_index() } else { BTreeMap::new() };
         (0..self.spec.completions.unwrap_or(0))
-            .filter(|index| {
-                !taken.contains(index)
-                    && !self.completed.contains(index)
-                    && !(limited && self.failed_indexes.contains(index))
-            })
+            .filter(|index| !taken.contains(index))
             .map(|index| Slot {
                 index: Some(index),
                 failures: limited.then(|| failures.get(&index).copied().unwrap_or(0)),

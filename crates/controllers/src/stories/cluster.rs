@@ -74,6 +74,8 @@ impl Cluster {
     /// Waits until the objects of a kind are as `condition` says.
     pub(super) async fn wait<K: Kind>(&self, what: &str, condition: impl Fn(&[K]) -> bool) {
         let informer: Informer = self.client.informer::<K>(Filter::everything(), &self.scope);
+        // What goes before it has listed is no change to it.
+        informer.synced().await;
         let mut changes = informer.subscribe();
         let holds = async {
             loop {
