@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference};
+use k8s_openapi::api::networking::v1::{IPAddress, ParentReference};
 
 use super::check::json;
 use crate::field::{FieldErrors, Path};
@@ -78,5 +78,5 @@ impl Kind for IPAddress {
 }
 
 fn parent(address: &IPAddress) -> ParentReference {
-    address.spec.clone().unwrap_or(IPAddressSpec::default()).parent_ref
+    address.spec.clone().unwrap_or_default().parent_ref
 }
