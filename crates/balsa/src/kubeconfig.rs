@@ -38,6 +38,33 @@ struct Cluster {
     server: String,
     certificate_authority: Option<String>,
     certificate_authority_data: Option<String>,
+    extensions: Vec<Extension>,
+}
+
+/// What others may add to a cluster's entry; kubectl keeps it and does not look at it.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Extension {
+    name: String,
+    extension: serde_json::Value,
+}
+
+/// The extension with all servers of a cluster: an entry itself has room for one.
+const SERVERS: &str = "balsa.dev/servers";
+
+impl Cluster {
+    /// The servers, the one that kubectl asks first.
+    fn servers(&self) -> anyhow::Result<Vec<String>> {
+        let mut servers = vec![address(&self.server)?];
+        let ours = self.extensions.iter().find(|extension| extension.name == SERVERS);
+        let listed = ours.and_then(|ours| ours.extension.get("servers")?.as_array());
+        for server in listed.into_iter().flatten().filter_map(serde_json::Value::as_str) {
+            if !servers.iter().any(|known| known == server) {
+                servers.push(server.to_owned());
+            }
+        }
+        Ok(servers)
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -76,7 +103,7 @@ impl Kubeconfig {
             .ok_or_else(|| anyhow!("cluster \"{}\" names no certificate authority", context.cluster))?;
         Ok(Self {
             remote: RemoteConfig {
-                servers: vec![address(&cluster.server)?],
+                servers: cluster.servers()?,
                 ca_pem: ca,
                 identity: user.identity(directory, &context.user)?,
             },
@@ -86,26 +113,41 @@ impl Kubeconfig {
 
     /// A kubeconfig for one user with a certificate.
     pub(crate) fn render(server: &str, ca: &str, user: &str, certificate: &str, key: &str) -> String {
+        let server = server.strip_prefix("https://").unwrap_or(server);
+        Self::render_all(&[("balsa".to_owned(), server.to_owned())], ca, user, certificate, key)
+    }
+
+    /// A kubeconfig with a context for each server (name, host:port) of one cluster; the first one is
+    /// current. Our own command line goes on with the others when that one does not answer.
+    pub(crate) fn render_all(
+        servers: &[(String, String)],
+        ca: &str,
+        user: &str,
+        certificate: &str,
+        key: &str,
+    ) -> String {
         let [ca, certificate, key] = [ca, certificate, key].map(|pem| STANDARD.encode(pem));
+        let addresses: Vec<String> = servers.iter().map(|(_, address)| format!("\"{address}\"")).collect();
+        let extensions = match servers.len() {
+            0 | 1 => String::new(),
+            _ => format!(
+                "    extensions:\n    - name: {SERVERS}\n      extension:\n        servers: [{}]\n",
+                addresses.join(", ")
+            ),
+        };
+        let (mut clusters, mut contexts) = (String::new(), String::new());
+        for (name, address) in servers {
+            clusters.push_str(&format!(
+                "- name: {name}\n  cluster:\n    server: https://{address}\n    certificate-authority-data: {ca}\n{extensions}"
+            ));
+            contexts
+                .push_str(&format!("- name: {name}\n  context:\n    cluster: {name}\n    user: {user}\n"));
+        }
+        let current = servers.first().map_or("", |(name, _)| name.as_str());
         format!(
-            "apiVersion: v1\n\
-             kind: Config\n\
-             clusters:\n\
-             - name: balsa\n  \
-               cluster:\n    \
-                 server: {server}\n    \
-                 certificate-authority-data: {ca}\n\
-             contexts:\n\
-             - name: balsa\n  \
-               context:\n    \
-                 cluster: balsa\n    \
-                 user: {user}\n\
-             current-context: balsa\n\
-             users:\n\
-             - name: {user}\n  \
-               user:\n    \
-                 client-certificate-data: {certificate}\n    \
-                 client-key-data: {key}\n"
+            "apiVersion: v1\nkind: Config\nclusters:\n{clusters}contexts:\n{contexts}\
+             current-context: {current}\nusers:\n- name: {user}\n  user:\n    \
+             client-certificate-data: {certificate}\n    client-key-data: {key}\n"
         )
     }
 }
@@ -179,6 +221,17 @@ mod tests {
             panic!("no certificate")
         };
         assert_eq!((cert_pem.as_str(), key_pem.as_str()), ("CERT", "KEY"));
+    }
+
+    #[test]
+    fn all_servers_of_a_cluster_are_known() {
+        let servers =
+            [("balsa".to_owned(), "127.0.0.1:1".to_owned()), ("b".to_owned(), "127.0.0.2:1".to_owned())];
+        let text = Kubeconfig::render_all(&servers, "CA", "admin", "CERT", "KEY");
+        let read = Kubeconfig::parse(&text, None, None).unwrap();
+        assert_eq!(read.remote.servers, ["127.0.0.1:1", "127.0.0.2:1"]);
+        let read = Kubeconfig::parse(&text, None, Some("b")).unwrap();
+        assert_eq!(read.remote.servers, ["127.0.0.2:1", "127.0.0.1:1"]);
     }
 
     #[test]

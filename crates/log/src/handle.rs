@@ -186,8 +186,15 @@ impl Log {
         stopped.map_err(|error| LogError::Fatal(error.to_string()))
     }
 
-    /// The best follower gets a chance to lead at once instead of after an election timeout.
-    async fn hand_over(&self) {
+    /// Everything in the tables, as of now, as one stream that ends with its checksum: what `backup`
+    /// reads. Memory does not grow with the state, and nothing waits for it.
+    pub fn backup(&self) -> impl futures::Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+        crate::backup::stream(self.shared.store.clone())
+    }
+
+    /// The best follower gets a chance to lead at once instead of after an election timeout. Does nothing
+    /// on a server that does not lead, or has nobody to hand over to.
+    pub async fn hand_over(&self) {
         let Some(heir) = self.heir() else { return };
         if let Err(error) = self.transfer_leader(heir).await {
             tracing::info!(%error, heir, "leadership was not handed over");
@@ -228,6 +235,14 @@ impl Shared {
             request = request.with_leader(term);
         }
         request.await.map_err(|fatal| not_proposed(&fatal))?;
+        let outcome = async {
+            tokio::select! {
+                biased;
+                outcome = outcome => outcome.map_err(|_| ()),
+                // What becomes of it is for the new leader to say.
+                () = self.deposed(self.config.node_id) => Err(()),
+            }
+        };
         match tokio::time::timeout(self.config.propose_timeout, outcome).await {
             Ok(Ok(outcome)) => read_outcome(outcome),
             // Too late, or openraft stopped with the proposal in its hands.
@@ -235,13 +250,29 @@ impl Shared {
         }
     }
 
+    /// Ends when another server than `leader` leads.
+    async fn deposed(&self, leader: NodeId) {
+        let mut leadership = self.leadership.clone();
+        if leadership.wait_for(|now| now.leader.is_some_and(|other| other != leader)).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn forward(&self, leader: NodeId, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
         let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
         let lost = ProposeError::NotLeader { leader: Some(leader) };
         let address = address_of(&self.raft, leader).ok_or_else(|| lost.clone())?;
-        let mut client = self.transport.client(leader, &address, Lane::Proposals).map_err(|_| lost.clone())?;
+        let mut client =
+            self.transport.client(leader, &address, Lane::Proposals).map_err(|_| lost.clone())?;
         let size = payload.len();
         let call = client.propose(pb::ProposeRequest { to: leader, payload });
+        let call = async {
+            tokio::select! {
+                biased;
+                answer = call => answer,
+                () = self.deposed(leader) => Err(tonic::Status::aborted("another server leads")),
+            }
+        };
         match tokio::time::timeout(self.config.propose_timeout, call).await {
             Ok(Ok(response)) => service::read_propose(response.into_inner(), size),
             // It refused us, or the connection could not be made: nothing was proposed.

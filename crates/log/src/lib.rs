@@ -19,6 +19,7 @@
 //!
 //! openraft's types end in this crate. It has a single member or many; nothing here knows which.
 
+pub mod backup;
 mod codec;
 mod config;
 mod error;

@@ -123,6 +123,34 @@ impl Log {
         }
     }
 
+    /// Everybody, by id.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.shared.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+        let member = |(id, node): (&NodeId, &Place)| Member {
+            node_id: *id,
+            address: node.address.clone(),
+            name: node.name.clone(),
+            voter: voters.contains(id),
+        };
+        members.nodes().map(member).collect()
+    }
+
+    /// Whether a server belongs to the cluster, as far as this one knows.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.shared.raft.server_metrics().borrow_watched().membership_config.get_node(&node).is_some()
+    }
+
+    /// Entries that are known to be committed and are not applied here.
+    pub fn lag(&self) -> u64 {
+        let metrics = self.shared.raft.data_metrics();
+        let metrics = metrics.borrow_watched();
+        let index = |id: &Option<crate::types::LogId>| id.map_or(0, |id| id.index);
+        index(&metrics.cluster_committed).saturating_sub(index(&metrics.last_applied))
+    }
+
     /// Waits until the log has stopped; why, unless it was shut down. Whoever gets a reason should end
     /// the process: this server acknowledges nothing any more.
     pub async fn stopped(&self) -> Option<String> {

@@ -210,8 +210,10 @@ impl RaftNetworkV2<Types> for Peer {
 
 /// The stream of a snapshot, cut into chunks by a blocking thread that reads just ahead of the
 /// network. If it fails the stream ends early, and the receiver refuses what has no checksum.
-fn chunks(data: SnapshotData) -> impl Stream<Item = Bytes> + Send + 'static {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+pub(crate) fn chunks(data: SnapshotData) -> impl Stream<Item = Bytes> + Send + 'static {
+    // A simulation has one thread: there the reader does not wait for the network.
+    let ahead = if balsa_rt::is_simulated() { 1 << 16 } else { CHUNKS_AHEAD };
+    let (sender, receiver) = mpsc::channel(ahead);
     balsa_rt::spawn_blocking(move || {
         let mut out = ChunkWriter { buffer: BytesMut::new(), sender };
         let sent = match data {
@@ -244,7 +246,11 @@ impl Write for ChunkWriter {
             return Ok(());
         }
         let chunk = self.buffer.split().freeze();
-        self.sender.blocking_send(chunk).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        let gone = io::Error::from(io::ErrorKind::BrokenPipe);
+        if balsa_rt::is_simulated() {
+            return self.sender.try_send(chunk).map_err(|_| gone);
+        }
+        self.sender.blocking_send(chunk).map_err(|_| gone)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::transport::{Lane, TransportConfig};
 use crate::types::{NodeId, Raft, Types};
 
 /// A round that takes longer has lost its quorum.
-const ROUND_TIMEOUT: Duration = Duration::from_secs(2);
+const ROUND_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) type Waiter = oneshot::Sender<Result<LogIndex, ReadError>>;
 

@@ -23,7 +23,7 @@ use crate::codec;
 use crate::error::LogError;
 use crate::store::{Family, Key, Store};
 use crate::tables::Table;
-use crate::types::SnapshotMeta;
+use crate::types::{Membership, NodeId, Place, SnapshotMeta, StoredMembership};
 
 const MAGIC: &[u8; 8] = b"BALSASNP";
 const VERSION: u32 = 1;
@@ -287,6 +287,39 @@ fn replace(store: &Store, path: &Path, meta: &SnapshotMeta) -> Result<(), LogErr
         tracing::warn!(file = %path.display(), %error, "an installed snapshot stays until the next start");
     }
     Ok(())
+}
+
+/// Fills a new store from a snapshot that somebody kept. Members and votes of the cluster it came from
+/// are forgotten: `node` alone is the cluster.
+pub(crate) fn restore(
+    store: &Store,
+    path: &Path,
+    node: NodeId,
+    address: &str,
+    name: &str,
+) -> Result<(), LogError> {
+    let meta = check(store, path)?;
+    let members = std::collections::BTreeMap::from([(node, Place::new(address, name))]);
+    let alone = Membership::new(vec![std::collections::BTreeSet::from([node])], members);
+    let alone = alone.map_err(|error| LogError::Membership(error.to_string()))?;
+    let membership = StoredMembership::new(meta.last_log_id, alone);
+    let meta = SnapshotMeta { last_membership: membership, ..meta };
+    // Into a file of the store's own: replacing removes it in the end.
+    let (spooled, mut file) =
+        SnapshotFile::create(&store.snapshots()).map_err(|e| unusable(store, e.into()))?;
+    let copied = File::open(path).and_then(|mut source| io::copy(&mut source, &mut file));
+    copied.map_err(|error| unusable(store, error.into()))?;
+    let mut batch = WriteBatch::default();
+    if let Some(last) = &meta.last_log_id {
+        let last = codec::log_id(last);
+        let vote = crate::codec::pb::Vote { term: last.term, node_id: node, committed: false };
+        store.put_meta(&mut batch, Key::Vote, &vote.encode_to_vec())?;
+        store.put_meta(&mut batch, Key::Committed, &last.encode_to_vec())?;
+        store.put_meta(&mut batch, Key::Purged, &last.encode_to_vec())?;
+    }
+    store.write(batch)?;
+    let path = spooled.keep();
+    replace(store, &path, &meta)
 }
 
 fn clear(store: &Store, table: Table) -> Result<(), LogError> {

@@ -70,6 +70,7 @@ pub type Refusal = (NodeId, String);
 pub struct TransportConfig {
     connector: Arc<dyn Connector>,
     tls: Arc<RwLock<Option<ClientTlsConfig>>>,
+    identity: Arc<RwLock<Option<PeerTls>>>,
     book: Arc<RwLock<HashMap<NodeId, Learned>>>,
     refusals: watch::Sender<Option<Refusal>>,
 }
@@ -99,7 +100,7 @@ impl TransportConfig {
     /// With connections of the caller's own making.
     pub fn with_connector(connector: Arc<dyn Connector>) -> Self {
         let refusals = watch::Sender::new(None);
-        Self { connector, tls: Arc::default(), book: Arc::default(), refusals }
+        Self { connector, tls: Arc::default(), identity: Arc::default(), book: Arc::default(), refusals }
     }
 
     /// Makes all later connections with other certificates; those that stand are not touched.
@@ -108,7 +109,13 @@ impl TransportConfig {
             .ca_certificate(Certificate::from_pem(&tls.ca))
             .identity(Identity::from_pem(&tls.certificate, &tls.key));
         *self.tls.write().unwrap_or_else(PoisonError::into_inner) = Some(config);
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Some(tls.clone());
         self.connector.renew();
+    }
+
+    /// The certificates that are used now.
+    pub fn identity(&self) -> Option<PeerTls> {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Server `node` said that it is at `address`; `listed` is what the members list says.

@@ -1,6 +1,6 @@
 //! What both front doors share: who asks, what they may, and what answers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use balsa_model::Failure;
 use balsa_rt::telemetry::MetricsHandle;
@@ -8,7 +8,11 @@ use http::HeaderMap;
 
 use crate::authorize::{Attributes, Authorized, Authorizer};
 use crate::engine::Engine;
-use crate::identity::{Authenticated, Authenticator, Authority, Credentials, ServiceAccountTokens};
+use crate::identity::{
+    Authenticated, Authenticator, Authority, Certificates, Credentials, SERVER_USER, SERVERS,
+    ServiceAccountTokens, SharedSettings,
+};
+use crate::members::Members;
 use crate::sessions::Sessions;
 
 /// What the handlers of the front doors work with. Cheap to clone.
@@ -21,20 +25,84 @@ pub(crate) struct Front {
     pub(crate) tokens: Arc<ServiceAccountTokens>,
     pub(crate) sessions: Sessions,
     pub(crate) metrics: Option<MetricsHandle>,
-    /// Addresses of all servers, `host:port`, as agents are told.
-    pub(crate) servers: Arc<Vec<String>>,
+    pub(crate) members: Members,
+    pub(crate) certificates: Certificates,
+    /// What all servers of the cluster agree on.
+    pub(crate) shared: Arc<SharedSettings>,
 }
 
 /// The client certificate of a connection, put into every request by the listener.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Peer(pub(crate) Option<Arc<Vec<u8>>>);
+pub(crate) struct Peer {
+    certificate: Option<Arc<Vec<u8>>>,
+    /// Whom the certificate names: read once a connection, not once a request.
+    user: Arc<OnceLock<Authenticated>>,
+}
+
+impl Peer {
+    /// The other end of a connection, with its certificate in DER if it showed one.
+    pub(crate) fn new(certificate: Option<&[u8]>) -> Self {
+        Self { certificate: certificate.map(|der| Arc::new(der.to_vec())), user: Arc::default() }
+    }
+}
+
+/// The server of a cluster that calls, put into every request by the listener if it is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PeerServer {
+    pub(crate) id: u64,
+    pub(crate) cluster: String,
+}
+
+impl PeerServer {
+    /// Out of a certificate that TLS has checked.
+    pub(crate) fn of(der: &[u8]) -> Option<Self> {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+        let subject = certificate.subject();
+        if !subject.iter_organization().any(|group| group.as_str() == Ok(SERVERS)) {
+            return None;
+        }
+        let name = subject.iter_common_name().next()?.as_str().ok()?;
+        let cluster = subject.iter_organizational_unit().next()?.as_str().ok()?;
+        Some(Self { id: name.strip_prefix(SERVER_USER)?.parse().ok()?, cluster: cluster.to_owned() })
+    }
+}
 
 impl Front {
+    /// Like [`Self::authenticate`]; what this server does not know yet, because it is behind, is not taken
+    /// for unknown.
+    pub(crate) async fn authenticate_fresh(
+        &self,
+        peer: &Peer,
+        headers: &HeaderMap,
+    ) -> Result<Authenticated, Failure> {
+        match self.authenticate(peer, headers) {
+            Err(failure)
+                if failure.reason == balsa_model::Reason::Unauthorized
+                    && !self.members.log().leadership().borrow().is_leader =>
+            {
+                self.engine
+                    .store()
+                    .read_barrier()
+                    .await
+                    .map_err(|error| crate::engine::read_failed(&error))?;
+                self.authenticate(peer, headers)
+            }
+            outcome => outcome,
+        }
+    }
+
     /// The user of a request, after impersonation.
     pub(crate) fn authenticate(&self, peer: &Peer, headers: &HeaderMap) -> Result<Authenticated, Failure> {
         let bearer = bearer_token(headers);
-        let credentials = Credentials { certificate: peer.0.clone(), bearer };
+        if let (None, Some(user)) = (&bearer, peer.user.get()) {
+            return self.impersonate(user.clone(), headers);
+        }
+        let credentials = Credentials { certificate: peer.certificate.clone(), bearer };
         let user = self.authenticator.authenticate(&credentials)?;
+        if credentials.bearer.is_none() {
+            // Another request may have been faster: it read the same certificate.
+            let _ = peer.user.set(user.clone());
+        }
         self.impersonate(user, headers)
     }
 

@@ -1,5 +1,7 @@
 //! The one port: TLS, then HTTP/1.1 or HTTP/2, then REST or gRPC.
 
+mod until;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,17 +14,20 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::front::Peer;
-use crate::identity::{IdentityError, Issued};
+use crate::front::{Peer, PeerServer};
+use crate::identity::IdentityError;
+use until::{UntilStopped, is_grpc};
 
+/// How long connections are served as ever after the last one was taken.
+const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// HTTP/2 streams a connection may have open: informers open one a kind, and must not starve.
@@ -33,26 +38,24 @@ const STREAMS: u32 = 1000;
 ///
 /// # Errors
 /// When keys or certificates are malformed.
-pub(crate) fn tls_config(ca: &str, identity: &Issued) -> Result<Arc<ServerConfig>, IdentityError> {
+pub(crate) fn tls_config(
+    ca: &str,
+    certificates: Arc<dyn ResolvesServerCert>,
+) -> Result<Arc<ServerConfig>, IdentityError> {
     let malformed = |error: &dyn std::fmt::Display| IdentityError::Malformed(error.to_string());
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|e| malformed(&e))?;
-    roots.add(ca.clone()).map_err(|e| malformed(&e))?;
+    roots.add(ca).map_err(|e| malformed(&e))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
         .map_err(|e| malformed(&e))?;
-    let certificate =
-        CertificateDer::from_pem_slice(identity.certificate.as_bytes()).map_err(|e| malformed(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| malformed(&e))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| malformed(&e))?
         .with_client_cert_verifier(verifier)
-        // With its issuer: whoever joins by a token knows the CA by its hash, and must see it.
-        .with_single_cert(vec![certificate, ca], key)
-        .map_err(|e| malformed(&e))?;
+        .with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -81,11 +84,14 @@ pub(crate) async fn serve(
             },
         };
         let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        let stopping = token.clone();
         balsa_rt::spawn(TaskKind::Connection, async move {
-            connection(socket, address, acceptor, router, watcher).await;
+            connection(socket, address, acceptor, router, (watcher, stopping)).await;
         });
     }
     drop(listener);
+    // Connections that were made a moment ago still bring their request.
+    tokio::time::sleep(LAST_REQUESTS).await;
     if let Ok(graceful) = Arc::try_unwrap(graceful) {
         let _ = tokio::time::timeout(drain, graceful.shutdown()).await;
     }
@@ -97,7 +103,7 @@ async fn connection(
     address: SocketAddr,
     acceptor: TlsAcceptor,
     router: Router,
-    watcher: hyper_util::server::graceful::Watcher,
+    (watcher, stopping): (hyper_util::server::graceful::Watcher, CancellationToken),
 ) {
     let _ = socket.set_nodelay(true);
     let stream = match tokio::time::timeout(HANDSHAKE_PATIENCE, acceptor.accept(socket)).await {
@@ -109,10 +115,21 @@ async fn connection(
         Err(_) => return,
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let peer = Peer(certificate.map(|der| Arc::new(der.to_vec())));
+    let server = certificate.and_then(|der| PeerServer::of(der));
+    let peer = Peer::new(certificate.map(|der| der.as_ref()));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
-        router.clone().oneshot(request.map(Body::new))
+        if let Some(server) = &server {
+            request.extensions_mut().insert(server.clone());
+        }
+        let is_grpc = is_grpc(request.headers());
+        let (router, stopping) = (router.clone(), stopping.clone());
+        async move {
+            let response = router.oneshot(request.map(Body::new)).await?;
+            Ok::<_, std::convert::Infallible>(
+                response.map(|body| UntilStopped::body(body, is_grpc, stopping)),
+            )
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

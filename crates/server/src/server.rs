@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balsa_client::Client;
 use balsa_controllers::ControllerConfig;
-use balsa_log::{Log, LogConfig, TransportConfig};
+use balsa_log::{Log, LogConfig};
 use balsa_model::{Failure, kinds};
 use balsa_rt::telemetry::MetricsHandle;
 use balsa_rt::{CancellationToken, Clock, Scope, TaskKind};
@@ -20,9 +20,13 @@ use crate::authorize::{Authorized, Authorizer};
 use crate::bootstrap::{self, Seed};
 use crate::engine::{Engine, LocalBackend};
 use crate::front::Front;
-use crate::identity::{Authenticator, Authority, IdentityError, Issued, ServiceAccountTokens};
+use crate::identity::{
+    Authenticator, Authority, Certificates, IdentityError, ServerId, ServiceAccountTokens, SharedSettings,
+    Wanted,
+};
+use crate::members::{self, Members};
 use crate::sessions::Sessions;
-use crate::{grpc, leases, listener, rest};
+use crate::{follower, grpc, leases, listener, rest};
 
 /// The issuer of service accounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -48,8 +52,16 @@ pub struct ServerConfig {
     pub node_ports: (u16, u16),
     /// Where local-path volumes are made on nodes.
     pub local_path_dir: PathBuf,
-    /// This server's number in the log.
-    pub node_id: u64,
+    /// What people call this server.
+    pub name: String,
+    /// Servers of the cluster that this one joins, or looks for after all have moved; `host:port`.
+    pub join: Vec<String>,
+    /// The bootstrap token for servers; needed once.
+    pub token: Option<String>,
+    /// How long this server's certificate is good for; it is renewed in its last third.
+    pub certificate_life: Duration,
+    /// Proposals under way at which further ones are refused.
+    pub max_pending: usize,
 }
 
 /// A server cannot start or go on.
@@ -69,6 +81,9 @@ pub enum ServerError {
         /// Why.
         source: std::io::Error,
     },
+    /// The cluster does not take this server.
+    #[error("cannot join: {0}")]
+    Join(String),
     /// The configuration contradicts itself.
     #[error("{0}")]
     Config(String),
@@ -89,23 +104,35 @@ impl Server {
     /// # Errors
     /// See [`ServerError`].
     pub async fn start(
-        config: ServerConfig,
+        mut config: ServerConfig,
         clock: Clock,
         metrics: Option<MetricsHandle>,
     ) -> Result<Self, ServerError> {
         let listener = TcpListener::bind(config.bind)
             .await
             .map_err(|source| ServerError::Listen { address: config.bind, source })?;
-        let address = SocketAddr::new(config.advertise, config.bind.port());
+        let port = listener.local_addr().map_or(config.bind.port(), |bound| bound.port());
+        let address = SocketAddr::new(config.advertise, port);
+        let id = members::identify(&config, &address.to_string()).await?;
+        let shared = settle(&id, &mut config);
         let authority = Arc::new(Authority::open(&config.data_dir.join("pki"))?);
-        let identity = serving_identity(&authority, &config)?;
-        let tls = listener::tls_config(authority.certificate(), &identity)?;
+        let (certificates, transport) =
+            Certificates::start(authority.clone(), wanted_certificate(&id, &config)?)?;
+        let tls = listener::tls_config(authority.certificate(), certificates.resolver())?;
 
         let machine = Machine::new(kinds::all(), StateConfig::default());
         let state = machine.state();
-        let log_config = LogConfig::new(config.data_dir.join("log"), config.node_id, address.to_string());
-        let log = Log::open(log_config, machine, TransportConfig::plain()).await?;
-        log.initialize().await?;
+        let log_config = LogConfig {
+            name: id.name.clone(),
+            max_pending: config.max_pending,
+            ..LogConfig::new(config.data_dir.join("log"), id.id, address.to_string())
+        };
+        let log = Log::open(log_config, machine, transport.clone()).await?;
+        if !id.entering {
+            log.initialize().await?;
+        }
+        let members =
+            Members::new(id.clone(), address.to_string(), log.clone(), transport.clone(), state.clone());
         let store = Store::new(log.clone(), state.clone(), clock.clone());
 
         let admission_config =
@@ -120,7 +147,9 @@ impl Server {
             tokens,
             sessions: Sessions::default(),
             metrics,
-            servers: Arc::new(vec![address.to_string()]),
+            members,
+            certificates: certificates.clone(),
+            shared: Arc::new(shared),
         };
         let scope = Scope::new();
         let router = rest::router(front.clone()).merge(grpc::router(&front));
@@ -133,6 +162,7 @@ impl Server {
                 reason = watched.stopped() => reason.map_or(Ok(()), Err),
             }
         });
+        follower::start(&front, &config, &scope);
         let server = Self { scope, front, log, address, config };
         server.lead()?;
         Ok(server)
@@ -171,16 +201,40 @@ impl Server {
         Client::new(LocalBackend::new(self.front.engine.clone(), who), name)
     }
 
-    /// Ends when something without which it cannot go on has failed, or never.
+    /// Which server this is.
+    pub fn id(&self) -> &ServerId {
+        self.front.members.id()
+    }
+
+    /// Stops in good order: another server leads first, then requests in flight end, then the log.
+    ///
+    /// # Errors
+    /// When the log had failed.
     pub async fn shutdown(self) -> Result<(), ServerError> {
+        self.log.hand_over().await;
         self.scope.close(DRAIN + Duration::from_secs(1)).await;
         self.log.shutdown().await?;
         Ok(())
     }
 }
 
-/// The serving certificate: made anew at every start, so that it always fits the addresses.
-fn serving_identity(authority: &Authority, config: &ServerConfig) -> Result<Issued, ServerError> {
+/// What all servers agree on: what the cluster said when this one joined it counts more than its own
+/// command line.
+fn settle(id: &ServerId, config: &mut ServerConfig) -> SharedSettings {
+    if let Some(shared) = &id.shared {
+        config.service_cidr = shared.service_cidr;
+        config.cluster_cidr = shared.cluster_cidr;
+        config.node_ports = shared.node_ports;
+    }
+    SharedSettings {
+        service_cidr: config.service_cidr,
+        cluster_cidr: config.cluster_cidr,
+        node_ports: config.node_ports,
+    }
+}
+
+/// What the serving certificate says. It is made anew at every start, so that it always fits the addresses.
+fn wanted_certificate(id: &ServerId, config: &ServerConfig) -> Result<Wanted, ServerError> {
     let mut names: Vec<String> = [
         "kubernetes",
         "kubernetes.default",
@@ -192,13 +246,16 @@ fn serving_identity(authority: &Authority, config: &ServerConfig) -> Result<Issu
     .to_vec();
     let mut addresses =
         vec![IpAddr::from([127, 0, 0, 1]), config.advertise, nth_address(config.service_cidr, 1)?];
+    if !config.bind.ip().is_unspecified() {
+        addresses.push(config.bind.ip());
+    }
     for extra in &config.extra_names {
         match extra.parse() {
             Ok(address) => addresses.push(address),
             Err(_) => names.push(extra.clone()),
         }
     }
-    Ok(authority.issue_server(&config.node_id.to_string(), &names, &addresses)?)
+    Ok(Wanted { server: id.clone(), names, addresses, life: config.certificate_life })
 }
 
 fn seed_of(config: &ServerConfig, server: SocketAddr, ca: &str) -> Result<Seed, ServerError> {

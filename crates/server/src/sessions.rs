@@ -44,6 +44,8 @@ struct Table {
     last_id: u64,
     sessions: HashMap<String, Session>,
     waiting: HashMap<String, (String, oneshot::Sender<PodStream>)>,
+    /// When another server last told that it had heard of a node.
+    reported: HashMap<String, Instant>,
 }
 
 /// The sessions of this server. Cheap to clone.
@@ -79,11 +81,26 @@ impl Sessions {
         }
     }
 
-    /// The nodes that were heard of within `window`.
-    pub(crate) fn alive(&self, window: Duration) -> Vec<String> {
+    /// The nodes that this server has heard of itself within `window`.
+    pub(crate) fn heard_here(&self, window: Duration) -> Vec<String> {
         let table = self.lock();
         let recent = table.sessions.iter().filter(|(_, session)| session.heard.elapsed() <= window);
         recent.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// Another server has heard of these nodes.
+    pub(crate) fn reported(&self, nodes: &[String]) {
+        let now = Instant::now();
+        self.lock().reported.extend(nodes.iter().map(|node| (node.clone(), now)));
+    }
+
+    /// The nodes that any server has heard of within `window`.
+    pub(crate) fn alive(&self, window: Duration) -> Vec<String> {
+        let mut nodes: std::collections::BTreeSet<String> = self.heard_here(window).into_iter().collect();
+        let mut table = self.lock();
+        table.reported.retain(|_, at| at.elapsed() <= window);
+        nodes.extend(table.reported.keys().cloned());
+        nodes.into_iter().collect()
     }
 
     /// Opens a stream into a pod of `node`.
@@ -136,6 +153,8 @@ impl Sessions {
 mod tests {
     use super::*;
 
+    const PATIENT: Duration = Duration::from_secs(60);
+
     #[tokio::test]
     async fn the_two_ends_of_a_stream_meet() {
         let sessions = Sessions::default();
@@ -154,6 +173,16 @@ mod tests {
         });
         let mut stream = sessions.open("n1", Open::default()).await.unwrap();
         assert_eq!(stream.from_agent.recv().await, Some(StreamRequest::default()));
+    }
+
+    #[tokio::test]
+    async fn a_node_lives_whichever_server_has_heard_of_it() {
+        let sessions = Sessions::default();
+        sessions.connect("n1", mpsc::channel(1).0);
+        sessions.reported(&["n1".to_owned(), "n2".to_owned()]);
+        assert_eq!(sessions.heard_here(PATIENT), ["n1"]);
+        assert_eq!(sessions.alive(PATIENT), ["n1", "n2"]);
+        assert!(sessions.alive(Duration::ZERO).is_empty());
     }
 
     #[tokio::test]

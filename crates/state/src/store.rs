@@ -7,16 +7,23 @@ use std::time::Duration;
 
 use balsa_log::{Log, LogIndex, ProposeError, ReadError};
 use balsa_model::{Mutation, Revision};
-use balsa_rt::{Backoff, Clock, new_uid};
+use balsa_rt::{Backoff, Clock};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::codec::{ProposalId, decode_reply, encode_entry};
+use crate::codec::{decode_reply, encode_entry};
 use crate::refusal::Refusal;
 use crate::state::State;
 
 /// How long a proposal without an outcome is tried again: a change of leader takes about a second.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long a read waits for a leader that can confirm it.
+const READ_PATIENCE: Duration = Duration::from_secs(8);
+/// Pauses between tries: a new leader is found soon after it is there.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
+/// How long a server that does not lead waits until it shows what was written through it.
+const OWN_WRITE: Duration = Duration::from_secs(2);
 
 /// Writes and linearizable reads.
 #[derive(Clone)]
@@ -43,8 +50,7 @@ impl Store {
     }
 
     /// Has mutations judged in this order, in one entry, each by its own precondition: the revision of
-    /// each, or why it was refused. On a server that does not lead, the state may not show them yet: see
-    /// [`State::wait_for`].
+    /// each, or why it was refused. This server's state shows them, unless it is far behind.
     ///
     /// # Errors
     /// When nothing is known of the outcome. Proposed again, with the same id, until then.
@@ -57,11 +63,16 @@ impl Store {
         }
         let payload = self.encode(&mutations);
         let give_up = Instant::now() + PATIENCE;
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let mut outcome_unknown = false;
         loop {
             let error = match self.log.propose(payload.clone()).await {
-                Ok((_, reply)) => return read_reply(&reply, mutations.len()),
+                Ok((index, reply)) => {
+                    // Whoever reads here next, without asking the leader, sees what was written here.
+                    let shown = self.state.wait_for_index(index.0);
+                    let _ = tokio::time::timeout(OWN_WRITE, shown).await;
+                    return read_reply(&reply, mutations.len());
+                }
                 Err(error) => error,
             };
             outcome_unknown |= error == ProposeError::Unknown;
@@ -90,21 +101,26 @@ impl Store {
     /// Waits until the state shows all that was acknowledged anywhere when this was called.
     ///
     /// # Errors
-    /// When no leader, or no quorum, can be reached.
+    /// When no leader, or no quorum, can be reached for some seconds: a change of leader is waited for.
     pub async fn read_barrier(&self) -> Result<LogIndex, ReadError> {
-        let index = self.log.read_index().await?;
+        let give_up = Instant::now() + READ_PATIENCE;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let index = loop {
+            match self.log.read_index().await {
+                Ok(index) => break index,
+                Err(ReadError::NotLeader { .. } | ReadError::Unavailable) if Instant::now() < give_up => {
+                    tokio::time::sleep(backoff.next_delay()).await;
+                }
+                Err(error) => return Err(error),
+            }
+        };
         self.state.wait_for_index(index.0).await;
         Ok(index)
     }
 
     fn encode(&self, mutations: &[Mutation]) -> Bytes {
-        encode_entry(new_proposal_id(), self.clock.now().as_millisecond(), mutations)
+        encode_entry(balsa_rt::new_id(), self.clock.now().as_millisecond(), mutations)
     }
-}
-
-fn new_proposal_id() -> ProposalId {
-    let digits: String = new_uid().chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).unwrap_or_default().to_be_bytes()
 }
 
 fn read_reply(reply: &[u8], expected: usize) -> Result<Vec<Result<Revision, Refusal>>, ProposeError> {

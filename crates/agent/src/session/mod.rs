@@ -1,10 +1,12 @@
 //! The session with a server: the agent dials, says that it lives, and is told which streams somebody
-//! wants into its pods. When the server goes it moves on to the next.
+//! wants into its pods. It keeps one with every server, so that it does not matter which of them is asked.
 
 mod console;
 mod pipes;
 mod streams;
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use async_trait::async_trait;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
 use balsa_proto::agent::{CreateTokenRequest, SessionRequest, session_request, session_response};
 use balsa_rt::{Backoff, Scope, TaskKind};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
@@ -41,6 +45,8 @@ pub struct SessionEndpoint {
 struct Known {
     servers: Vec<String>,
     channel: Option<Channel>,
+    /// Tells that there are more servers.
+    more: Arc<tokio::sync::Notify>,
 }
 
 impl SessionEndpoint {
@@ -49,20 +55,17 @@ impl SessionEndpoint {
         servers: Vec<String>,
         dial: impl Fn(&str) -> Result<Endpoint, tonic::transport::Error> + Send + Sync + 'static,
     ) -> Self {
-        Self { dial: Arc::new(dial), shared: Arc::new(Mutex::new(Known { servers, channel: None })) }
+        let known = Known { servers, ..Known::default() };
+        Self { dial: Arc::new(dial), shared: Arc::new(Mutex::new(known)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Connects to the n-th server, counted round.
-    async fn connect(&self, n: usize) -> Result<Channel, tonic::transport::Error> {
-        let server = {
-            let known = self.lock();
-            known.servers.get(n % known.servers.len().max(1)).cloned().unwrap_or_default()
-        };
-        let endpoint = (self.dial)(&server)?
+    /// Connects to a server.
+    async fn connect(&self, server: &str) -> Result<Channel, tonic::transport::Error> {
+        let endpoint = (self.dial)(server)?
             .connect_timeout(CONNECT)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
@@ -77,6 +80,7 @@ impl SessionEndpoint {
         for server in servers {
             if !known.servers.contains(&server) {
                 known.servers.push(server);
+                known.more.notify_one();
             }
         }
     }
@@ -88,7 +92,10 @@ impl TokenSource for SessionEndpoint {
         let known = self.lock().channel.clone();
         let channel = match known {
             Some(channel) => channel,
-            None => self.connect(0).await.map_err(|error| error.to_string())?,
+            None => {
+                let first = self.lock().servers.first().cloned().unwrap_or_default();
+                self.connect(&first).await.map_err(|error| error.to_string())?
+            }
         };
         let request = CreateTokenRequest {
             namespace: request.namespace.clone(),
@@ -111,8 +118,10 @@ struct Session {
     endpoint: SessionEndpoint,
     node: Arc<NodeContext>,
     pods: Arc<Pods>,
-    /// Whether the server renews the node's Lease.
+    /// Whether a server renews the node's Lease.
     connected: watch::Sender<bool>,
+    /// How many servers there is a session with.
+    sessions: AtomicUsize,
 }
 
 /// Keeps a session until the scope ends.
@@ -123,7 +132,7 @@ pub(crate) fn start(
     connected: watch::Sender<bool>,
     scope: &Scope,
 ) {
-    let session = Session { endpoint, node, pods, connected };
+    let session = Session { endpoint, node, pods, connected, sessions: AtomicUsize::new(0) };
     let token = scope.token();
     scope.spawn(TaskKind::Agent, async move {
         tokio::select! {
@@ -134,24 +143,55 @@ pub(crate) fn start(
 }
 
 impl Session {
+    /// A session with every server: each can then open streams into the pods here, and one that dies is
+    /// missed by nobody.
     async fn keep(&self) {
-        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        for n in 0.. {
-            let ended = match self.endpoint.connect(n).await {
-                Ok(channel) => {
-                    self.run(channel, &mut backoff).await.map_err(|status| status.message().to_owned())
+        let more = self.endpoint.lock().more.clone();
+        let mut kept = HashSet::new();
+        let mut sessions = FuturesUnordered::new();
+        loop {
+            for server in self.endpoint.lock().servers.clone() {
+                if kept.insert(server.clone()) {
+                    sessions.push(self.keep_one(server));
                 }
+            }
+            tokio::select! {
+                () = more.notified() => {}
+                _ = sessions.next(), if !sessions.is_empty() => {}
+            }
+        }
+    }
+
+    async fn keep_one(&self, server: String) {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            let ended = match self.endpoint.connect(&server).await {
+                Ok(channel) => self.counted(channel, &mut backoff).await,
                 Err(error) => Err(error.to_string()),
             };
-            self.connected.send_replace(false);
             if let Err(error) = ended {
-                tracing::info!(error, "no session; trying the next server");
+                tracing::info!(server, error, "no session with this server; trying again");
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
-    async fn run(&self, channel: Channel, backoff: &mut Backoff) -> Result<(), tonic::Status> {
+    /// A session, counted from its welcome to its end.
+    async fn counted(&self, channel: Channel, backoff: &mut Backoff) -> Result<(), String> {
+        let mut welcomed = false;
+        let ended = self.run(channel, backoff, &mut welcomed).await;
+        if welcomed && self.sessions.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.connected.send_replace(false);
+        }
+        ended.map_err(|status| status.message().to_owned())
+    }
+
+    async fn run(
+        &self,
+        channel: Channel,
+        backoff: &mut Backoff,
+        welcomed: &mut bool,
+    ) -> Result<(), tonic::Status> {
         // A heartbeat waits for the one before; the server takes them at once.
         let (sender, receiver) = mpsc::channel(4);
         let say = |message| SessionRequest { message: Some(message) };
@@ -182,6 +222,9 @@ impl Session {
                     let seconds =
                         if welcome.heartbeat_seconds == 0 { HEARTBEAT } else { welcome.heartbeat_seconds };
                     ticks = tokio::time::interval(Duration::from_secs(u64::from(seconds)));
+                    if !std::mem::replace(welcomed, true) {
+                        self.sessions.fetch_add(1, Ordering::Relaxed);
+                    }
                     self.connected.send_replace(true);
                 }
                 Some(Some(session_response::Message::Open(open))) => {

@@ -4,6 +4,8 @@ mod agent;
 mod api_resources;
 mod apply;
 mod attach;
+mod backup;
+mod certs;
 mod changes;
 mod cp;
 mod delete;
@@ -13,6 +15,7 @@ mod events;
 mod exec;
 mod get;
 mod logs;
+mod member;
 mod pods;
 mod port_forward;
 mod scale;
@@ -28,7 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use changes::{may_resume, until};
+pub(crate) use changes::{duration, may_resume, until};
 
 /// A container orchestrator in one binary that speaks the Kubernetes API.
 #[derive(Parser)]
@@ -70,6 +73,9 @@ pub(crate) enum Command {
     Version(version::Args),
     Status(status::Args),
     Token(token::Args),
+    Member(member::Args),
+    Backup(backup::Args),
+    Certs(certs::Args),
 }
 
 /// Runs a command.
@@ -96,5 +102,8 @@ pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Version(args) => version::run(args).await.map(done),
         Command::Status(args) => status::run(args).await.map(done),
         Command::Token(args) => token::run(args).await.map(done),
+        Command::Member(args) => Box::pin(member::run(args)).await.map(done),
+        Command::Backup(args) => Box::pin(backup::run(args)).await.map(done),
+        Command::Certs(args) => certs::run(args).await.map(done),
     }
 }

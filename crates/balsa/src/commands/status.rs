@@ -3,11 +3,12 @@
 use balsa_client::{Backend as _, ListQuery};
 use balsa_model::kind::kind_of;
 use balsa_model::selector::Filter;
+use balsa_proto::v1;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use crate::connect::{ConnectArgs, Session};
-use crate::output::{self, Columns, Printer, Table};
+use crate::output::{self, Columns, Printer};
 
 /// Show whether the cluster is well
 #[derive(clap::Args)]
@@ -19,19 +20,12 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let session = args.connect.open()?;
-    let status = session.remote.status().await?;
-    let version = session.remote.version().await?;
-    let mut table = Table::new(["SERVER", "ID", "ROLE", "TERM", "APPLIED", "REVISION", "VERSION"]);
-    table.row([
-        session.remote.servers().join(","),
-        status.node_id.to_string(),
-        status.role,
-        status.term.to_string(),
-        format!("{}/{}", status.applied_index, status.last_index),
-        status.revision.to_string(),
-        version.version,
-    ]);
-    output::print(&table.render(true))?;
+    let listed = session.remote.list_members(v1::ListMembersRequest {}).await?;
+    output::print(&super::member::table(&listed))?;
+    output::print(&format!("\n{}\n", verdict(&listed)))?;
+    for advice in &listed.advice {
+        output::print(&format!("  - {advice}\n"))?;
+    }
     output::print("\n")?;
     let nodes = session.remote.list(kind_of::<Node>(), &ListQuery::matching(Filter::everything())).await?;
     let mut printer = Printer::new(kind_of::<Node>(), Columns::default(), true);
@@ -39,6 +33,22 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     nodes.items.iter().for_each(|node| printer.add(node, now));
     output::print(&printer.take())?;
     output::print(&format!("\n{}\n", pods(&session).await?))
+}
+
+/// Whether the cluster can lose a server now.
+fn verdict(listed: &v1::ListMembersResponse) -> String {
+    let voters = listed.members.iter().filter(|member| member.voter).count();
+    let healthy = listed.members.iter().filter(|member| member.voter && member.healthy).count();
+    let of = format!("{healthy} of {voters} servers with a vote are healthy");
+    match listed.can_lose {
+        _ if listed.leader_id == 0 => format!("NO LEADER: nothing can be written; {of}."),
+        0 if voters == 1 => {
+            "The cluster cannot lose a server: it has only one. `balsa member add` adds more.".to_owned()
+        }
+        0 => format!("The cluster CANNOT lose a server now: {of}."),
+        1 => format!("The cluster can lose a server now: {of}."),
+        more => format!("The cluster can lose {more} servers now: {of}."),
+    }
 }
 
 /// `12 pods: 10 Running, 2 Pending`.
@@ -54,4 +64,23 @@ async fn pods(session: &Session) -> anyhow::Result<String> {
         0 => "no pods".to_owned(),
         count => format!("{count} pods: {}", parts.join(", ")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_whether_a_server_can_be_lost() {
+        let member = |healthy| v1::Member { voter: true, healthy, ..v1::Member::default() };
+        let listed = |can_lose, members: Vec<v1::Member>| v1::ListMembersResponse {
+            leader_id: 1,
+            can_lose,
+            members,
+            ..Default::default()
+        };
+        assert!(verdict(&listed(1, vec![member(true); 3])).contains("can lose a server now: 3 of 3"));
+        assert!(verdict(&listed(0, vec![member(true), member(true), member(false)])).contains("CANNOT"));
+        assert!(verdict(&listed(0, vec![member(true)])).contains("only one"));
+    }
 }

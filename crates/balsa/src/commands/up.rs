@@ -13,6 +13,7 @@ use crate::settings::{self, ConfigFile, LogFlags, ServerFlags};
 #[command(after_help = "Examples:\n  \
     sudo balsa up                    # one node; Ctrl-C stops it, the containers go on\n  \
     sudo balsa up --nodes 3 --detach # three nodes, in the background\n  \
+    sudo balsa up --servers 3        # three servers, any of which may fail\n  \
     sudo balsa down                  # and all is gone")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -31,6 +32,9 @@ pub(crate) struct Args {
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
 #[serde(rename_all = "kebab-case", default)]
 struct NodeFlags {
+    /// How many servers, each a process of its own if there are several [default: 1]
+    #[arg(long, value_name = "N", env = "BALSA_SERVERS", value_parser = clap::value_parser!(u32).range(1..=9))]
+    servers: Option<u32>,
     /// How many nodes; 0: only the server [default: 1]
     #[arg(long, value_name = "N", env = "BALSA_NODES")]
     nodes: Option<u32>,
@@ -46,9 +50,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let nodes = args.file.fill(&args.nodes)?;
     if args.file.print_config {
         settings::print(&server)?;
-        return settings::print(&NodeFlags { nodes: Some(nodes.nodes.unwrap_or(1)), ..nodes });
+        let servers = Some(nodes.servers.unwrap_or(1));
+        return settings::print(&NodeFlags { servers, nodes: Some(nodes.nodes.unwrap_or(1)), ..nodes });
     }
-    let up = Up { server, ranges, nodes: nodes.nodes.unwrap_or(1), docker_host: nodes.docker_host };
+    let up = Up {
+        server,
+        ranges,
+        servers: nodes.servers.unwrap_or(1),
+        nodes: nodes.nodes.unwrap_or(1),
+        docker_host: nodes.docker_host,
+    };
     if args.detach {
         let progress = Progress::new();
         detach::start(&up.server.data_dir, &progress).await?;

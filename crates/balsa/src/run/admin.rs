@@ -8,8 +8,8 @@ use super::layout;
 use crate::kubeconfig::Kubeconfig;
 
 /// The administrator's user and group, as Kubernetes' own tools name them.
-const USER: &str = "kubernetes-admin";
-const GROUP: &str = "system:masters";
+pub(super) const USER: &str = "kubernetes-admin";
+pub(super) const GROUP: &str = "system:masters";
 
 /// Writes the administrator's kubeconfig, with a fresh certificate, for its owner's eyes only.
 pub(crate) fn write(directory: &Path, authority: &Authority, server: &str) -> anyhow::Result<PathBuf> {

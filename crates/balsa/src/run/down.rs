@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 
 use super::layout::{self, Claim};
 use super::progress::Progress;
-use super::{node, sweep, up};
+use super::{node, servers, sweep, up};
 use crate::settings::ServerFlags;
 
 /// How long a process may take to stop in good order.
@@ -43,6 +43,8 @@ pub(crate) async fn run(
         stop(directory, pid).await?;
         progress.done(format!("stopped process {pid}"));
     }
+    // Also those that somebody has started again by hand.
+    servers::stop(directory).await?;
     let claim = Claim::take(directory)?;
     let nodes = layout::nodes(directory);
     if !nodes.is_empty() {
@@ -93,7 +95,10 @@ fn remove_empty(directory: &Path) {
 
 /// The names under which this directory's nodes made their containers.
 fn clusters(directory: &Path, nodes: &[String]) -> anyhow::Result<Vec<String>> {
-    let own = directory.join(layout::PKI).join("ca.crt");
+    let mut own = directory.join(layout::PKI).join("ca.crt");
+    if let Some(first) = layout::servers(directory).first() {
+        own = first.join(layout::PKI).join("ca.crt");
+    }
     let of_nodes =
         nodes.iter().map(|name| directory.join(layout::NODES).join(name).join(layout::PKI).join("ca.crt"));
     let mut names = Vec::new();
@@ -121,7 +126,7 @@ async fn stop_agents(directory: &Path, progress: &Progress) -> anyhow::Result<()
 }
 
 /// Asks the process to stop; one that does not is killed.
-async fn stop(directory: &Path, pid: i32) -> anyhow::Result<()> {
+pub(super) async fn stop(directory: &Path, pid: i32) -> anyhow::Result<()> {
     let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
     let program = program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     if !program.starts_with("balsa") {
@@ -157,6 +162,9 @@ async fn ask(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
 
 /// Starts the server for a moment, to read what it knows.
 async fn look(directory: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !layout::servers(directory).is_empty() {
+        bail!("several servers, none of which runs");
+    }
     let flags = ServerFlags { data_dir: Some(directory.to_owned()), ..ServerFlags::default() };
     let mut config = flags.resolve().config();
     config.bind = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));

@@ -19,6 +19,10 @@ pub(crate) const PKI: &str = "pki";
 pub(crate) const LOG: &str = "log";
 /// The addresses and ports that the cluster took on this machine.
 pub(crate) const RANGES: &str = "ranges.yaml";
+/// A directory for each server, where there are several on one machine.
+pub(crate) const SERVERS: &str = "servers";
+/// Which server of which cluster this is.
+pub(crate) const SERVER_ID: &str = "server.json";
 /// The administrator's kubeconfig.
 pub(crate) const ADMIN: &str = "admin.kubeconfig";
 /// Who runs here; locked while it does.
@@ -101,7 +105,9 @@ pub(crate) fn running(directory: &Path) -> anyhow::Result<Option<i32>> {
 
 /// Whether a cluster was ever started on a directory.
 pub(crate) fn is_cluster(directory: &Path) -> bool {
-    directory.join(PKI).join("ca.crt").is_file() || directory.join(NODES).is_dir()
+    directory.join(PKI).join("ca.crt").is_file()
+        || directory.join(NODES).is_dir()
+        || directory.join(SERVERS).is_dir()
 }
 
 /// The names of the nodes that have a directory.
@@ -112,9 +118,17 @@ pub(crate) fn nodes(directory: &Path) -> Vec<String> {
     names
 }
 
+/// The directories of the servers, where there are several.
+pub(crate) fn servers(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory.join(SERVERS)).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    found.sort();
+    found
+}
+
 /// Everything that a cluster makes in its data directory, volumes apart.
 pub(crate) fn own(directory: &Path) -> Vec<PathBuf> {
-    [PKI, LOG, NODES, RANGES, ADMIN, LOG_FILE, PROGRESS, PID]
+    [PKI, LOG, NODES, SERVERS, SERVER_ID, RANGES, ADMIN, LOG_FILE, PROGRESS, PID]
         .iter()
         .map(|name| directory.join(name))
         .collect()

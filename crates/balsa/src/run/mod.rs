@@ -8,6 +8,7 @@ pub(crate) mod layout;
 pub(crate) mod node;
 pub(crate) mod progress;
 pub(crate) mod ranges;
+pub(crate) mod servers;
 pub(crate) mod sweep;
 pub(crate) mod up;
 

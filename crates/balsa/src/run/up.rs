@@ -11,7 +11,7 @@ use balsa_agent::AgentHandle;
 use balsa_client::Backend as _;
 use balsa_client::remote::RemoteBackend;
 use balsa_model::kind::kind_of;
-use balsa_model::{Key, Object, Reason};
+use balsa_model::{Failure, Key, Object, Reason};
 use balsa_rt::telemetry::install_metrics;
 use balsa_rt::{Backoff, Clock, Scope};
 use balsa_runtime::{DockerRuntime, Runtime};
@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::Node;
 use super::layout::{self, Claim};
 use super::progress::Progress;
 use super::ranges::{self, Held, Ranges};
+use super::servers::Fleet;
 use super::{admin, host, node, stop_signal};
 use crate::connect::Session;
 use crate::kubeconfig::Kubeconfig;
@@ -39,14 +40,24 @@ pub(crate) struct Up {
     pub(crate) server: ServerSettings,
     /// The addresses and ports that are given; the others are chosen when there are nodes.
     pub(crate) ranges: Ranges,
+    /// How many servers: one in this process, or several in processes of their own.
+    pub(crate) servers: u32,
     /// How many nodes.
     pub(crate) nodes: u32,
     /// The Docker Engine, if not the usual one.
     pub(crate) docker_host: Option<String>,
 }
 
+/// What serves.
+enum Control {
+    /// In this process.
+    Here(Server),
+    /// In processes of their own.
+    Several(Fleet),
+}
+
 struct Cluster {
-    server: Server,
+    control: Control,
     nodes: Vec<AgentHandle>,
     scope: Scope,
     _ranges: Option<Held>,
@@ -79,13 +90,31 @@ pub(crate) async fn run(mut up: Up, progress: Progress) -> anyhow::Result<()> {
 async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
     let runtime = if up.nodes > 0 { Some(docker(up.docker_host.as_deref()).await?) } else { None };
     let held = if up.nodes > 0 { Some(ranges::settle(&mut up.server, up.ranges).await?) } else { None };
-    progress.doing("starting the server");
     let metrics = install_metrics().ok();
-    let server = Server::start(up.server.config(), Clock::system(), metrics.clone()).await?;
-    let kubeconfig = admin::write(&up.server.data_dir, server.authority(), &up.server.local_address())?;
-    let session = session(&kubeconfig)?;
+    let several = up.servers > 1 || !layout::servers(&up.server.data_dir).is_empty();
+    let control = match several {
+        true => Control::Several(Fleet::start(&up.server, up.servers, progress).await?),
+        false => {
+            progress.doing("starting the server");
+            Control::Here(Server::start(up.server.config(), Clock::system(), metrics.clone()).await?)
+        }
+    };
+    let (ca, addresses, reached) = match &control {
+        Control::Here(server) => {
+            admin::write(&up.server.data_dir, server.authority(), &up.server.local_address())?;
+            let local = up.server.local_address();
+            (
+                server.authority().certificate().to_owned(),
+                vec![local.clone()],
+                vec![local, server.address().to_string()],
+            )
+        }
+        Control::Several(fleet) => (fleet.ca()?, fleet.addresses(), fleet.addresses()),
+    };
+    let session = session(&up.server.data_dir.join(layout::ADMIN))?;
     answers(&session.remote).await?;
-    progress.done(format!("API at https://{}, and {}", up.server.local_address(), server.address()));
+    let reached: Vec<String> = reached.iter().map(|address| format!("https://{address}")).collect();
+    progress.done(format!("API at {}", reached.join(", ")));
     if held.is_some() {
         let ServerSettings { cluster_cidr, service_cidr, service_node_port_range, .. } = &up.server;
         progress.done(format!(
@@ -95,7 +124,7 @@ async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
     let scope = Scope::new();
     let mut nodes = Vec::new();
     if let Some(runtime) = runtime {
-        let all = node_settings(up, server.authority().certificate())?;
+        let all = node_settings(up, &addresses, &ca)?;
         progress.doing(format!("starting {} {}", up.nodes, if up.nodes == 1 { "node" } else { "nodes" }));
         let token = token(&session.remote, &all).await?;
         let starts = all
@@ -108,7 +137,7 @@ async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
             progress.done(format!("node {} is Ready", node.node_name()));
         }
     }
-    Ok(Cluster { server, nodes, scope, _ranges: held })
+    Ok(Cluster { control, nodes, scope, _ranges: held })
 }
 
 impl Cluster {
@@ -116,7 +145,10 @@ impl Cluster {
     async fn stop(self) -> anyhow::Result<()> {
         futures::future::join_all(self.nodes.into_iter().map(AgentHandle::drain)).await;
         self.scope.close(Duration::from_secs(2)).await;
-        Ok(self.server.shutdown().await?)
+        match self.control {
+            Control::Here(server) => Ok(server.shutdown().await?),
+            Control::Several(fleet) => fleet.stop().await,
+        }
     }
 }
 
@@ -133,7 +165,7 @@ pub(crate) fn session(kubeconfig: &Path) -> anyhow::Result<Session> {
 }
 
 /// Waits until the server has a leader and answers.
-async fn answers(remote: &RemoteBackend) -> anyhow::Result<()> {
+pub(super) async fn answers(remote: &RemoteBackend) -> anyhow::Result<()> {
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let trying = async {
         // A node that is not there: found out only by a server that can answer for the whole cluster.
@@ -153,13 +185,13 @@ async fn answers(remote: &RemoteBackend) -> anyhow::Result<()> {
 }
 
 /// The nodes' settings: names after the machine's, directories of their own.
-fn node_settings(up: &Up, ca: &str) -> anyhow::Result<Vec<AgentSettings>> {
+fn node_settings(up: &Up, servers: &[String], ca: &str) -> anyhow::Result<Vec<AgentSettings>> {
     let machine = host::name();
     let name = |number: u32| if number == 1 { machine.clone() } else { format!("{machine}-{number}") };
     let names: Vec<String> = (1..=up.nodes).map(name).collect();
     let mut all = Vec::new();
     for name in &names {
-        let mut settings = AgentFlags::in_process(&up.server, name).resolve()?;
+        let mut settings = AgentFlags::in_process(&up.server, servers, name).resolve()?;
         settings.neighbours = names.iter().filter(|other| *other != name).cloned().collect();
         settings.in_process = true;
         forget_other_cluster(&settings.node_dir().join(layout::PKI), ca)?;
@@ -184,23 +216,32 @@ async fn token(remote: &RemoteBackend, all: &[AgentSettings]) -> anyhow::Result<
     if all.iter().all(joined) {
         return Ok(None);
     }
+    let created = patiently("the server makes no tokens", || remote.create_token(TOKEN_SECONDS)).await?;
+    Ok(Some(created.token))
+}
+
+/// Asks for something that a new cluster may not be able to give yet.
+pub(super) async fn patiently<T, F>(told: &'static str, ask: impl Fn() -> F) -> anyhow::Result<T>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
     let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(500));
     let trying = async {
         loop {
-            match remote.create_token(TOKEN_SECONDS).await {
-                Ok(created) => return Ok(Some(created.token)),
+            match ask().await {
+                Ok(answer) => return Ok(answer),
                 // The namespace that keeps tokens comes a moment after the leader.
                 Err(failure)
                     if failure.reason != Reason::Forbidden && failure.reason != Reason::Unauthorized =>
                 {
-                    tracing::debug!(%failure, "no token yet");
+                    tracing::debug!(%failure, "not yet");
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(failure) => return Err(failure.into()),
             }
         }
     };
-    tokio::time::timeout(START, trying).await.unwrap_or_else(|_| Err(anyhow!("the server makes no tokens")))
+    tokio::time::timeout(START, trying).await.unwrap_or_else(|_| Err(anyhow!(told)))
 }
 
 /// Waits until a node can take pods: it has its network, and the cluster knows.

@@ -83,9 +83,9 @@ pub(crate) struct AgentSettings {
 
 impl AgentFlags {
     /// A node in the process of a server.
-    pub(crate) fn in_process(server: &ServerSettings, name: &str) -> Self {
+    pub(crate) fn in_process(server: &ServerSettings, servers: &[String], name: &str) -> Self {
         Self {
-            server: Some(vec![server.local_address()]),
+            server: Some(servers.to_vec()),
             name: Some(name.to_owned()),
             data_dir: Some(server.data_dir.clone()),
             node_ip: Some(server.advertise),

@@ -79,7 +79,7 @@ fn read(text: &str) -> anyhow::Result<Map<String, Value>> {
         serde_json::to_value(ServerFlags::default())?,
         serde_json::to_value(AgentFlags::default())?,
         serde_json::to_value(LogFlags::default())?,
-        serde_json::json!({"nodes": null}),
+        serde_json::json!({"nodes": null, "servers": null}),
     ] {
         known.extend(part.as_object().cloned().unwrap_or_default());
     }

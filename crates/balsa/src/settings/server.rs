@@ -6,10 +6,13 @@ use std::path::PathBuf;
 use balsa_server::ServerConfig;
 use serde::{Deserialize, Serialize};
 
-use super::values::{Cidr, PortRange};
+use super::values::{Cidr, Period, PortRange};
 use crate::output::data_dir;
 use crate::run::host;
 use crate::run::ranges::Ranges;
+
+/// How long a certificate is good for.
+const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
 
 /// Options of a server, as far as they are given.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
@@ -39,9 +42,22 @@ pub(crate) struct ServerFlags {
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "RANGE", env = "BALSA_SERVICE_NODE_PORT_RANGE")]
     pub(crate) service_node_port_range: Option<PortRange>,
-    /// This server's number among the servers [default: 1]
-    #[arg(long, value_name = "N", env = "BALSA_NODE_ID")]
-    pub(crate) node_id: Option<u64>,
+    /// What people call this server [default: this machine's name]
+    #[arg(long, value_name = "NAME", env = "BALSA_NAME")]
+    pub(crate) name: Option<String>,
+    /// Join the cluster of these servers, host:port; one is enough. Later: where to look for the others
+    /// when their addresses have changed
+    #[arg(long, value_name = "ADDRESS", env = "BALSA_JOIN", value_delimiter = ',')]
+    pub(crate) join: Option<Vec<String>>,
+    /// Bootstrap token for servers, from `balsa member add`; needed once
+    #[arg(long, value_name = "TOKEN", env = "BALSA_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// How long this server's certificate is good for; it is renewed by itself [default: 365d]
+    #[arg(long, value_name = "DURATION", env = "BALSA_CERTIFICATE_LIFE")]
+    pub(crate) certificate_life: Option<Period>,
+    /// Writes that may wait; further ones are refused until there is room [default: 10000]
+    #[arg(long, value_name = "N", env = "BALSA_MAX_PENDING")]
+    pub(crate) max_pending: Option<usize>,
 }
 
 /// Options of a server, complete.
@@ -56,7 +72,13 @@ pub(crate) struct ServerSettings {
     pub(crate) service_cidr: Cidr,
     pub(crate) cluster_cidr: Cidr,
     pub(crate) service_node_port_range: PortRange,
-    pub(crate) node_id: u64,
+    pub(crate) name: String,
+    pub(crate) join: Vec<String>,
+    /// Needed once, and secret.
+    #[serde(skip)]
+    pub(crate) token: Option<String>,
+    pub(crate) certificate_life: Period,
+    pub(crate) max_pending: usize,
 }
 
 impl ServerFlags {
@@ -72,7 +94,11 @@ impl ServerFlags {
             service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
             service_node_port_range: self.service_node_port_range.unwrap_or(PortRange(30000, 32767)),
-            node_id: self.node_id.unwrap_or(1),
+            name: self.name.unwrap_or_else(host::name),
+            join: self.join.unwrap_or_default(),
+            token: self.token,
+            certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
+            max_pending: self.max_pending.unwrap_or(10_000),
         }
     }
 }
@@ -101,7 +127,11 @@ impl ServerSettings {
             cluster_cidr: self.cluster_cidr.into(),
             node_ports: (first, last),
             local_path_dir: self.volumes_dir(),
-            node_id: self.node_id,
+            name: self.name.clone(),
+            join: self.join.clone(),
+            token: self.token.clone(),
+            certificate_life: self.certificate_life.0,
+            max_pending: self.max_pending,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,28 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// A time, not endless and not nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Period(pub(crate) Duration);
+
+impl FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match crate::commands::duration(text)? {
+            Some(period) if !period.is_zero() => Ok(Self(period)),
+            _ => Err(format!("\"{text}\" must be longer than nothing, and end")),
+        }
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}s", self.0.as_secs_f64())
+    }
+}
+
 macro_rules! through_text {
     ($($name:ident)*) => {$(
         impl TryFrom<String> for $name {
@@ -76,7 +99,7 @@ macro_rules! through_text {
     )*};
 }
 
-through_text! { Cidr PortRange }
+through_text! { Cidr Period PortRange }
 
 #[cfg(test)]
 mod tests {

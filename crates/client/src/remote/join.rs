@@ -71,17 +71,47 @@ pub fn fingerprint_of(ca_pem: &str) -> Result<String, Failure> {
 /// # Errors
 /// When the token is malformed, wrong or expired, or no server with the token's CA answers.
 pub async fn join(joining: &Joining) -> Result<Joined, Failure> {
+    request(&by_token(&joining.servers, &joining.token)?, joining).await
+}
+
+/// Servers that show the CA whose hash the token carries.
+fn by_token(servers: &[String], token: &str) -> Result<RemoteBackend, Failure> {
     let provider = Arc::new(ring::default_provider());
-    let fingerprint = fingerprint(&joining.token)?.to_lowercase();
+    let fingerprint = fingerprint(token)?.to_lowercase();
     let trust = Trust::Verifier(Arc::new(ByFingerprint { fingerprint, provider }));
     let config = RemoteConfig {
-        servers: joining.servers.clone(),
+        servers: servers.to_vec(),
         ca_pem: String::new(),
-        identity: Identity::Token(joining.token.clone()),
+        identity: Identity::Token(token.to_owned()),
     };
     let channels =
         Channels::with_trust(&config, &trust).map_err(|error| Failure::bad_request(error.to_string()))?;
-    request(&RemoteBackend { channels }, joining).await
+    Ok(RemoteBackend { channels })
+}
+
+/// What a machine asks that becomes a server.
+#[derive(Clone, Debug)]
+pub struct ServerJoining {
+    /// Servers of the cluster, `host:port`.
+    pub servers: Vec<String>,
+    /// A bootstrap token for servers.
+    pub token: String,
+    /// Who it will be.
+    pub request: balsa_proto::peer::JoinRequest,
+}
+
+/// Fetches the cluster's keys for a machine that becomes a server.
+///
+/// # Errors
+/// As [`join`], and when the token is not for servers.
+pub async fn join_server(joining: &ServerJoining) -> Result<balsa_proto::peer::JoinResponse, Failure> {
+    use balsa_proto::peer::peer_service_client::PeerServiceClient;
+    let remote = by_token(&joining.servers, &joining.token)?;
+    let make = |connection: tonic::service::interceptor::InterceptedService<_, Credentials>| {
+        let request = super::channels::unary(joining.request.clone());
+        async move { PeerServiceClient::new(connection).join(request).await }
+    };
+    remote.channels.call(super::channels::Repeat::Always, make).await
 }
 
 /// Renews a node's certificate, with the one that is about to end.

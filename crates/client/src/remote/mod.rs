@@ -2,7 +2,7 @@
 //!
 //! - `channels`: one lazy connection a server, and which of them is asked;
 //! - `objects`: the [`Backend`](crate::Backend), and the writes that need more than it offers;
-//! - `pods`: logs and commands; `cluster`: version, status, tokens;
+//! - `pods`: logs and commands; `cluster`: version, status, tokens; `members`: the servers themselves;
 //! - [`join`]: how a node gets its certificate.
 //!
 //! Invariant: a write is sent a second time only when the first cannot have reached a server.
@@ -10,11 +10,13 @@
 mod channels;
 mod cluster;
 pub mod join;
+mod members;
 mod objects;
 mod pods;
 
 pub use channels::{Connection, Credentials};
 pub use cluster::{AccountToken, AccountTokenRequest};
+pub use members::Backup;
 pub use objects::{WriteDetails, Written};
 pub use pods::ExecOutput;
 pub use tonic::transport::Endpoint;

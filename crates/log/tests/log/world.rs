@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use balsa_log::{
-    Bytes, Committed, Connector, Lane, Log, LogConfig, LogError, LogIndex, NodeId, StateMachine, StateMachineError,
-    Table, TableBatch, Tables, TransportConfig, async_trait,
+    Bytes, Committed, Connector, Lane, Log, LogConfig, LogError, LogIndex, NodeId, StateMachine,
+    StateMachineError, Table, TableBatch, Tables, TransportConfig, async_trait,
 };
 use balsa_rt::TaskKind;
 use tokio::io::DuplexStream;

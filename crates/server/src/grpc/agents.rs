@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{authenticate, authorize};
+use super::{authenticate, authenticate_fresh, authorize};
 use crate::authorize::{Attributes, MASTERS};
 use crate::front::Front;
 use crate::identity::{Authenticated, JOIN_GROUP, TokenRequest};
@@ -48,7 +48,7 @@ impl AgentService for Agents {
         &self,
         request: Request<agent::JoinRequest>,
     ) -> Result<Response<agent::JoinResponse>, Status> {
-        let user = authenticate(&self.0, &request)?;
+        let user = authenticate_fresh(&self.0, &request).await?;
         let request = request.into_inner();
         let wrong = balsa_model::meta::dns1123_subdomain(&request.node_name);
         if let Some(why) = wrong.first() {
@@ -73,7 +73,7 @@ impl AgentService for Agents {
         Ok(Response::new(agent::JoinResponse {
             certificate,
             ca: authority.certificate().to_owned(),
-            servers: self.0.servers.to_vec(),
+            servers: self.0.members.servers(),
         }))
     }
 
@@ -116,7 +116,7 @@ impl AgentService for Agents {
         let id = self.0.sessions.connect(&node, sender.clone());
         let welcome = agent::session_response::Welcome {
             heartbeat_seconds: u32::try_from(leases::PERIOD.as_secs() / 2).unwrap_or(5),
-            servers: self.0.servers.to_vec(),
+            servers: self.0.members.servers(),
         };
         let message = Some(agent::session_response::Message::Welcome(welcome));
         // The channel is new and empty: there is room.

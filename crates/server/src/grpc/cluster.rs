@@ -10,7 +10,7 @@ use super::authorize;
 use crate::authorize::Attributes;
 use crate::engine::LocalBackend;
 use crate::front::Front;
-use crate::identity::create_token;
+use crate::identity::{Usage, create_token};
 
 /// A token that names no life is good for a day.
 const DAY: u32 = 86_400;
@@ -54,7 +54,7 @@ impl ClusterService for Cluster {
         };
         let internal = |error: &dyn std::fmt::Display| to_status(&Failure::internal(error));
         let fingerprint = self.0.authority.fingerprint().map_err(|error| internal(&error))?;
-        let (token, secret) = create_token(&fingerprint, self.0.engine.clock().now(), seconds);
+        let (token, secret) = create_token(&fingerprint, Usage::Agents, self.0.engine.clock().now(), seconds);
         let client = Client::new(LocalBackend::new(self.0.engine.clone(), who), "balsa");
         client.api().create(&secret).await.map_err(|failure| to_status(&failure))?;
         Ok(Response::new(v1::CreateTokenResponse { token: token.text, expires: token.expires.to_string() }))

@@ -2,13 +2,16 @@
 
 mod agents;
 mod cluster;
+mod members;
 mod objects;
+mod peers;
 mod pods;
 
 use axum::Router;
 use balsa_model::{Descriptor, Failure, Key, KindRef, Reason, kinds};
-use balsa_proto::{agent, to_status, v1};
+use balsa_proto::{agent, peer, to_status, v1};
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 
 use crate::authorize::{Attributes, Authorized};
@@ -21,7 +24,9 @@ const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// The routes of all services.
 pub(crate) fn router(front: &Front) -> Router {
     use agent::agent_service_server::AgentServiceServer;
+    use peer::peer_service_server::PeerServiceServer;
     use v1::cluster_service_server::ClusterServiceServer;
+    use v1::member_service_server::MemberServiceServer;
     use v1::object_service_server::ObjectServiceServer;
     use v1::pod_service_server::PodServiceServer;
 
@@ -34,6 +39,9 @@ pub(crate) fn router(front: &Front) -> Router {
         .add_service(PodServiceServer::new(pods::Pods(front.clone())))
         .add_service(ClusterServiceServer::new(cluster::Cluster(front.clone())))
         .add_service(AgentServiceServer::new(agents::Agents(front.clone())))
+        .add_service(MemberServiceServer::new(members::MemberDoor(front.clone())))
+        .add_service(PeerServiceServer::new(peers::Peers(front.clone())))
+        .add_service(InterceptedService::new(front.members.log().service(), peers::Gate(front.clone())))
         .add_service(health_server);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(balsa_proto::FILE_DESCRIPTOR_SET)
@@ -53,6 +61,13 @@ fn authenticate<T>(front: &Front, request: &Request<T>) -> Result<Authenticated,
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let headers = request.metadata().clone().into_headers();
     front.authenticate(&peer, &headers).map_err(|failure| to_status(&failure))
+}
+
+/// Who asks; what this server has not heard of yet is not taken for unknown.
+async fn authenticate_fresh<T>(front: &Front, request: &Request<T>) -> Result<Authenticated, Status> {
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let headers = request.metadata().clone().into_headers();
+    front.authenticate_fresh(&peer, &headers).await.map_err(|failure| to_status(&failure))
 }
 
 /// The proof that whoever asks may do `verb` on objects of a kind.

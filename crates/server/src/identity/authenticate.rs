@@ -107,8 +107,8 @@ impl Authenticator {
     fn by_token(&self, token: &str) -> Result<Authenticated, Failure> {
         let now = self.clock.now();
         if token.starts_with(bootstrap_token::PREFIX) {
-            let id = bootstrap_token::verify(&self.state, token, now)?;
-            let groups = vec![bootstrap_token::JOIN_GROUP.to_owned()];
+            let (id, usage) = bootstrap_token::verify(&self.state, token, now)?;
+            let groups = vec![usage.group().to_owned()];
             return Ok(Authenticated::known(&format!("system:bootstrap:{id}"), groups));
         }
         let claims = self.tokens.verify(token, &self.state, now)?;

@@ -15,10 +15,16 @@ use rcgen::{
 };
 use sha2::{Digest as _, Sha256};
 
+use super::server_id::ServerId;
+
 /// Days for which the CA is good.
 const CA_DAYS: i64 = 3650;
-/// Days for which certificates of servers, nodes and people are good.
+/// Days for which certificates of nodes and people are good.
 const LEAF_DAYS: i64 = 365;
+/// The group of servers, in their certificates.
+pub(crate) const SERVERS: &str = "system:balsa-servers";
+/// What the names of servers start with, in their certificates; their id follows.
+pub(crate) const SERVER_USER: &str = "system:balsa-server:";
 
 /// Keys or certificates cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +54,13 @@ pub struct Issued {
     pub key: String,
 }
 
+/// The cluster's secrets. Invariant: they never leave its servers.
+pub(crate) struct ClusterKeys {
+    pub(crate) ca_certificate: String,
+    pub(crate) ca_key: String,
+    pub(crate) service_account_key: String,
+}
+
 /// The cluster's CA.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
@@ -74,6 +87,35 @@ impl Authority {
         let key = KeyPair::from_pem(&read(&key_path)?)?;
         let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
         Ok(Self { issuer, certificate, directory: directory.to_owned() })
+    }
+
+    /// Puts the CA and the keys of a cluster that exists into `directory`.
+    ///
+    /// # Errors
+    /// When files cannot be written, or there are other ones already.
+    pub(crate) fn import(directory: &Path, keys: &ClusterKeys) -> Result<(), IdentityError> {
+        fs::create_dir_all(directory)
+            .map_err(|source| IdentityError::File { path: directory.to_owned(), source })?;
+        let path = directory.join("ca.crt");
+        if path.exists() && read(&path)? != keys.ca_certificate {
+            let why = format!("{} is of another cluster; use an empty data directory", path.display());
+            return Err(IdentityError::Malformed(why));
+        }
+        write_private(&directory.join("ca.key"), &keys.ca_key)?;
+        write_private(&directory.join("sa.key"), &keys.service_account_key)?;
+        write(&path, &keys.ca_certificate)
+    }
+
+    /// The CA and the keys, for a machine that becomes a server.
+    ///
+    /// # Errors
+    /// When files cannot be read.
+    pub(crate) fn export(&self) -> Result<ClusterKeys, IdentityError> {
+        Ok(ClusterKeys {
+            ca_certificate: self.certificate.clone(),
+            ca_key: read(&self.directory.join("ca.key"))?,
+            service_account_key: self.named_key("sa")?.serialize_pem(),
+        })
     }
 
     /// The CA's own certificate, PEM.
@@ -106,18 +148,22 @@ impl Authority {
     }
 
     /// The serving certificate of a server, good for `names` and `addresses`; also a client
-    /// certificate, with which servers know each other.
+    /// certificate, with which servers know each other: it says which server of which cluster.
     ///
     /// # Errors
     /// When signing fails.
     pub fn issue_server(
         &self,
-        node: &str,
+        server: &ServerId,
         names: &[String],
         addresses: &[IpAddr],
+        life: std::time::Duration,
     ) -> Result<Issued, IdentityError> {
         let key = KeyPair::generate()?;
-        let mut params = leaf_params(&format!("system:balsa-server:{node}"), &["system:balsa-servers"]);
+        let mut params = leaf_params(&format!("{SERVER_USER}{}", server.id), &[SERVERS]);
+        params.distinguished_name.push(DnType::OrganizationalUnitName, server.cluster.as_str());
+        params.not_after = rcgen_now() + life;
+        params.subject_alt_names.push(SanType::DnsName(balsa_log::peer_name(server.id).as_str().try_into()?));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         for name in names {
@@ -138,6 +184,10 @@ impl Authority {
         request: &str,
         addresses: &[IpAddr],
     ) -> Result<String, IdentityError> {
+        if is_reserved(node) {
+            let why = format!("\"{node}\" is a name of servers; call the node differently");
+            return Err(IdentityError::Malformed(why));
+        }
         let mut request = CertificateSigningRequestParams::from_pem(request)?;
         let mut params = leaf_params(&format!("system:node:{node}"), &["system:nodes"]);
         params.extended_key_usages =
@@ -159,6 +209,14 @@ impl Authority {
         }
         Ok(KeyPair::from_pem(&read(&path)?)?)
     }
+}
+
+/// Names by which servers are known: no node may be called so.
+fn is_reserved(node: &str) -> bool {
+    node == "localhost"
+        || node == "kubernetes"
+        || node.starts_with("kubernetes.default")
+        || node.ends_with(".balsa.internal")
 }
 
 fn ca_params() -> CertificateParams {
@@ -256,5 +314,8 @@ mod tests {
         let certificate = pem.parse_x509().unwrap();
         assert!(certificate.subject().to_string().contains("CN=system:node:n1"));
         assert!(!certificate.subject().to_string().contains("masters"));
+        for reserved in ["kubernetes", "localhost", "server-1.servers.balsa.internal"] {
+            assert!(authority.sign_node(reserved, &request, &[]).is_err(), "{reserved}");
+        }
     }
 }

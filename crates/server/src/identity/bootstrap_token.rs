@@ -14,9 +14,30 @@ use sha2::{Digest as _, Sha256};
 
 /// How tokens start.
 pub(crate) const PREFIX: &str = "BALSA1.";
-/// The group of whoever shows one.
+/// The group of whoever shows one for agents.
 pub(crate) const JOIN_GROUP: &str = "system:bootstrappers";
+/// The group of whoever shows one for servers.
+pub(crate) const SERVER_GROUP: &str = "system:bootstrappers:servers";
+/// In the Secret: that the token lets servers join.
+const FOR_SERVERS: &str = "usage-balsa-server";
 const NAMESPACE: &str = "kube-system";
+
+/// What a token is for. Servers get the cluster's keys: a token for agents must not lead to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Usage {
+    Agents,
+    Servers,
+}
+
+impl Usage {
+    /// The group of whoever shows such a token.
+    pub(crate) fn group(self) -> &'static str {
+        match self {
+            Self::Agents => JOIN_GROUP,
+            Self::Servers => SERVER_GROUP,
+        }
+    }
+}
 
 /// A token, as it is shown once.
 #[derive(Clone, Debug)]
@@ -28,7 +49,12 @@ pub(crate) struct BootstrapToken {
 }
 
 /// A new token and the Secret that stands for it.
-pub(crate) fn create_token(ca_fingerprint: &str, now: Timestamp, seconds: u32) -> (BootstrapToken, Secret) {
+pub(crate) fn create_token(
+    ca_fingerprint: &str,
+    usage: Usage,
+    now: Timestamp,
+    seconds: u32,
+) -> (BootstrapToken, Secret) {
     let id = balsa_rt::random_suffix(6);
     let secret = balsa_rt::random_suffix(32);
     let expires = now.saturating_add(jiff::SignedDuration::from_secs(i64::from(seconds))).unwrap_or(now);
@@ -37,7 +63,8 @@ pub(crate) fn create_token(ca_fingerprint: &str, now: Timestamp, seconds: u32) -
         ("token-id", id.clone()),
         ("token-secret-sha256", hash(&secret)),
         ("expiration", expires.to_string()),
-        ("usage-bootstrap-authentication", "true".to_owned()),
+        ("usage-bootstrap-authentication", (usage == Usage::Agents).to_string()),
+        (FOR_SERVERS, (usage == Usage::Servers).to_string()),
     ];
     let stored = Secret {
         metadata: ObjectMeta {
@@ -52,12 +79,12 @@ pub(crate) fn create_token(ca_fingerprint: &str, now: Timestamp, seconds: u32) -
     (BootstrapToken { text, expires }, stored)
 }
 
-/// The id of a token that is good at `now`.
+/// The id of a token that is good at `now`, and what it is for.
 ///
 /// # Errors
 /// `Unauthorized`, with words that tell a wrong token from one that has expired: who holds the right
 /// secret may know.
-pub(crate) fn verify(state: &State, token: &str, now: Timestamp) -> Result<String, Failure> {
+pub(crate) fn verify(state: &State, token: &str, now: Timestamp) -> Result<(String, Usage), Failure> {
     let wrong = || {
         Failure::new(
             Reason::Unauthorized,
@@ -80,7 +107,8 @@ pub(crate) fn verify(state: &State, token: &str, now: Timestamp) -> Result<Strin
             format!("the bootstrap token expired at {expires}; make a new one with `balsa token create`");
         return Err(Failure::new(Reason::Unauthorized, message));
     }
-    Ok(id.to_owned())
+    let usage = if text(FOR_SERVERS) == "true" { Usage::Servers } else { Usage::Agents };
+    Ok((id.to_owned(), usage))
 }
 
 fn hash(secret: &str) -> String {

@@ -3,9 +3,14 @@
 mod authenticate;
 mod authority;
 mod bootstrap_token;
+mod certificates;
+mod server_id;
 mod service_account;
 
 pub(crate) use authenticate::{Authenticated, Authenticator, Credentials};
 pub use authority::{Authority, IdentityError, Issued, write_private};
-pub(crate) use bootstrap_token::{JOIN_GROUP, create_token};
+pub(crate) use authority::{ClusterKeys, SERVER_USER, SERVERS};
+pub(crate) use bootstrap_token::{JOIN_GROUP, SERVER_GROUP, Usage, create_token};
+pub(crate) use certificates::{Certificates, Wanted};
+pub use server_id::{ServerId, SharedSettings};
 pub(crate) use service_account::{ServiceAccountTokens, TokenRequest};

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::{Call, respond};
 use crate::authorize::Attributes;
+use crate::members::NEAR;
 
 /// What is served, group by group.
 static GROUPS: LazyLock<Vec<GroupVersion>> = LazyLock::new(discovery::built_in);
@@ -37,7 +38,7 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
         ["healthz" | "livez" | "readyz", ..] => Ok(health(&call, &parts)),
         ["metrics"] => metrics(&call),
         ["api"] => {
-            let server = call.front.servers.first().map_or("", String::as_str);
+            let server = call.front.members.address();
             Ok(aggregated_or(&call, Root::Core, || discovery::api_versions(server)))
         }
         ["apis"] => Ok(aggregated_or(&call, Root::Groups, || discovery::api_group_list(&GROUPS))),
@@ -180,9 +181,14 @@ fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str)
 
 /// `/livez`: the process runs. `/readyz`: it also has a leader and has caught up with it.
 fn health(call: &Call, parts: &[&str]) -> Response {
-    let leader = call.front.engine.store().log().leadership().borrow().leader.is_some();
-    let checks: &[(&str, bool)] =
-        if parts.first() == Some(&"readyz") { &[("ping", true), ("log", leader)] } else { &[("ping", true)] };
+    let log = call.front.engine.store().log();
+    let leader = log.leadership().borrow().leader.is_some();
+    let near = log.lag() <= NEAR;
+    let checks: &[(&str, bool)] = if parts.first() == Some(&"readyz") {
+        &[("ping", true), ("leader", leader), ("lag", near)]
+    } else {
+        &[("ping", true)]
+    };
     let excluded = call.query.all("exclude");
     let wanted = checks.iter().filter(|(name, _)| {
         parts.get(1).is_none_or(|part| part == name) && !excluded.iter().any(|e| e == name)

@@ -76,7 +76,7 @@ async fn handle(State(front): State<Front>, request: Request<Body>) -> Response 
 
 async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Failure> {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    let user = front.authenticate(&peer, request.headers())?;
+    let user = front.authenticate_fresh(&peer, request.headers()).await?;
     let (mut parts, body) = request.into_parts();
     let call = Call {
         front,

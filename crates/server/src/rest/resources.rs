@@ -83,9 +83,7 @@ impl ResourceCall {
         fields::validate_manager(named, &Path::new("fieldManager"), &mut errors);
         match errors.into_vec().first() {
             None => Ok(who.as_manager(named)),
-            Some(error) => {
-                Err(wrong_option(options, error.cause.as_str(), "fieldManager", &error.body()))
-            }
+            Some(error) => Err(wrong_option(options, error.cause.as_str(), "fieldManager", &error.body())),
         }
     }
 

@@ -236,7 +236,13 @@ fn check_include(form: Form, include: &str) -> Result<(), Failure> {
 }
 
 /// A bookmark in a form that is not the object itself.
-pub(super) fn bookmark(kind: KindRef, meta: &Value, shown: &Shown, now: Timestamp, with_columns: bool) -> Value {
+pub(super) fn bookmark(
+    kind: KindRef,
+    meta: &Value,
+    shown: &Shown,
+    now: Timestamp,
+    with_columns: bool,
+) -> Value {
     match shown.form {
         Form::Table => table(kind, &[], meta, now, shown, with_columns),
         _ => json!({"kind": "PartialObjectMetadata", "apiVersion": shown.version, "metadata": meta}),

@@ -78,9 +78,8 @@ async fn patch_scale(call: ResourceCall, body: Body) -> Result<Response, Failure
     let who = call.authorize_write("patch", "PatchOptions")?;
     match resources::read_patch(&call, body).await? {
         Change::Patch(patch) => {
-            let change = |present: &Value| {
-                Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value)
-            };
+            let change =
+                |present: &Value| Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value);
             set_scale(&call, &who, change).await
         }
         Change::Configuration(config, _) => {

@@ -1,0 +1,169 @@
+//! `balsa backup`: everything that a cluster stores in one file, and back.
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use balsa_log::backup::{BackupInfo, inspect};
+use clap::Subcommand;
+use futures::StreamExt as _;
+
+use crate::connect::ConnectArgs;
+use crate::output;
+use crate::run::progress::Progress;
+use crate::run::{host, layout};
+
+/// Save the cluster's objects into a file, and make a cluster out of one
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    balsa backup save cluster.backup\n  \
+    balsa backup inspect cluster.backup\n  \
+    balsa backup restore cluster.backup --data-dir /var/lib/balsa-new\n  \
+    balsa server --data-dir /var/lib/balsa-new")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Save(Save),
+    Inspect(Inspect),
+    Restore(Restore),
+}
+
+/// Save everything as of now, from any server, while it works
+///
+/// Secrets are in it as they are: keep it as safe as the servers. Keys of the cluster are not in it.
+#[derive(clap::Args)]
+struct Save {
+    /// Where to; nothing is there until all is there
+    file: PathBuf,
+    #[command(flatten)]
+    connect: ConnectArgs,
+}
+
+/// Check a backup, and say what is in it
+#[derive(clap::Args)]
+struct Inspect {
+    /// The backup
+    file: PathBuf,
+}
+
+/// Make the data directory of a new cluster out of a backup
+///
+/// The new cluster has an identity of its own: servers of the old one cannot come back into it. Its CA is
+/// new too, unless pki/ of the old cluster was copied into the data directory before.
+#[derive(clap::Args)]
+struct Restore {
+    /// The backup
+    file: PathBuf,
+    /// Data directory of the new cluster's first server; must hold no cluster
+    #[arg(long, value_name = "DIR", env = "BALSA_DATA_DIR")]
+    data_dir: PathBuf,
+    /// What people call that server [default: this machine's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Save(save) => self::save(save).await,
+        Command::Inspect(inspect) => {
+            let (info, kinds) = read(&inspect.file)?;
+            output::print(&told(&inspect.file, &info, &kinds))
+        }
+        Command::Restore(restore) => self::restore(&restore),
+    }
+}
+
+async fn save(save: Save) -> anyhow::Result<()> {
+    let progress = Progress::new();
+    let (expected, mut chunks) = save.connect.open()?.remote.save_backup().await?;
+    let mut name = save.file.as_os_str().to_owned();
+    name.push(".partial");
+    let partial = PathBuf::from(name);
+    let context = || format!("cannot write {}", partial.display());
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&partial)
+        .with_context(context)?;
+    let mut bytes = 0u64;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk?;
+        file.write_all(&chunk).with_context(context)?;
+        bytes += chunk.len() as u64;
+        progress.doing(format!("saved {} of about {}", size(bytes), size(expected.max(bytes))));
+    }
+    file.sync_all().with_context(context)?;
+    drop(file);
+    progress.doing("checking");
+    let (info, kinds) = read(&partial)?;
+    std::fs::rename(&partial, &save.file).with_context(|| format!("cannot write {}", save.file.display()))?;
+    progress.finish();
+    output::print(&told(&save.file, &info, &kinds))
+}
+
+fn restore(restore: &Restore) -> anyhow::Result<()> {
+    let directory = std::path::absolute(&restore.data_dir)?;
+    let claim = layout::Claim::take(&directory)?;
+    let (info, kinds) = read(&restore.file)?;
+    let name = restore.name.clone().unwrap_or_else(host::name);
+    let restored = balsa_server::restore(&restore.file, &directory, &name);
+    claim.release(&directory);
+    restored?;
+    output::print(&format!(
+        "{}\nA new cluster is in {}; start it with\n  balsa server --data-dir {}\n",
+        told(&restore.file, &info, &kinds),
+        directory.display(),
+        directory.display()
+    ))
+}
+
+/// Resources and how many objects of each there are.
+type Kinds = std::collections::BTreeMap<String, u64>;
+
+fn read(path: &Path) -> anyhow::Result<(BackupInfo, Kinds)> {
+    let mut kinds = Kinds::new();
+    let info = inspect(path, |table, key, _| {
+        let resource = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok());
+        if let Some(resource) = resource.filter(|name| table == balsa_log::Table::Objects && !name.is_empty())
+        {
+            *kinds.entry(resource.to_owned()).or_default() += 1;
+        }
+        ControlFlow::Continue(())
+    })?;
+    if info.index.is_none() {
+        bail!("{} is empty: the cluster that it came from had written nothing", path.display());
+    }
+    Ok((info, kinds))
+}
+
+fn told(path: &Path, info: &BackupInfo, kinds: &Kinds) -> String {
+    let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+    let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+    let servers: Vec<String> =
+        info.servers.iter().map(|(name, address)| format!("{name} ({address})")).collect();
+    format!(
+        "{}: whole and undamaged, {}\n  up to entry {}, {} changes of history\n  {} objects: {}\n  from the cluster of {}\n",
+        path.display(),
+        size(bytes),
+        info.index.map_or(0, |index| index.0),
+        info.changes,
+        kinds.values().sum::<u64>(),
+        counts.join(", "),
+        servers.join(", ")
+    )
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1_048_576 => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        _ => format!("{:.1} MiB", bytes as f64 / 1_048_576.0),
+    }
+}

@@ -1,0 +1,178 @@
+//! A cluster of several server processes on this machine, as `balsa up --servers` makes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use balsa_testkit::{balsa, wait_until};
+use serde_json::Value;
+
+/// Starting, joining, electing, on a machine that also runs other tests.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A server, as `balsa member list -o json` has it.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub name: String,
+    pub role: String,
+    pub address: String,
+    pub pid: Option<i32>,
+    pub healthy: bool,
+}
+
+/// The cluster. Dropping it takes it down.
+pub struct Fleet {
+    home: Option<tempfile::TempDir>,
+    /// The command line of each server, to start it again.
+    commands: BTreeMap<String, Vec<String>>,
+}
+
+impl Fleet {
+    /// `balsa up --servers N --nodes 0 --detach`.
+    pub fn start(servers: usize) -> Self {
+        let home = tempfile::Builder::new().prefix("balsa-servers-").tempdir().unwrap();
+        let mut fleet = Self { home: Some(home), commands: BTreeMap::new() };
+        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let (servers, port) = (servers.to_string(), port.to_string());
+        let data_dir = fleet.data_dir().display().to_string();
+        let told = fleet.run(&[
+            "up", "--servers", &servers, "--nodes", "0", "--port", &port, "--data-dir", &data_dir, "--detach",
+        ]);
+        if let Err(error) = told {
+            panic!("balsa up: {error}");
+        }
+        for member in fleet.members() {
+            let pid = member.pid.expect("it runs on this machine");
+            let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
+            let words = bytes.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+            let words = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+            fleet.commands.insert(member.name, words);
+        }
+        fleet
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.home.as_ref().unwrap().path().join("data")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data_dir().join("admin.kubeconfig")
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(balsa())
+            .args(arguments)
+            .env("BALSA_KUBECONFIG", self.kubeconfig())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    }
+
+    /// Our own command line, which knows all servers.
+    pub fn balsa(&self, arguments: &[&str]) -> Result<String, String> {
+        self.run(arguments)
+    }
+
+    /// All servers, whichever answers.
+    pub fn try_members(&self) -> Result<Vec<Member>, String> {
+        let text = self.run(&["member", "list", "-o", "json"])?;
+        let listed: Vec<Value> = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
+        let word = |member: &Value, name: &str| member[name].as_str().unwrap_or_default().to_owned();
+        let member = |member: &Value| Member {
+            name: word(member, "name"),
+            role: word(member, "role"),
+            address: word(member, "address").trim_start_matches("https://").to_owned(),
+            pid: member["pid"].as_i64().and_then(|pid| pid.try_into().ok()),
+            healthy: member["healthy"] == true,
+        };
+        Ok(listed.iter().map(member).collect())
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        self.try_members().unwrap()
+    }
+
+    /// Waits until `count` servers vote and are well, and who leads then.
+    pub fn well(&self, count: usize) -> Member {
+        let mut leader = None;
+        wait_until("all servers are well", PATIENCE, || {
+            let members = self.try_members()?;
+            let votes = |member: &&Member| member.healthy && member.role != "learner";
+            leader = members.iter().find(|member| member.role == "leader").cloned();
+            let good = members.len() == count && members.iter().filter(votes).count() == count;
+            if good && leader.is_some() { Ok(()) } else { Err(format!("{members:#?}")) }
+        });
+        leader.unwrap()
+    }
+
+    /// Sends a signal to a server's process.
+    pub fn send(&self, member: &Member, signal: &str) {
+        let pid = member.pid.expect("its process is known");
+        let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Ends a server's process and waits until it is gone.
+    pub fn signal(&self, member: &Member, signal: &str) {
+        self.send(member, signal);
+        let pid = member.pid.expect("its process is known");
+        wait_until("the process has ended", PATIENCE, || {
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let gone = state.is_empty() || state.contains(") Z ");
+            if gone { Ok(()) } else { Err(state) }
+        });
+    }
+
+    /// Starts a server again with the command line that it was started with.
+    pub fn restart(&self, name: &str) {
+        let command = &self.commands[name];
+        let log = self.data_dir().join("servers").join(name).join("balsa.log");
+        let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
+        // Taken down by `balsa down`, like all the others.
+        drop(
+            Command::new(&command[0])
+                .args(&command[1..])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone().unwrap())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+    }
+
+    /// Takes it down; panics when something is left.
+    pub fn down(mut self) {
+        self.take_down().unwrap();
+        assert!(!self.data_dir().exists(), "the data directory stays");
+        self.home = None;
+    }
+
+    fn take_down(&self) -> Result<String, String> {
+        self.run(&["down", "--data-dir", &self.data_dir().display().to_string()])
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let Some(home) = &self.home else { return };
+        if std::thread::panicking() {
+            tell(home.path());
+        }
+        if let Err(error) = self.take_down() {
+            eprintln!("--- balsa down: {error}");
+        }
+    }
+}
+
+/// The end of each server's log.
+fn tell(home: &Path) {
+    let logs = std::fs::read_dir(home.join("data/servers")).into_iter().flatten().flatten();
+    for log in logs.map(|entry| entry.path().join("balsa.log")) {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        eprintln!("--- the end of {}\n{}", log.display(), lines[lines.len().saturating_sub(30)..].join("\n"));
+    }
+}
