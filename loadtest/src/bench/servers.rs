@@ -118,8 +118,9 @@ impl Etcd {
         let address = format!("127.0.0.1:{}", options.port + 1);
         let (endpoint, peer) =
             (format!("http://{address}"), format!("http://127.0.0.1:{}", options.port + 2));
-        let mut command = Command::new(&options.etcd);
-        command.arg("--data-dir").arg(&data_dir).args(["--log-level", "error"]);
+        // In a session of its own, as Balsa is: Linux shares the processors out among sessions.
+        let mut command = Command::new("setsid");
+        command.arg(&options.etcd).arg("--data-dir").arg(&data_dir).args(["--log-level", "error"]);
         command.args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &format!("default={peer}")]);
