@@ -229,6 +229,7 @@ impl Shared {
             return Err(ProposeError::TooLarge { size: payload.len(), limit });
         }
         let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
+        let leads = self.leadership.borrow().leader == Some(self.config.node_id);
         let (reply, outcome) = oneshot::channel();
         let mut request = self.raft.write(Payload(payload)).responder(Reply(reply));
         if let Some(term) = term {
@@ -240,7 +241,7 @@ impl Shared {
                 biased;
                 outcome = outcome => outcome.map_err(|_| ()),
                 // What becomes of it is for the new leader to say.
-                () = self.deposed(self.config.node_id) => Err(()),
+                () = self.deposed(self.config.node_id), if leads => Err(()),
             }
         };
         match tokio::time::timeout(self.config.propose_timeout, outcome).await {
