@@ -23,7 +23,7 @@ mod server;
 mod sessions;
 
 pub use engine::{LocalBackend, MAX_OBJECT_BYTES};
-pub use identity::{Authority, IdentityError, Issued, ServerId, write_private};
+pub use identity::{Authority, IdentityError, Issued, ServerId, SharedSettings, write_private};
 pub use members::machine;
 pub use restore::restore;
 pub use server::{Server, ServerConfig, ServerError, nth_address};

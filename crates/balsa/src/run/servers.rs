@@ -209,7 +209,9 @@ impl Place {
         if let Some(join) = join {
             command.args(["--join", join]);
         }
-        NOT_THEIRS.iter().for_each(|name| drop(command.env_remove(name)));
+        for name in NOT_THEIRS {
+            command.env_remove(name);
+        }
         if let Some(token) = token {
             command.env("BALSA_TOKEN", token);
         }
