@@ -82,13 +82,27 @@ pub struct KindStatus {
 }
 
 pub(crate) enum Message {
-    Restore { stored: Vec<Bytes>, revision: Revision, reply: oneshot::Sender<Result<Arc<Rows>, TableError>> },
-    Fold { share: Share, reply: oneshot::Sender<Folded> },
+    Restore {
+        stored: Vec<Bytes>,
+        revision: Revision,
+        reply: oneshot::Sender<Result<Arc<Rows>, TableError>>,
+    },
+    Fold {
+        share: Share,
+        reply: oneshot::Sender<Folded>,
+    },
     Deliver,
-    Subscribe { filter: Arc<Filter>, start: Start, reply: oneshot::Sender<Result<Subscription, WatchError>> },
+    Subscribe {
+        filter: Arc<Filter>,
+        start: Start,
+        reply: oneshot::Sender<Result<Subscription, WatchError>>,
+    },
     Unsubscribe(WatcherId),
     /// What has changed after a revision, published or about to be.
-    Changes { after: Revision, reply: oneshot::Sender<Result<Backlog, WatchError>> },
+    Changes {
+        after: Revision,
+        reply: oneshot::Sender<Result<Backlog, WatchError>>,
+    },
     Observe(oneshot::Sender<KindStatus>),
 }
 
