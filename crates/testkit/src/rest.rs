@@ -214,7 +214,9 @@ impl Watch {
                 return Ok(Some(serde_json::from_slice(&line)?));
             }
             match self.body.frame().await {
-                None => return Ok(None),
+                // The last line need not end.
+                None if self.rest.is_empty() => return Ok(None),
+                None => return Ok(Some(serde_json::from_slice(&self.rest.split())?)),
                 Some(frame) => {
                     if let Ok(data) = frame?.into_data() {
                         self.rest.extend_from_slice(&data);
