@@ -111,7 +111,7 @@ fn streams_with_every_kubectl() {
         attach_and_run_work(&kubectl, &image);
         proxies_work(&kubectl, &node);
     }
-    let balsa = Tool { program: balsa_testkit::balsa(), kubeconfig: cluster.kubeconfig() };
+    let balsa = Tool { program: balsa_testkit::balsa().to_owned(), kubeconfig: cluster.kubeconfig() };
     exec_works(&balsa, &["exec"]);
     big_output_is_whole(&balsa, digest);
     files_are_copied(&balsa);

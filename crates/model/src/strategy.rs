@@ -238,8 +238,9 @@ fn grace_period(old: &Object, object: &dyn AnyObject, options: &DeleteOptions) -
     if object.field("spec.nodeName").is_empty() || phase == "Succeeded" || phase == "Failed" {
         return 0;
     }
-    let own =
-        || old.bare_value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30);
+    let own = || {
+        old.bare_value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
+    };
     options.grace_period_seconds.unwrap_or_else(own).max(0)
 }
 

@@ -37,7 +37,16 @@ impl Fleet {
         let (servers, port) = (servers.to_string(), port.to_string());
         let data_dir = fleet.data_dir().display().to_string();
         let told = fleet.run(&[
-            "up", "--servers", &servers, "--nodes", "0", "--port", &port, "--data-dir", &data_dir, "--detach",
+            "up",
+            "--servers",
+            &servers,
+            "--nodes",
+            "0",
+            "--port",
+            &port,
+            "--data-dir",
+            &data_dir,
+            "--detach",
         ]);
         if let Err(error) = told {
             panic!("balsa up: {error}");

@@ -139,7 +139,7 @@ mod tests {
         assert!(read("- port").is_err());
         let file = read("service-cidr: 10.0.0.0/99").unwrap();
         assert!(layered(&ServerFlags::default(), file).err().unwrap().to_string().contains("10.0.0.0/99"));
-        let file = read("node-id: 2\nport: many").unwrap();
+        let file = read("name: a\nport: many").unwrap();
         let told = layered(&ServerFlags::default(), file).err().unwrap().to_string();
         assert!(told.starts_with("port: "), "{told}");
         assert!(read("").unwrap().is_empty());

@@ -18,8 +18,8 @@ mod event;
 mod horizontal_pod_autoscaler;
 mod ingress;
 pub mod ingress_class;
-pub mod job;
 mod ip_address;
+pub mod job;
 mod lease;
 mod limit_range;
 pub mod namespace;
@@ -47,8 +47,8 @@ mod volume_attachment;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node as api_node, policy, rbac as api_rbac,
-    scheduling, storage,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node as api_node,
+    policy, rbac as api_rbac, scheduling, storage,
 };
 
 use crate::kind::{KindRef, kind_of};

@@ -9,7 +9,7 @@ use balsa_state::Store;
 use rand::RngExt as _;
 use serde_json::json;
 
-use crate::world::{Call, Did, Told, World, key, kind, now};
+use crate::world::{Call, Did, Told, World, key, kind};
 
 const KEYS: u64 = 5;
 /// A reader gives up after this.
@@ -17,9 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn run(server: NodeId, client: u64, store: Store, world: World) {
     // Values name who wrote them, and which of its lives that was.
-    let life = now().as_millis();
+    let life = world.now().as_millis();
     for number in 0u64.. {
-        tokio::time::sleep(Duration::from_millis(Random.random_range(1..30))).await;
+        tokio::time::sleep(Duration::from_millis(Random.random_range(5..120))).await;
         if world.shared().quiet {
             return;
         }
@@ -33,13 +33,13 @@ pub(crate) async fn run(server: NodeId, client: u64, store: Store, world: World)
 }
 
 async fn read(store: &Store, world: &World, key: Key) {
-    let started = now();
+    let started = world.now();
     // A failed read tells nobody anything.
     if let Ok(Ok(_)) = tokio::time::timeout(PATIENCE, store.read_barrier()).await {
         let view = store.state().view(kind());
         let found = view.get(&key).map(|object| object.revision());
         let did = Did::Read { picture: view.revision(), found };
-        world.begin(Call { key, started, ended: Some(now()), did });
+        world.begin(Call { key, started, ended: Some(world.now()), did });
     }
 }
 
@@ -49,7 +49,7 @@ async fn write(store: &Store, world: &World, key: Key, value: String) {
     let (mutation, expected) = change(&key, current, &value);
     let wrote = (mutation.operation != Operation::Remove).then_some(value);
     let did = |told| Did::Write { wrote: wrote.clone(), expected, told };
-    let call = world.begin(Call { key, started: now(), ended: None, did: did(Told::Unknown) });
+    let call = world.begin(Call { key, started: world.now(), ended: None, did: did(Told::Unknown) });
     let told = match store.propose(vec![mutation]).await.map(|mut verdicts| verdicts.remove(0)) {
         Ok(Ok(revision)) => Told::Done(revision),
         Ok(Err(_)) => Told::Refused,

@@ -9,7 +9,7 @@ use rand::RngExt as _;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 use turmoil::Sim;
 
-use crate::check::{self, Summary, TICK};
+use crate::check::{self, Summary};
 use crate::host;
 use crate::watchers::Memory;
 use crate::world::{Dump, SERVERS, World, name};
@@ -38,7 +38,6 @@ fn simulation(seed: u64, world: &World) -> Sim<'static> {
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .enable_random_order()
-        .tick_duration(TICK)
         .simulation_duration(Duration::from_secs(3600))
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(8))
@@ -60,6 +59,7 @@ struct Run {
 
 impl Run {
     fn step(&mut self) {
+        self.world.shared().now = self.sim.elapsed();
         let stepped = self.sim.step();
         let failures = std::mem::take(&mut self.world.shared().failures);
         assert!(stepped.is_ok() && failures.is_empty(), "{stepped:?} {failures:?}\nfaults: {:#?}", self.log);
@@ -193,14 +193,15 @@ impl Run {
         self.world.shared().voters = BTreeSet::from([1, 2, 3]);
         self.world.shared().quiet = true;
         self.until("the first three vote", |world| world.shared().voting == BTreeSet::from([1, 2, 3]));
-        self.world.shared().dump = true;
-        self.until("the voters agree", |world| {
+        self.world.shared().applied = Some(BTreeMap::new());
+        self.until("the voters have applied the same", |world| {
             let shared = world.shared();
-            let mut dumps = (1..=3).map(|server| shared.dumps.get(&server));
-            let first = dumps.next().flatten();
-            first.is_some_and(|first| {
-                dumps.all(|other| other.is_some_and(|dump| dump.applied == first.applied))
-            })
+            let applied = |server| shared.applied.as_ref()?.get(&server);
+            applied(1).is_some() && (2..=3).all(|server| applied(server) == applied(1))
+        });
+        self.world.shared().dump = true;
+        self.until("the voters tell what they have", |world| {
+            (1..=3).all(|server| world.shared().dumps.contains_key(&server))
         });
         let dumps = std::mem::take(&mut self.world.shared().dumps);
         let last = dumps[&1].changes.keys().next_back().copied();

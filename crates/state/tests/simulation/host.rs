@@ -92,10 +92,12 @@ async fn keep_members(log: Log, world: World) {
 async fn dump(server: NodeId, log: Log, state: State, world: World) {
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
+        if let Some(applied) = &mut world.shared().applied {
+            applied.insert(server, log.applied().borrow().0);
+        }
         if !world.shared().dump {
             continue;
         }
-        let applied = log.applied().borrow().0;
         let view = state.view(kind());
         let objects = view
             .iter()
@@ -108,8 +110,9 @@ async fn dump(server: NodeId, log: Log, state: State, world: World) {
                     let deleted = event.type_name() == "DELETED";
                     (event.revision(), (object.key().clone(), (!deleted).then(|| value(object))))
                 });
-                let dump = Dump { applied, objects, changes: changes.collect() };
+                let dump = Dump { objects, changes: changes.collect() };
                 world.shared().dumps.insert(server, dump);
+                return;
             }
             Err(error) => world.fail(format!("{}: its history: {error}", name(server))),
         }

@@ -31,11 +31,6 @@ pub(crate) fn key(name: &str) -> Key {
     Key::new("default", name)
 }
 
-/// Simulated time since the beginning.
-pub(crate) fn now() -> Duration {
-    turmoil::sim_elapsed().unwrap_or_default()
-}
-
 /// One call of a client.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
@@ -69,7 +64,6 @@ pub(crate) enum Told {
 /// What a server says about itself in the end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Dump {
-    pub(crate) applied: u64,
     /// Key, revision and bytes of every object.
     pub(crate) objects: Vec<(Key, Revision, Vec<u8>)>,
     /// Revision, key and value (none: deleted) of all that ever happened.
@@ -85,7 +79,9 @@ pub(crate) struct Shared {
     pub(crate) voters: BTreeSet<NodeId>,
     /// Clients make no more calls.
     pub(crate) quiet: bool,
-    /// Servers tell what they have.
+    /// Servers tell how far they are.
+    pub(crate) applied: Option<BTreeMap<NodeId, u64>>,
+    /// Servers tell all that they have.
     pub(crate) dump: bool,
     /// Watchers have seen enough when they have seen this.
     pub(crate) goal: Option<Revision>,
@@ -95,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) voting: BTreeSet<NodeId>,
     pub(crate) elections: BTreeSet<u64>,
     pub(crate) failures: Vec<String>,
+    /// Simulated time, the same for all servers: what happens at one moment has no order in time.
+    pub(crate) now: Duration,
 }
 
 /// Shared by all that runs in one simulation.
@@ -118,6 +116,10 @@ impl World {
         self.shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    pub(crate) fn now(&self) -> Duration {
+        self.shared().now
+    }
+
     pub(crate) fn disk(&self, server: NodeId) -> &Arc<Disk> {
         &self.disks[&server]
     }
@@ -136,7 +138,7 @@ impl World {
 
     pub(crate) fn end(&self, call: usize, did: Did) {
         let mut shared = self.shared();
-        shared.calls[call].ended = Some(now());
+        shared.calls[call].ended = Some(shared.now);
         shared.calls[call].did = did;
     }
 }

@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn sizes_come_in_pieces() {
         let (found, used) = sizes(b"{\"Width\":80,\"Height\":24}\n{\"Width\":1");
-        assert_eq!((found.len(), used), (1, 24));
+        assert_eq!((found.len(), used), (1, 25));
         let (found, used) = sizes(b"{\"Wid");
         assert_eq!((found.len(), used), (0, 0));
     }
