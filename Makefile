@@ -8,7 +8,7 @@ ifneq ($(wildcard /usr/lib/ccache),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help run clean-cluster test verify fix bench
+.PHONY: help run clean-cluster test simulate verify fix bench
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -21,6 +21,9 @@ clean-cluster: ## Removes what `make run` made: containers, networks, rules, fil
 
 test: ## All tests: unit, integration, end to end.
 	@scripts/test.sh
+
+simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n fresh seeds.
+	BALSA_SEEDS=$(or $(SEEDS),10) cargo nextest run -p balsa-state --test simulation --run-ignored all --no-fail-fast
 
 verify: ## Formatting, lints, floors. Changes nothing.
 	@scripts/verify.sh

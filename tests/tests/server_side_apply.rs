@@ -69,7 +69,7 @@ fn takes_over_from_the_client(cluster: &Cluster) {
 fn conflicts_are_told_and_forced(cluster: &Cluster) {
     let edit = r#"{"data":{"a":"edited"}}"#;
     cluster.kubectl(["patch", "configmap/c", "--type=merge", "--field-manager=editor", "-p", edit]).ok();
-    assert_eq!(owners(cluster, "configmap/c"), ["kubectl Apply", "editor Update"]);
+    assert_eq!(owners(cluster, "configmap/c"), ["editor Update"]);
     let apply = ["apply", "--server-side", "-f", "-"];
     let said = cluster.kubectl_with(apply, &config_map("a: '3'")).fails();
     assert!(

@@ -17,7 +17,7 @@ pub mod agent {
     tonic::include_proto!("balsa.agent.v1");
 }
 
-#[expect(missing_docs, clippy::all, reason = "generated; documented in proto/")]
+#[expect(missing_docs, reason = "generated; documented in proto/")]
 pub mod peer {
     tonic::include_proto!("balsa.peer.v1");
 }

@@ -9,11 +9,11 @@ use balsa_testkit::{balsa, wait_until};
 use serde_json::Value;
 
 /// Starting, joining, electing, on a machine that also runs other tests.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A server, as `balsa member list -o json` has it.
 #[derive(Clone, Debug)]
-pub struct Member {
+pub(crate) struct Member {
     pub name: String,
     pub role: String,
     pub address: String,
@@ -22,7 +22,7 @@ pub struct Member {
 }
 
 /// The cluster. Dropping it takes it down.
-pub struct Fleet {
+pub(crate) struct Fleet {
     home: Option<tempfile::TempDir>,
     /// The command line of each server, to start it again.
     commands: BTreeMap<String, Vec<String>>,
@@ -30,7 +30,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// `balsa up --servers N --nodes 0 --detach`.
-    pub fn start(servers: usize) -> Self {
+    pub(crate) fn start(servers: usize) -> Self {
         let home = tempfile::Builder::new().prefix("balsa-servers-").tempdir().unwrap();
         let mut fleet = Self { home: Some(home), commands: BTreeMap::new() };
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
@@ -61,11 +61,11 @@ impl Fleet {
         fleet
     }
 
-    pub fn data_dir(&self) -> PathBuf {
+    pub(crate) fn data_dir(&self) -> PathBuf {
         self.home.as_ref().unwrap().path().join("data")
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.data_dir().join("admin.kubeconfig")
     }
 
@@ -81,12 +81,12 @@ impl Fleet {
     }
 
     /// Our own command line, which knows all servers.
-    pub fn balsa(&self, arguments: &[&str]) -> Result<String, String> {
+    pub(crate) fn balsa(&self, arguments: &[&str]) -> Result<String, String> {
         self.run(arguments)
     }
 
     /// All servers, whichever answers.
-    pub fn try_members(&self) -> Result<Vec<Member>, String> {
+    pub(crate) fn try_members(&self) -> Result<Vec<Member>, String> {
         let text = self.run(&["member", "list", "-o", "json"])?;
         let listed: Vec<Value> = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
         let word = |member: &Value, name: &str| member[name].as_str().unwrap_or_default().to_owned();
@@ -100,12 +100,12 @@ impl Fleet {
         Ok(listed.iter().map(member).collect())
     }
 
-    pub fn members(&self) -> Vec<Member> {
+    pub(crate) fn members(&self) -> Vec<Member> {
         self.try_members().unwrap()
     }
 
     /// Waits until `count` servers vote and are well, and who leads then.
-    pub fn well(&self, count: usize) -> Member {
+    pub(crate) fn well(&self, count: usize) -> Member {
         let mut leader = None;
         wait_until("all servers are well", PATIENCE, || {
             let members = self.try_members()?;
@@ -118,14 +118,14 @@ impl Fleet {
     }
 
     /// Sends a signal to a server's process.
-    pub fn send(&self, member: &Member, signal: &str) {
+    pub(crate) fn send(&self, member: &Member, signal: &str) {
         let pid = member.pid.expect("its process is known");
         let sent = Command::new("kill").args([signal, &pid.to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
     /// Ends a server's process and waits until it is gone.
-    pub fn signal(&self, member: &Member, signal: &str) {
+    pub(crate) fn signal(&self, member: &Member, signal: &str) {
         self.send(member, signal);
         let pid = member.pid.expect("its process is known");
         wait_until("the process has ended", PATIENCE, || {
@@ -136,7 +136,7 @@ impl Fleet {
     }
 
     /// Starts a server again with the command line that it was started with.
-    pub fn restart(&self, name: &str) {
+    pub(crate) fn restart(&self, name: &str) {
         let command = &self.commands[name];
         let log = self.data_dir().join("servers").join(name).join("balsa.log");
         let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
@@ -153,7 +153,7 @@ impl Fleet {
     }
 
     /// Takes it down; panics when something is left.
-    pub fn down(mut self) {
+    pub(crate) fn down(mut self) {
         self.take_down().unwrap();
         assert!(!self.data_dir().exists(), "the data directory stays");
         self.home = None;

@@ -54,9 +54,12 @@ const GROUPS: [&str; 16] = [
     "node.k8s.io",
 ];
 
+/// A step, its answer, and the body and the events of that as they are compared.
+type Prepared<'a> = (&'a Step, &'a Answer, Option<Value>, Option<Vec<Value>>);
+
 /// The answers of a run as a recording has them.
 pub(crate) fn recording(run: &Run<'_>) -> Vec<Value> {
-    let prepared: Vec<(&Step, &Answer, Option<Value>, Option<Vec<Value>>)> = run
+    let prepared: Vec<Prepared<'_>> = run
         .answers
         .iter()
         .map(|(step, answer)| {

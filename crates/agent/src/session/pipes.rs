@@ -69,10 +69,10 @@ async fn carry(stream: impl AsyncRead + AsyncWrite + Send, input: &mut Streaming
     let downward = async {
         while let Ok(Some(response)) = input.message().await {
             match response.message {
-                Some(stream_response::Message::Data(data)) => {
-                    if writer.write_all(&data.bytes).await.is_err() {
-                        break;
-                    }
+                Some(stream_response::Message::Data(data))
+                    if writer.write_all(&data.bytes).await.is_err() =>
+                {
+                    break;
                 }
                 Some(stream_response::Message::Close(_)) => drop(writer.shutdown().await),
                 _ => {}

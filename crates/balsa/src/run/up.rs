@@ -49,6 +49,7 @@ pub(crate) struct Up {
 }
 
 /// What serves.
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum Control {
     /// In this process.
     Here(Server),

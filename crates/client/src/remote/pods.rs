@@ -20,7 +20,7 @@ fn client(connection: Connection) -> PodServiceClient<Connection> {
 pub type ExecOutput = BoxStream<'static, Result<v1::exec_response::Message, Failure>>;
 
 /// What a port of a pod says.
-pub type PortOutput = BoxStream<'static, Result<Bytes, Failure>>;
+pub(crate) type PortOutput = BoxStream<'static, Result<Bytes, Failure>>;
 
 impl RemoteBackend {
     /// A container's log, in pieces as they come. `request.pod` is set to `pod`.

@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn fields_come_before_items() {
-        let mut elements = vec![
+        let mut elements = [
             Element::Index(0),
             Element::Value(json!("a")),
             Element::Value(json!(2)),

@@ -85,7 +85,7 @@ impl Authorized {
 
     /// The same, writing in the name of a field manager; an empty name changes nothing.
     #[must_use]
-    pub(crate) fn as_manager(mut self, manager: &str) -> Self {
+    pub(crate) fn with_manager(mut self, manager: &str) -> Self {
         if !manager.is_empty() && *self.manager != *manager {
             self.manager = manager.into();
         }

@@ -89,7 +89,7 @@ impl Backend for LocalBackend {
         value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Failure> {
-        let who = self.who.clone().as_manager(&options.field_manager);
+        let who = self.who.clone().with_manager(&options.field_manager);
         Ok(self.engine.create(&who, kind, namespace, value, options.dry_run).await?.object)
     }
 
@@ -101,7 +101,7 @@ impl Backend for LocalBackend {
         value: Value,
         options: &WriteOptions,
     ) -> Result<Arc<Object>, Failure> {
-        let who = self.who.clone().as_manager(&options.field_manager);
+        let who = self.who.clone().with_manager(&options.field_manager);
         Ok(self.engine.update(&who, kind, key, part, value, options.dry_run).await?.object)
     }
 

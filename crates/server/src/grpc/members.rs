@@ -248,7 +248,7 @@ mod tests {
     fn advice_says_what_to_do() {
         let well = MemberHealth { voter: true, name: "a".to_owned(), ..MemberHealth::default() };
         let ill = MemberHealth { problem: Some("it does not answer".to_owned()), ..well.clone() };
-        assert!(advice(&[well.clone()]).is_empty());
+        assert!(advice(std::slice::from_ref(&well)).is_empty());
         let told = advice(&[well.clone(), well.clone(), ill]);
         assert!(told[0].contains("balsa member remove a"), "{told:?}");
         assert!(advice(&[well.clone(), well])[0].contains("even number"));

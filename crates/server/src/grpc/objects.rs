@@ -142,7 +142,7 @@ fn named<T>(who: Authorized, request: &Request<T>, options: Option<&v1::WriteOpt
     let manager = options.map(|options| options.field_manager.as_str()).filter(|name| !name.is_empty());
     let program = request.metadata().get("user-agent").and_then(|agent| agent.to_str().ok());
     let program = || fields::manager_of_user_agent(program.unwrap_or_default());
-    who.as_manager(&manager.map_or_else(program, str::to_owned))
+    who.with_manager(&manager.map_or_else(program, str::to_owned))
 }
 
 impl Objects {
@@ -161,7 +161,7 @@ impl Objects {
         if options.field_manager.is_empty() {
             return Err(super::missing("options.field_manager"));
         }
-        let who = who.as_manager(&options.field_manager);
+        let who = who.with_manager(&options.field_manager);
         let (value, warnings) = schema::parse_yaml(&request.patch).map_err(failed)?;
         let config = Configuration { value, force: request.force, may_create };
         let part = v1::Part::try_from(request.part).unwrap_or_default();

@@ -77,12 +77,12 @@ impl ResourceCall {
         if named.is_empty() {
             let program = self.call.headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok());
             let manager = fields::manager_of_user_agent(program.unwrap_or_default());
-            return Ok(who.as_manager(&manager));
+            return Ok(who.with_manager(&manager));
         }
         let mut errors = FieldErrors::new();
         fields::validate_manager(named, &Path::new("fieldManager"), &mut errors);
         match errors.into_vec().first() {
-            None => Ok(who.as_manager(named)),
+            None => Ok(who.with_manager(named)),
             Some(error) => Err(wrong_option(options, error.cause.as_str(), "fieldManager", &error.body())),
         }
     }
@@ -160,6 +160,7 @@ fn require_version(call: &ResourceCall, part: Part, value: &Value) -> Result<(),
 }
 
 /// What a PATCH carries.
+#[expect(clippy::large_enum_variant, reason = "one a request, moved once")]
 pub(super) enum Change {
     /// How to change the object.
     Patch(Patch),

@@ -43,7 +43,24 @@ async fn read(store: &Store, world: &World, key: Key) {
     }
 }
 
+/// Counts a write while it is under way, however it ends.
+struct Writing(World);
+
+impl Writing {
+    fn begin(world: &World) -> Self {
+        world.shared().writing += 1;
+        Self(world.clone())
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.shared().writing -= 1;
+    }
+}
+
 async fn write(store: &Store, world: &World, key: Key, value: String) {
+    let _writing = Writing::begin(world);
     // What is here may be old: then the precondition fails, or the object is there already.
     let current = store.state().get(kind(), &key).map(|object| object.revision());
     let (mutation, expected) = change(&key, current, &value);

@@ -193,6 +193,7 @@ impl Run {
         self.world.shared().voters = BTreeSet::from([1, 2, 3]);
         self.world.shared().quiet = true;
         self.until("the first three vote", |world| world.shared().voting == BTreeSet::from([1, 2, 3]));
+        self.until("nobody writes", |world| world.shared().writing == 0);
         self.world.shared().applied = Some(BTreeMap::new());
         self.until("the voters have applied the same", |world| {
             let shared = world.shared();

@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     pub(crate) voting: BTreeSet<NodeId>,
     pub(crate) elections: BTreeSet<u64>,
     pub(crate) failures: Vec<String>,
+    /// Writes under way, also those that are tried again.
+    pub(crate) writing: usize,
     /// Simulated time, the same for all servers: what happens at one moment has no order in time.
     pub(crate) now: Duration,
 }
