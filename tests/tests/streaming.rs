@@ -33,7 +33,9 @@ impl Tool {
     fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
-        command.env("KUBECACHEDIR", self.kubeconfig.parent().unwrap().join("cache"));
+        // Beside the data directory: that is gone in the end.
+        let folder = self.kubeconfig.parent().and_then(Path::parent).unwrap();
+        command.env("KUBECACHEDIR", folder.join("kubectl-cache"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
