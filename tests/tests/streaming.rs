@@ -33,9 +33,7 @@ impl Tool {
     fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig);
-        // Beside the data directory: that is gone in the end.
-        let folder = self.kubeconfig.parent().and_then(Path::parent).unwrap();
-        command.env("KUBECACHEDIR", folder.join("kubectl-cache"));
+        command.env("KUBECACHEDIR", self.folder().join("kubectl-cache"));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -66,6 +64,11 @@ impl Tool {
 
     fn name(&self) -> String {
         self.program.display().to_string()
+    }
+
+    /// For what the story keeps: beside the data directory, of which nothing may be left in the end.
+    fn folder(&self) -> &Path {
+        self.kubeconfig.parent().and_then(Path::parent).unwrap()
     }
 }
 
@@ -169,7 +172,7 @@ fn a_terminal_is_one(tool: &Tool) {
 }
 
 fn files_are_copied(tool: &Tool) {
-    let home = tool.kubeconfig.parent().unwrap().join("copies");
+    let home = tool.folder().join("copies");
     std::fs::remove_dir_all(&home).ok();
     std::fs::create_dir_all(home.join("site/deep")).unwrap();
     let data: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
