@@ -82,9 +82,22 @@ impl Engine {
                         .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?
                 }
             };
-            check_wanted(&old, precondition)?;
-            self.admission.admit_delete(&old)?;
+            let judged = check_wanted(&old, precondition).and_then(|()| self.admission.admit_delete(&old));
+            if let Err(failure) = judged {
+                // This server may only be behind.
+                if attempt > 0 || self.is_newest(&old).await? {
+                    return Err(failure);
+                }
+                last = failure;
+                continue;
+            }
             match self.delete_once(who, &old, options, dry_run).await? {
+                // Marked before, says what this server has.
+                Ok(deleted)
+                    if attempt == 0
+                        && !deleted.gone
+                        && Arc::ptr_eq(&deleted.object, &old)
+                        && !self.is_newest(&old).await? => {}
                 Ok(deleted) => return Ok(deleted),
                 Err(refusal) => last = refused(kind, &key.name, refusal),
             }

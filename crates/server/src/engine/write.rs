@@ -6,7 +6,7 @@ use balsa_model::field::FieldErrors;
 use balsa_model::fields::{self, Said};
 use balsa_model::patch::{self, PatchType};
 use balsa_model::strategy::{self, Part, Stamp};
-use balsa_model::{Failure, Key, KindRef, Object, Operation, Precondition, Reason, Revision};
+use balsa_model::{Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision};
 use balsa_state::Refusal;
 use bytes::Bytes;
 use serde_json::Value;
@@ -253,27 +253,29 @@ impl Engine {
     ) -> Result<Written, Failure> {
         let mut last = Failure::internal("no attempt was made");
         for attempt in 0..ATTEMPTS {
-            let old = self.find_for_write(kind, key, attempt > 0).await?;
-            if let Err(failure) = check_precondition(&old, precondition) {
-                if attempt > 0 {
-                    return Err(failure);
-                }
-                // This server may only be behind.
-                last = failure;
-                continue;
-            }
-            let draft = new_version(&old)?;
-            match draft.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
-                "" => return Err(nameless(&key.name)),
-                name if *name != *key.name => return Err(wrong_name(name, &key.name)),
-                _ => {}
-            }
-            match self.replace_once(who, &old, target, draft, dry_run).await? {
-                Ok(written) => return Ok(written),
-                Err(refusal) => last = refused(kind, &key.name, refusal),
+            let fresh = attempt > 0;
+            let old = self.find_for_write(kind, key, fresh).await?;
+            let attempted = match meant(&old, precondition, &new_version) {
+                Ok(draft) => self.replace_once(who, &old, target, draft, dry_run).await,
+                Err(failure) => Attempt::Judged(Err(failure)),
+            };
+            match attempted {
+                Attempt::Proposed(Err(refusal)) => last = refused(kind, &key.name, refusal),
+                Attempt::Proposed(Ok(written)) => return Ok(written),
+                Attempt::Failed(failure) => return Err(failure),
+                Attempt::Judged(judged) if fresh || self.is_newest(&old).await? => return judged,
+                Attempt::Judged(judged) => last = judged.err().unwrap_or(last),
             }
         }
         Err(last)
+    }
+
+    /// Whether an object as this server had it is the newest. What is decided without asking the log, on a server
+    /// that may be behind, is true only then.
+    pub(super) async fn is_newest(&self, object: &Object) -> Result<bool, Failure> {
+        self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+        let now = self.state().get(object.kind(), object.key());
+        Ok(now.is_some_and(|now| now.revision() == object.revision()))
     }
 
     async fn find_for_write(&self, kind: KindRef, key: &Key, fresh: bool) -> Result<Arc<Object>, Failure> {
@@ -291,7 +293,41 @@ impl Engine {
         target: Target,
         draft: Draft,
         dry_run: bool,
-    ) -> Result<Result<Written, Refusal>, Failure> {
+    ) -> Attempt {
+        let next = match self.next_version(who, old, target, draft) {
+            Ok(Next::Changed(next)) => next,
+            Ok(Next::Same(written)) => return Attempt::Judged(Ok(written)),
+            Err(failure) => return Attempt::Judged(Err(failure)),
+        };
+        let Changed { mutation, bytes, warnings } = next;
+        let kind = old.kind();
+        let written = |object| Written { object, created: false, warnings };
+        // What goes with this version was never stored in its last form: it keeps the version it had.
+        let unstored = || Object::seal(kind, &bytes, old.revision()).map(Arc::new).map_err(Failure::internal);
+        if dry_run {
+            return Attempt::Judged(unstored().map(written));
+        }
+        let finished = mutation.operation == Operation::Remove;
+        let verdict = match self.propose(who, self.admission.admitted(mutation)).await {
+            Ok(verdicts) => verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)),
+            Err(failure) => return Attempt::Failed(failure),
+        };
+        let object = match verdict {
+            Err(refusal) => return Attempt::Proposed(Err(refusal)),
+            Ok(_) if finished => unstored(),
+            Ok(revision) => self.settled(kind, old.key(), &bytes, revision),
+        };
+        object.map_or_else(Attempt::Failed, |object| Attempt::Proposed(Ok(written(object))))
+    }
+
+    /// What a draft makes of an object, judged by everything but the log.
+    fn next_version(
+        &self,
+        who: &Authorized,
+        old: &Arc<Object>,
+        target: Target,
+        draft: Draft,
+    ) -> Result<Next, Failure> {
         let kind = old.kind();
         let Draft { mut value, managed } = draft;
         let said = Said::take(&mut value, old.managed_fields());
@@ -308,7 +344,7 @@ impl Engine {
         let value = object.to_value();
         // A new version that says the same as the old one gets no revision.
         if value == before && fields::same_but_times(&managed, old.managed_fields()) {
-            return Ok(Ok(Written { object: old.clone(), created: false, warnings }));
+            return Ok(Next::Same(Written { object: old.clone(), created: false, warnings }));
         }
         let finished = strategy::is_finished(object.as_ref());
         let operation = if finished { Operation::Remove } else { Operation::Replace };
@@ -317,26 +353,49 @@ impl Engine {
         let mut mutation = self.mutation(who, operation, object.as_ref(), form, precondition);
         let bytes = mutation.object.clone();
         if finished {
-            mutation.object = bytes::Bytes::new();
+            mutation.object = Bytes::new();
             mutation.claims = Vec::new();
         }
-        if dry_run {
-            let object = Object::seal(kind, &bytes, old.revision()).map_err(Failure::internal)?;
-            return Ok(Ok(Written { object: Arc::new(object), created: false, warnings }));
-        }
-        let verdicts = self.propose(who, self.admission.admitted(mutation)).await?;
-        Ok(match verdicts.into_iter().next().unwrap_or(Err(Refusal::NotFound)) {
-            Ok(revision) => {
-                let object = if finished {
-                    // What is gone was never stored in its last form: it keeps the version it had.
-                    Arc::new(Object::seal(kind, &bytes, old.revision()).map_err(Failure::internal)?)
-                } else {
-                    self.settled(kind, old.key(), &bytes, revision)?
-                };
-                Ok(Written { object, created: false, warnings })
-            }
-            Err(refusal) => Err(refusal),
-        })
+        Ok(Next::Changed(Changed { mutation, bytes, warnings }))
+    }
+}
+
+/// What came of one attempt to change an object.
+enum Attempt {
+    /// The log has judged it.
+    Proposed(Result<Written, Refusal>),
+    /// It was judged here, on an object that may be old.
+    Judged(Result<Written, Failure>),
+    /// The log could not be asked, or has not answered.
+    Failed(Failure),
+}
+
+/// The next version of an object.
+enum Next {
+    Same(Written),
+    Changed(Changed),
+}
+
+/// A version that differs from the one before.
+struct Changed {
+    mutation: Mutation,
+    /// The object, also where the mutation removes it.
+    bytes: Bytes,
+    warnings: Vec<String>,
+}
+
+/// What a client wants an object to be, if it is the one that was meant.
+fn meant(
+    old: &Object,
+    precondition: &Precondition,
+    new_version: impl Fn(&Object) -> Result<Draft, Failure>,
+) -> Result<Draft, Failure> {
+    check_precondition(old, precondition)?;
+    let draft = new_version(old)?;
+    match draft.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
+        "" => Err(nameless(&old.key().name)),
+        name if *name != *old.key().name => Err(wrong_name(name, &old.key().name)),
+        _ => Ok(draft),
     }
 }
 
