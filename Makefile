@@ -8,7 +8,7 @@ ifneq ($(wildcard /usr/lib/ccache),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
-.PHONY: help run clean-cluster test simulate verify fix bench
+.PHONY: help run clean-cluster test simulate robustness soak verify fix bench
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
@@ -24,6 +24,12 @@ test: ## All tests: unit, integration, end to end.
 
 simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n fresh seeds.
 	BALSA_SEEDS=$(or $(SEEDS),10) cargo nextest run -p balsa-state --test simulation --run-ignored all --no-fail-fast
+
+robustness: ## Real servers under faults; SCHEDULES=n of them, and BALSA_SEED=n for the same again. Root.
+	BALSA_SCHEDULES=$(or $(SCHEDULES),20) cargo test -p balsa-tests --test robustness -- --nocapture --test-threads 1 survive
+
+soak: ## A steady load with a fault every ten seconds, for SECONDS=n. Root.
+	BALSA_SOAK=$(or $(SECONDS),300) cargo test -p balsa-tests --test robustness -- --nocapture a_soak
 
 verify: ## Formatting, lints, floors. Changes nothing.
 	@scripts/verify.sh

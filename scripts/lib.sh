@@ -52,9 +52,13 @@ step() {
 PACKAGES='dockerd:docker.io docker:docker.io nft:nftables iptables:iptables ip:iproute2 conntrack:conntrack
 clang:clang g++:g++ make:make ccache:ccache curl:curl git:git'
 
+# What the tests call besides.
+TEST_PACKAGES='mkfs.ext4:e2fsprogs nsenter:util-linux'
+
+# missing_packages PAIR…: of what is called always, and of the given.
 missing_packages() {
   local pair found=
-  for pair in $PACKAGES; do
+  for pair in $PACKAGES "$@"; do
     command -v "${pair%%:*}" >/dev/null || found="$found ${pair#*:}"
   done
   # bindgen, which RocksDB's bindings are made with, loads the library itself.
@@ -81,7 +85,7 @@ docker_command() {
 
 need_packages() {
   local missing
-  missing=$(missing_packages | tr '\n' ' ')
+  missing=$(missing_packages "$@" | tr '\n' ' ')
   missing=${missing% }
   if [ -z "$missing" ]; then return; fi
   if ! command -v apt-get >/dev/null; then

@@ -5,7 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-need_packages
+# shellcheck disable=SC2086 # words
+need_packages $TEST_PACKAGES
 need_rust
 need_docker
 warn_long_build debug
