@@ -16,6 +16,8 @@ SUDO=
 if [ "$(id -u)" != 0 ]; then SUDO=sudo; fi
 
 target_dir() { printf '%s' "${CARGO_TARGET_DIR:-$PWD/target}"; }
+# Where scripts/clients.sh puts other people's programs; tests/tests/compat looks there too.
+clients_dir() { printf '%s' "${BALSA_CLIENTS:-${XDG_CACHE_HOME:-$HOME/.cache}/balsa/clients}"; }
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'balsa: %s\n' "$*" >&2; exit 1; }

@@ -9,6 +9,9 @@ cd "$(dirname "$0")/.."
 need_packages $TEST_PACKAGES
 need_rust
 need_docker
+scripts/clients.sh
+BALSA_CLIENTS=$(clients_dir)
+export BALSA_CLIENTS
 warn_long_build debug
 
 if [ -n "${KUBECTL:-}" ]; then

@@ -1,5 +1,6 @@
 //! [`Log`]: open it, propose, read, ask how it is, shut it down.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogIndex>,
     readers: mpsc::UnboundedSender<Waiter>,
+    /// Servers whose lag stands in the metrics.
+    pub(crate) peers_told: Mutex<BTreeSet<String>>,
     scope: Mutex<Option<Scope>>,
 }
 
@@ -89,6 +92,7 @@ impl Log {
             leadership,
             applied,
             readers,
+            peers_told: Mutex::default(),
             scope: Mutex::new(Some(scope)),
         };
         Ok(Self { shared: Arc::new(shared) })

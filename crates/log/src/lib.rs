@@ -27,6 +27,7 @@ mod handle;
 mod leadership;
 mod log_store;
 mod machine;
+mod measure;
 mod members;
 mod metrics;
 mod network;

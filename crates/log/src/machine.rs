@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::codec;
 use crate::error::{LogError, StateMachineError};
 use crate::log_store::LogStore;
-use crate::metrics;
+use crate::metrics::{self, SnapshotWork};
 use crate::snapshot::{self, SnapshotData};
 use crate::store::{Key, Store};
 use crate::tables::{TableBatch, Tables};
@@ -218,9 +218,11 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
+        let begun = Instant::now();
         let store = self.store.clone();
         blocking(move || snapshot::install(&store, data)).await?;
         self.load().await?;
+        SnapshotWork::Install.done(begun);
         Ok(())
     }
 
@@ -246,10 +248,12 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> Result<Snapshot, io::Error> {
+        let begun = Instant::now();
         let mut batch = WriteBatch::default();
         self.store.put_meta(&mut batch, Key::Snapshot, b"")?;
         self.store.write(batch)?;
         self.log.sync().await?;
+        SnapshotWork::Build.done(begun);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::Tables(self.store.clone()) })
     }
 }

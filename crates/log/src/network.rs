@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use crate::codec::pb;
 use crate::codec::pb::raft_service_client::RaftServiceClient;
 use crate::codec::{self, CodecError};
+use crate::metrics::SnapshotWork;
 use crate::snapshot::{self, SnapshotData};
 use crate::transport::{Lane, TransportConfig};
 use crate::types::{NodeId, Place, Snapshot, Types, Vote};
@@ -164,6 +165,7 @@ impl RaftNetworkV2<Types> for Peer {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let begun = Instant::now();
         let first = pb::InstallSnapshotRequest {
             to: self.target,
             vote: Some(codec::vote(&vote)),
@@ -180,6 +182,7 @@ impl RaftNetworkV2<Types> for Peer {
         };
         let vote = codec::require_vote(response.vote.as_ref())
             .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
+        SnapshotWork::Send.done(begun);
         Ok(SnapshotResponse::new(vote))
     }
 

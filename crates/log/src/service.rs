@@ -4,6 +4,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -13,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::codec::{self, CodecError, pb};
 use crate::error::{ProposeError, ReadError};
 use crate::handle::Shared;
+use crate::metrics::SnapshotWork;
 use crate::snapshot::{SnapshotData, SnapshotFile};
 use crate::transport::MAX_MESSAGE;
 use crate::types::{Raft, Snapshot, SnapshotMeta, Vote};
@@ -53,6 +55,7 @@ impl PeerService {
         let first = stream.message().await?.ok_or_else(|| invalid(&CodecError::Missing("first message")))?;
         self.check_target(first.to)?;
         let vote = codec::require_vote(first.vote.as_ref()).map_err(|error| invalid(&error))?;
+        let begun = Instant::now();
         let (spooled, mut file) = SnapshotFile::create(&self.shared.store.snapshots())?;
         let mut chunk = first.chunk;
         loop {
@@ -67,6 +70,7 @@ impl PeerService {
         let (whole, meta) = finished
             .map_err(|error| Status::internal(error.to_string()))?
             .map_err(|error| Status::data_loss(format!("the snapshot that arrived: {error}")))?;
+        SnapshotWork::Receive.done(begun);
         Ok((vote, meta, whole))
     }
 }

@@ -9,6 +9,8 @@ use std::future::Future;
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
+const FAILURES: &str = "balsa_task_failures_total";
+
 /// What to do when a task ends in an error or a panic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum OnError {
@@ -25,6 +27,9 @@ macro_rules! task_kinds {
         pub enum TaskKind { $($(#[$doc])* $name,)* }
 
         impl TaskKind {
+            /// All of them.
+            pub(crate) const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The name in logs and metrics.
             pub fn label(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
@@ -132,8 +137,16 @@ pub fn spawn_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     tokio::task::spawn_blocking(work)
 }
 
+/// Begins to count failures, so that none is a number too.
+pub(crate) fn count_failures() {
+    metrics::describe_counter!(FAILURES, "Tasks that ended in an error, by kind");
+    for kind in TaskKind::ALL {
+        metrics::counter!(FAILURES, "kind" => kind.label()).absolute(0);
+    }
+}
+
 fn report(kind: TaskKind, error: &str) {
-    metrics::counter!("balsa_task_failures_total", "kind" => kind.label()).increment(1);
+    metrics::counter!(FAILURES, "kind" => kind.label()).increment(1);
     match kind.on_error() {
         OnError::Log => tracing::error!(task = kind.label(), error, "task failed"),
         OnError::Abort => {

@@ -36,9 +36,11 @@ const SECONDS: &[f64] = &[
 /// # Errors
 /// When a recorder is installed already.
 pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
-        .install_recorder()
+        .install_recorder()?;
+    crate::task::count_failures();
+    Ok(handle)
 }
 
 pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;

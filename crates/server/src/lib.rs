@@ -11,6 +11,8 @@ mod bootstrap;
 mod engine;
 mod follower;
 mod front;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod grpc;
 mod identity;
 mod leases;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "used by tests alone: a panic is how a test fails")]
 
 mod binary;
+mod clients;
 mod cluster;
 mod footprint;
 pub mod images;
@@ -18,9 +19,10 @@ mod wait;
 mod web;
 
 pub use binary::{balsa, root};
+pub use clients::clients;
 pub use cluster::{Cluster, Options};
 pub use footprint::{Container, Footprint, containers, docker, rules};
 pub use kubectl::{Output, has_kubectl, kubectl_program};
-pub use rest::{Answer, Connection, Rest, Watch};
+pub use rest::{Answer, Connection, Rest, Watch, decode_base64};
 pub use wait::wait_until;
 pub use web::{Steady, Tally, get};

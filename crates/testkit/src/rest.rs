@@ -24,6 +24,11 @@ use tokio_rustls::TlsConnector;
 /// Longest wait for an answer where nobody else sets a limit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a kubeconfig holds as base64.
+pub fn decode_base64(text: &str) -> Vec<u8> {
+    base64::engine::general_purpose::STANDARD.decode(text).unwrap()
+}
+
 /// A server, and who asks.
 #[derive(Clone)]
 pub struct Rest {

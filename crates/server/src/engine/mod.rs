@@ -28,6 +28,8 @@ pub(crate) use apply::Configuration;
 pub use local::LocalBackend;
 pub(crate) use read::watch_failed;
 pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
+#[cfg(any(test, fuzzing))]
+pub(crate) use read::{decode_token, encode_token};
 pub(crate) use scale::scale_of;
 pub(crate) use write::{Patch, Written};
 

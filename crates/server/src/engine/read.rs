@@ -194,12 +194,12 @@ fn expired_page(cursor: &Key) -> Failure {
 }
 
 /// A token that says where a list goes on, and at which revision: none for whatever is newest.
-fn encode_token(at: Option<Revision>, last: &Key) -> String {
+pub(crate) fn encode_token(at: Option<Revision>, last: &Key) -> String {
     let at = at.map(|revision| revision.to_string()).unwrap_or_default();
     URL_SAFE_NO_PAD.encode(format!("1\0{at}\0{}\0{}", last.namespace, last.name))
 }
 
-fn decode_token(token: &str) -> Result<(Option<Revision>, Key), Failure> {
+pub(crate) fn decode_token(token: &str) -> Result<(Option<Revision>, Key), Failure> {
     let wrong = || Failure::bad_request("continue key is not valid: it is no token of this server's");
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| wrong())?;
     let text = String::from_utf8(bytes).map_err(|_| wrong())?;

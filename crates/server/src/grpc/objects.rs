@@ -9,7 +9,7 @@ use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
 use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Revision, kinds, schema};
 use balsa_proto::v1::object_service_server::ObjectService;
-use balsa_proto::{to_status, v1};
+use balsa_proto::{from_status, to_status, v1};
 use balsa_state::{Event, Start, Watch};
 use futures::{Stream, StreamExt as _};
 use serde_json::Value;
@@ -25,6 +25,8 @@ use crate::rest::body::{self, Decoded, FieldValidation};
 const LIST_CHUNK_BYTES: usize = 512 * 1024;
 /// How often a quiet watch tells how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(10);
+/// Watches in one stream.
+const WATCHES: usize = 64;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -145,7 +147,37 @@ fn named<T>(who: Authorized, request: &Request<T>, options: Option<&v1::WriteOpt
     who.with_manager(&manager.map_or_else(program, str::to_owned))
 }
 
+/// The events of one watch among several, and why it ended.
+fn numbered(watch: u32, messages: Messages<v1::WatchResponse>) -> Messages<v1::WatchManyResponse> {
+    let message = move |message| match message {
+        Ok(v1::WatchResponse { events }) => Ok(v1::WatchManyResponse { watch, events, error: None }),
+        Err(status) => {
+            let error = Some(v1::ErrorDetails::from(&from_status(&status)));
+            Ok(v1::WatchManyResponse { watch, events: Vec::new(), error })
+        }
+    };
+    messages.map(message).boxed()
+}
+
 impl Objects {
+    /// One watch, which whoever asks must be allowed.
+    async fn watched<T>(
+        &self,
+        request: &Request<T>,
+        watch: &v1::WatchRequest,
+    ) -> Result<Messages<v1::WatchResponse>, Status> {
+        let kind = kind_of(watch.resource.as_ref())?;
+        let (filter, mut wanted) = filter_of(watch.selection.clone(), kind.descriptor())?;
+        wanted.verb = "watch".to_owned();
+        let who = authorize(&self.0, request, &wanted)?;
+        let start = match watch.after_revision {
+            0 => Start::Initial,
+            revision => Start::After(Revision(revision)),
+        };
+        let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
+        Ok(watch_messages(watch))
+    }
+
     /// Server-side apply.
     async fn apply(
         &self,
@@ -204,6 +236,7 @@ fn answered(written: &Written, mut warnings: Vec<String>) -> (Option<v1::Object>
 impl ObjectService for Objects {
     type ListStream = Messages<v1::ListResponse>;
     type WatchStream = Messages<v1::WatchResponse>;
+    type WatchManyStream = Messages<v1::WatchManyResponse>;
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
@@ -330,16 +363,25 @@ impl ObjectService for Objects {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let kind = kind_of(request.get_ref().resource.as_ref())?;
-        let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
-        wanted.verb = "watch".to_owned();
-        let who = authorize(&self.0, &request, &wanted)?;
-        let start = match request.get_ref().after_revision {
-            0 => Start::Initial,
-            revision => Start::After(Revision(revision)),
-        };
-        let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
-        Ok(Response::new(watch_messages(watch)))
+        Ok(Response::new(self.watched(&request, request.get_ref()).await?))
+    }
+
+    async fn watch_many(
+        &self,
+        request: Request<v1::WatchManyRequest>,
+    ) -> Result<Response<Self::WatchManyStream>, Status> {
+        let wanted = &request.get_ref().watches;
+        if wanted.is_empty() {
+            return Err(super::missing("watches"));
+        }
+        if wanted.len() > WATCHES {
+            return Err(failed(Failure::bad_request(format!("at most {WATCHES} watches in one stream"))));
+        }
+        let mut streams = Vec::with_capacity(wanted.len());
+        for (number, watch) in (0..).zip(wanted) {
+            streams.push(numbered(number, self.watched(&request, watch).await?));
+        }
+        Ok(Response::new(futures::stream::select_all(streams).boxed()))
     }
 
     async fn bind(&self, request: Request<v1::BindRequest>) -> Result<Response<v1::BindResponse>, Status> {

@@ -35,8 +35,8 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
     match parts.as_slice() {
         [""] => Ok(respond::value(StatusCode::OK, &json!({"paths": PATHS}))),
         ["version"] => Ok(respond::value(StatusCode::OK, &version())),
-        ["healthz" | "livez" | "readyz", ..] => Ok(health(&call, &parts)),
-        ["metrics"] => metrics(&call),
+        ["healthz" | "livez" | "readyz", ..] => Ok(health(&call, &parts).await),
+        ["metrics"] => metrics(&call).await,
         ["api"] => {
             let server = call.front.members.address();
             Ok(aggregated_or(&call, Root::Core, || discovery::api_versions(server)))
@@ -179,13 +179,13 @@ fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str)
     response
 }
 
-/// `/livez`: the process runs. `/readyz`: it also has a leader and has caught up with it.
-fn health(call: &Call, parts: &[&str]) -> Response {
+/// `/livez`: the process runs. `/readyz`: it also has a leader, which leads a majority, and has caught up with it.
+async fn health(call: &Call, parts: &[&str]) -> Response {
     let log = call.front.engine.store().log();
     let leader = log.leadership().borrow().leader.is_some();
     let near = log.lag() <= NEAR;
     let checks: &[(&str, bool)] = if parts.first() == Some(&"readyz") {
-        &[("ping", true), ("leader", leader), ("lag", near)]
+        &[("ping", true), ("leader", leader), ("read", leader && log.is_readable().await), ("lag", near)]
     } else {
         &[("ping", true)]
     };
@@ -217,7 +217,8 @@ fn health(call: &Call, parts: &[&str]) -> Response {
     respond::typed(status, "text/plain; charset=utf-8", text)
 }
 
-fn metrics(call: &Call) -> Result<Response, Failure> {
+async fn metrics(call: &Call) -> Result<Response, Failure> {
     let handle = call.front.metrics.as_ref().ok_or_else(not_found)?;
+    call.front.engine.store().log().measure().await;
     Ok(respond::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", handle.render()))
 }

@@ -7,7 +7,7 @@ mod encode;
 mod eviction;
 mod info;
 mod logs;
-mod path;
+pub(crate) mod path;
 mod proxy;
 mod query;
 mod resources;

@@ -16,7 +16,7 @@ pub(crate) struct ResourcePath {
 }
 
 /// Takes a path apart; `None` when it is none of a resource. Parts are percent-decoded.
-pub(super) fn parse(path: &str) -> Option<ResourcePath> {
+pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
     let mut parts = path.trim_matches('/').split('/').map(decode);
     let (group, version) = match parts.next()?.as_str() {
         "api" => (String::new(), parts.next()?),
