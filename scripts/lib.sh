@@ -52,7 +52,7 @@ step() {
 
 # What each thing that we call is called in Debian.
 PACKAGES='dockerd:docker.io docker:docker.io nft:nftables iptables:iptables ip:iproute2 conntrack:conntrack
-clang:clang g++:g++ make:make ccache:ccache curl:curl git:git'
+clang:clang g++:g++ make:make ccache:ccache curl:curl git:git mount:mount mkfs.ext4:e2fsprogs'
 
 # What the tests call besides.
 TEST_PACKAGES='mkfs.ext4:e2fsprogs nsenter:util-linux'

@@ -42,13 +42,18 @@ pub struct LogConfig {
     pub election: (Duration, Duration),
     /// Entries after which the log is compacted.
     pub snapshot_after: u64,
+    /// Bytes of entries after which it is compacted, too. Some dozen megabytes come on top: RocksDB counts what
+    /// it has not rewritten yet.
+    pub max_log_bytes: u64,
     /// Entries kept at compaction, so that a server that was away for a moment needs no snapshot.
     pub keep_entries: u64,
     /// Largest payload of one proposal.
     pub max_payload: usize,
-    /// Proposals under way at which further ones are refused. With the largest payloads of everyday
-    /// use (a few KiB) the queue stays within tens of megabytes.
+    /// Proposals under way at which further ones are refused. What the leader's own work proposes has a
+    /// little room beyond it: leases are renewed while clients are told to wait.
     pub max_pending: usize,
+    /// The same in bytes of their payloads, which are in memory until a quorum has them.
+    pub max_pending_bytes: usize,
     /// After this the outcome of a proposal is reported as unknown.
     pub propose_timeout: Duration,
     /// Bytes of recent entries kept in memory for applying and replicating.
@@ -68,9 +73,11 @@ impl LogConfig {
             heartbeat: Duration::from_millis(60),
             election: (Duration::from_millis(250), Duration::from_millis(400)),
             snapshot_after: 20_000,
+            max_log_bytes: 256 << 20,
             keep_entries: 5_000,
             max_payload: 8 << 20,
             max_pending: 10_000,
+            max_pending_bytes: 256 << 20,
             propose_timeout: Duration::from_secs(10),
             cache_bytes: 8 << 20,
             faults: None,

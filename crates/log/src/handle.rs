@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use balsa_rt::{Scope, TaskKind};
+use balsa_rt::{CancellationToken, Scope, TaskKind};
 use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal};
@@ -25,10 +25,12 @@ use crate::store::Store;
 use crate::tables::Tables;
 use crate::transport::{Lane, TransportConfig};
 use crate::types::{NodeId, Payload, Place, Raft, Reply, Types};
-use crate::{members, metrics};
+use crate::{compaction, members, metrics};
 
 /// How long the last news may take at shutdown.
 const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+/// Proposals of the leader's own work that are taken however small the room for others is.
+const OWN_PENDING: usize = 64;
 
 /// The replicated log of one server. Clones are handles to the same log; it runs until
 /// [`Log::shutdown`].
@@ -42,7 +44,7 @@ pub(crate) struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) raft: Raft,
     transport: TransportConfig,
-    pending: AtomicUsize,
+    waiting: Waiting,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogIndex>,
     readers: mpsc::UnboundedSender<Waiter>,
@@ -81,6 +83,9 @@ impl Log {
         scope.spawn(TaskKind::Raft, leadership::run(raft.clone(), announce_leadership, applied.clone()));
         let place = Place::new(&config.address, &config.name);
         scope.spawn(TaskKind::Raft, members::keep_place(raft.clone(), place, leadership.clone()));
+        let small = compaction::keep_small(raft.clone(), store.clone(), config.max_log_bytes);
+        scope.spawn(TaskKind::Raft, small);
+        scope.spawn(TaskKind::Raft, verify(store.clone(), scope.token()));
         let (readers, asked) = mpsc::unbounded_channel();
         scope.spawn(TaskKind::Raft, read_index::run(raft.clone(), node_id, transport.clone(), asked));
         let shared = Shared {
@@ -88,7 +93,7 @@ impl Log {
             store,
             raft,
             transport,
-            pending: AtomicUsize::new(0),
+            waiting: Waiting::default(),
             leadership,
             applied,
             readers,
@@ -232,7 +237,7 @@ impl Shared {
         if payload.len() > limit {
             return Err(ProposeError::TooLarge { size: payload.len(), limit });
         }
-        let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
+        let _pending = Pending::enter(self, payload.len(), term.is_some())?;
         let leads = self.leadership.borrow().leader == Some(self.config.node_id);
         let (reply, outcome) = oneshot::channel();
         let mut request = self.raft.write(Payload(payload)).responder(Reply(reply));
@@ -264,7 +269,7 @@ impl Shared {
     }
 
     async fn forward(&self, leader: NodeId, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
-        let _pending = Pending::enter(&self.pending, self.config.max_pending)?;
+        let _pending = Pending::enter(self, payload.len(), false)?;
         let lost = ProposeError::NotLeader { leader: Some(leader) };
         let address = address_of(&self.raft, leader).ok_or_else(|| lost.clone())?;
         let mut client =
@@ -292,6 +297,16 @@ impl Shared {
     }
 }
 
+/// Looks once, beside everything else, whether all that is on disk can be read. A server that finds damage
+/// ends: what it would be asked for next may be just that.
+async fn verify(store: Arc<Store>, token: CancellationToken) -> Result<(), LogError> {
+    if balsa_rt::is_simulated() {
+        return Ok(());
+    }
+    let read = balsa_rt::spawn_blocking(move || store.verify(|| token.is_cancelled())).await;
+    read.unwrap_or(Ok(()))
+}
+
 /// Whether a call that failed has not been worked on by the other server.
 fn is_unsent(status: &tonic::Status) -> bool {
     use std::error::Error as _;
@@ -309,24 +324,41 @@ fn is_unsent(status: &tonic::Status) -> bool {
     false
 }
 
+/// What is under way.
+#[derive(Default)]
+pub(crate) struct Waiting {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
 /// Counts a proposal while it is under way.
-struct Pending<'a>(&'a AtomicUsize);
+struct Pending<'a> {
+    waiting: &'a Waiting,
+    bytes: usize,
+}
 
 impl<'a> Pending<'a> {
-    fn enter(count: &'a AtomicUsize, limit: usize) -> Result<Self, ProposeError> {
-        let before = count.fetch_add(1, Ordering::Relaxed);
-        let pending = Self(count);
-        if before >= limit {
+    /// Room for a payload of so many `bytes`; `own` is what the leader's own work proposes.
+    fn enter(shared: &'a Shared, bytes: usize, own: bool) -> Result<Self, ProposeError> {
+        let (config, waiting) = (&shared.config, &shared.waiting);
+        let reserve = if own { config.max_pending / 10 + OWN_PENDING } else { 0 };
+        let count = waiting.count.fetch_add(1, Ordering::Relaxed);
+        let held = waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let pending = Self { waiting, bytes };
+        let is_full = count >= config.max_pending + reserve;
+        // One that is larger than all the room is taken when it comes alone.
+        if is_full || (!own && held > 0 && held + bytes > config.max_pending_bytes) {
             return Err(ProposeError::Overloaded);
         }
-        metrics::proposals_pending(before + 1);
+        metrics::proposals_pending(count + 1);
         Ok(pending)
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        let before = self.0.fetch_sub(1, Ordering::Relaxed);
+        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = self.waiting.count.fetch_sub(1, Ordering::Relaxed);
         metrics::proposals_pending(before.saturating_sub(1));
     }
 }

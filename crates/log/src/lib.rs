@@ -21,6 +21,7 @@
 
 pub mod backup;
 mod codec;
+mod compaction;
 mod config;
 mod error;
 mod handle;
@@ -32,6 +33,7 @@ mod members;
 mod metrics;
 mod network;
 mod read_index;
+pub mod recovery;
 mod runtime;
 mod service;
 mod snapshot;

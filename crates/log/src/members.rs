@@ -12,7 +12,7 @@ use crate::handle::Log;
 use crate::leadership::Leadership;
 use crate::machine::LogIndex;
 use crate::store::Family;
-use crate::types::{NodeId, Place, Raft, Types};
+use crate::types::{Membership, NodeId, Place, Raft, Types};
 
 /// What a server is at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +81,6 @@ impl Log {
         let metrics = self.shared.raft.metrics();
         let metrics = metrics.borrow_watched();
         let index = |id: &Option<crate::types::LogId>| id.map(|id| LogIndex(id.index));
-        let members = metrics.membership_config.membership();
-        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
         LogStatus {
             node_id: metrics.id,
             term: metrics.current_term,
@@ -98,15 +96,7 @@ impl Log {
             committed: index(&metrics.local_committed),
             applied: index(&metrics.last_applied),
             purged: index(&metrics.purged),
-            members: members
-                .nodes()
-                .map(|(id, node)| Member {
-                    node_id: *id,
-                    address: node.address.clone(),
-                    name: node.name.clone(),
-                    voter: voters.contains(id),
-                })
-                .collect(),
+            members: listed(metrics.membership_config.membership()),
             matched: metrics
                 .replication
                 .iter()
@@ -127,15 +117,7 @@ impl Log {
     pub fn members(&self) -> Vec<Member> {
         let metrics = self.shared.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        let members = metrics.membership_config.membership();
-        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
-        let member = |(id, node): (&NodeId, &Place)| Member {
-            node_id: *id,
-            address: node.address.clone(),
-            name: node.name.clone(),
-            voter: voters.contains(id),
-        };
-        members.nodes().map(member).collect()
+        listed(metrics.membership_config.membership())
     }
 
     /// Whether a server belongs to the cluster, as far as this one knows.
@@ -246,6 +228,18 @@ impl Log {
         self.shared.raft.change_membership(change, false).await.map_err(refused)?;
         Ok(())
     }
+}
+
+/// Everybody on a members list, by id.
+pub(crate) fn listed(members: &Membership) -> Vec<Member> {
+    let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+    let member = |(id, node): (&NodeId, &Place)| Member {
+        node_id: *id,
+        address: node.address.clone(),
+        name: node.name.clone(),
+        voter: voters.contains(id),
+    };
+    members.nodes().map(member).collect()
 }
 
 /// A leader that was started at another address or name than its members list says puts that right.

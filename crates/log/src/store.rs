@@ -19,7 +19,7 @@ use bytes::Bytes;
 use prost::Message;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Direction, ErrorKind, IteratorMode, LogLevel, Options, WriteBatch,
+    Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
 };
 
 use crate::codec::{self, CodecError, FORMAT, pb};
@@ -29,6 +29,8 @@ use crate::types::{Entry, LogId, NodeId, StoredMembership, Vote};
 
 /// Inside the data directory: RocksDB's own, and received snapshots.
 const DATABASE: &str = "db";
+/// How the names of RocksDB's files of data end.
+const DATABASE_FILES: &str = ".sst";
 const SNAPSHOTS: &str = "snapshots";
 
 /// A column family.
@@ -130,8 +132,9 @@ impl Store {
             .map(|family| ColumnFamilyDescriptor::new(family.name(), family.options(&cache)))
             .into_iter()
             .chain([ColumnFamilyDescriptor::new("default", Options::default())]);
-        let db = DB::open_cf_descriptors(&database_options(), path.join(DATABASE), families)
-            .map_err(|error| storage_error(path, &error))?;
+        let database = path.join(DATABASE);
+        let db = DB::open_cf_descriptors(&database_options(), &database, families)
+            .map_err(|error| opening_failed(path, &database, &error))?;
         let store = Self { db, path: path.to_owned(), faults };
         store.check_owner(node_id)?;
         Ok(store)
@@ -193,6 +196,23 @@ impl Store {
 
     fn flush(&self) -> Result<(), LogError> {
         self.db.flush_wal(true).map_err(|error| self.error(&error))
+    }
+
+    /// Reads everything, so that damage is found before it is needed. Ends early once `stop` says so.
+    pub(crate) fn verify(&self, stop: impl Fn() -> bool) -> Result<(), LogError> {
+        for family in Family::ALL {
+            let mut options = ReadOptions::default();
+            options.set_verify_checksums(true);
+            // It would drive everything else out.
+            options.fill_cache(false);
+            let mut rows = self.db.raw_iterator_cf_opt(self.family(family)?, options);
+            rows.seek_to_first();
+            while rows.valid() && !stop() {
+                rows.next();
+            }
+            rows.status().map_err(|error| self.error(&error))?;
+        }
+        Ok(())
     }
 
     /// What is wrong with the disk, where that is simulated.
@@ -290,7 +310,7 @@ impl Store {
         Ok(entries)
     }
 
-    fn decode(&self, key: &[u8], value: Vec<u8>) -> Result<Entry, LogError> {
+    pub(crate) fn decode(&self, key: &[u8], value: Vec<u8>) -> Result<Entry, LogError> {
         let named: [u8; 8] = key.try_into().map_err(|_| self.corrupt("a key of the log is not an index"))?;
         let index = u64::from_be_bytes(named);
         let entry = codec::decode_entry(Bytes::from(value))
@@ -335,6 +355,20 @@ fn storage_error(path: &Path, error: &rocksdb::Error) -> LogError {
     match error.kind() {
         ErrorKind::Corruption => LogError::Corrupt { path, detail },
         _ => LogError::Storage { path, detail },
+    }
+}
+
+/// RocksDB names damaged tables in its errors, and a damaged write-ahead log only in its diary.
+fn opening_failed(path: &Path, database: &Path, error: &rocksdb::Error) -> LogError {
+    match storage_error(path, error) {
+        LogError::Corrupt { path, detail } if !detail.contains(DATABASE_FILES) => {
+            let diary = std::fs::read_to_string(database.join("LOG")).unwrap_or_default();
+            let told = diary.lines().rev().find_map(|line| line.split_once(": dropping "));
+            let file = told.and_then(|(before, _)| before.split(' ').next_back());
+            let detail = file.map_or(detail.clone(), |file| format!("{detail} in {file}"));
+            LogError::Corrupt { path, detail }
+        }
+        other => other,
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Reason {
     ServerTimeout,
     ServiceUnavailable,
     Timeout,
+    /// Balsa's own: the cluster's storage quota is exceeded.
+    InsufficientStorage,
 }
 
 impl Reason {
@@ -51,6 +53,7 @@ impl Reason {
             Self::ServerTimeout => "ServerTimeout",
             Self::ServiceUnavailable => "ServiceUnavailable",
             Self::Timeout => "Timeout",
+            Self::InsufficientStorage => "InsufficientStorage",
         }
     }
 
@@ -77,10 +80,11 @@ impl Reason {
             Self::InternalError | Self::ServerTimeout => 500,
             Self::ServiceUnavailable => 503,
             Self::Timeout => 504,
+            Self::InsufficientStorage => 507,
         }
     }
 
-    const ALL: [Self; 17] = [
+    const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::Unauthorized,
         Self::Forbidden,
@@ -98,6 +102,7 @@ impl Reason {
         Self::ServerTimeout,
         Self::ServiceUnavailable,
         Self::Timeout,
+        Self::InsufficientStorage,
     ];
 }
 

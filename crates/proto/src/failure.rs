@@ -33,7 +33,9 @@ fn code(reason: Reason) -> Code {
         Reason::AlreadyExists => Code::AlreadyExists,
         Reason::Conflict => Code::Aborted,
         Reason::Expired => Code::OutOfRange,
-        Reason::RequestEntityTooLarge | Reason::TooManyRequests => Code::ResourceExhausted,
+        Reason::RequestEntityTooLarge | Reason::TooManyRequests | Reason::InsufficientStorage => {
+            Code::ResourceExhausted
+        }
         Reason::InternalError => Code::Internal,
         Reason::ServerTimeout | Reason::ServiceUnavailable => Code::Unavailable,
         Reason::Timeout => Code::DeadlineExceeded,

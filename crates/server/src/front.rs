@@ -8,6 +8,7 @@ use http::HeaderMap;
 
 use crate::authorize::{Attributes, Authorized, Authorizer};
 use crate::engine::Engine;
+use crate::fairness::Fairness;
 use crate::identity::{
     Authenticated, Authenticator, Authority, Certificates, Credentials, SERVER_USER, SERVERS,
     ServiceAccountTokens, SharedSettings,
@@ -27,6 +28,7 @@ pub(crate) struct Front {
     pub(crate) metrics: Option<MetricsHandle>,
     pub(crate) members: Members,
     pub(crate) certificates: Certificates,
+    pub(crate) fairness: Fairness,
     /// What all servers of the cluster agree on.
     pub(crate) shared: Arc<SharedSettings>,
 }

@@ -9,6 +9,7 @@ mod admission;
 mod authorize;
 mod bootstrap;
 mod engine;
+mod fairness;
 mod follower;
 mod front;
 #[cfg(any(test, fuzzing))]
@@ -19,13 +20,16 @@ mod leases;
 mod listener;
 mod members;
 mod pods;
+mod quota;
 mod rest;
 mod restore;
 mod server;
 mod sessions;
 
+pub use balsa_state::Revisions;
 pub use engine::{LocalBackend, MAX_OBJECT_BYTES};
+pub use fairness::Limits;
 pub use identity::{Authority, IdentityError, Issued, ServerId, SharedSettings, write_private};
 pub use members::machine;
-pub use restore::restore;
+pub use restore::{Rewound, restore};
 pub use server::{Server, ServerConfig, ServerError, nth_address};

@@ -19,6 +19,7 @@ use crate::admission::{Admission, AdmissionConfig};
 use crate::authorize::{Authorized, Authorizer};
 use crate::bootstrap::{self, Seed};
 use crate::engine::{Engine, LocalBackend};
+use crate::fairness::{Fairness, Limits};
 use crate::front::Front;
 use crate::identity::{
     Authenticator, Authority, Certificates, IdentityError, ServerId, ServiceAccountTokens, SharedSettings,
@@ -62,6 +63,12 @@ pub struct ServerConfig {
     pub certificate_life: Duration,
     /// Proposals under way at which further ones are refused.
     pub max_pending: usize,
+    /// How much is done at a time.
+    pub limits: Limits,
+    /// What all objects together may take, in bytes; 0: any number. The leader's counts.
+    pub storage_quota: u64,
+    /// Goes on alone, as a new cluster, unless a majority of the old one answers.
+    pub force_new_cluster: bool,
 }
 
 /// A server cannot start or go on.
@@ -113,6 +120,7 @@ impl Server {
             .map_err(|source| ServerError::Listen { address: config.bind, source })?;
         let port = listener.local_addr().map_or(config.bind.port(), |bound| bound.port());
         let address = SocketAddr::new(config.advertise, port);
+        members::form_anew(&config, &address.to_string()).await?;
         let id = members::identify(&config, &address.to_string()).await?;
         let shared = settle(&id, &mut config);
         let authority = Arc::new(Authority::open(&config.data_dir.join("pki"))?);
@@ -137,7 +145,8 @@ impl Server {
 
         let admission_config =
             AdmissionConfig { service_cidr: config.service_cidr, node_ports: config.node_ports };
-        let engine = Engine::new(store, Admission::new(state.clone(), admission_config), clock.clone());
+        let admission = Admission::new(state.clone(), admission_config);
+        let engine = Engine::new(store, admission, config.storage_quota, clock.clone());
         let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
         let front = Front {
             authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
@@ -149,6 +158,7 @@ impl Server {
             metrics,
             members,
             certificates: certificates.clone(),
+            fairness: Fairness::new(config.limits),
             shared: Arc::new(shared),
         };
         let scope = Scope::new();
@@ -332,6 +342,8 @@ impl Leader {
             &scope,
         );
         balsa_scheduler::start(self.client("kube-scheduler", term), clock.clone(), &scope);
+        let guard = self.front.engine.quota().clone().guard(self.client("storage-quota", term));
+        scope.spawn(TaskKind::Controller, guard);
         let client = self.client("node-leases", term);
         scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));
         scope

@@ -42,8 +42,8 @@ pub(crate) type Share = Vec<(usize, Revision, Proposal)>;
 pub(crate) struct Folded {
     pub(crate) verdicts: Vec<(usize, Result<Revision, Refusal>)>,
     pub(crate) writes: Vec<Write>,
-    /// How many changes the writes add to the history.
-    pub(crate) recorded: usize,
+    /// How much the writes add to the history.
+    pub(crate) recorded: history::Extent,
     pub(crate) rows: Arc<Rows>,
 }
 
@@ -241,13 +241,13 @@ impl Actor {
 
     fn on_fold(&mut self, share: Share) -> Folded {
         let mut verdicts = Vec::with_capacity(share.len());
-        let (mut writes, mut recorded) = (Vec::with_capacity(share.len() * 3), 0);
+        let mut writes = Vec::with_capacity(share.len() * 3);
+        let mut recorded = history::Extent::default();
         for (slot, revision, proposal) in share {
             let verdict = self.table.fold(&proposal, revision).map(|change| {
                 writes.push(self.object_write(&change));
                 if self.keeps_history {
-                    history::record(&change, &mut writes);
-                    recorded += 1;
+                    recorded += history::record(&change, &mut writes);
                 }
                 self.pending.push(change);
                 revision

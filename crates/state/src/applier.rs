@@ -64,8 +64,8 @@ pub(crate) struct Applier {
     state: State,
     revision: Revision,
     replies: Replies,
-    /// Changes in the history.
-    recorded: usize,
+    /// What is in the history.
+    recorded: history::Extent,
     /// What was folded and not yet published, by place of the kind.
     folded: BTreeMap<usize, Arc<Rows>>,
 }
@@ -98,7 +98,7 @@ impl Applier {
             state,
             revision: Revision(0),
             replies: Replies::default(),
-            recorded: 0,
+            recorded: history::Extent::default(),
             folded: BTreeMap::new(),
         }
     }
@@ -110,6 +110,7 @@ impl Applier {
     ) -> Result<(Vec<Bytes>, Vec<Write>), ApplyError> {
         let started = Instant::now();
         let Batch { outcomes, shares, slots } = self.share_out(entries)?;
+        let before = self.recorded;
         let mut verdicts: Vec<Option<Result<Revision, Refusal>>> = vec![None; slots];
         let mut writes = Vec::new();
         for (place, folded) in self.fold(shares).await? {
@@ -121,6 +122,9 @@ impl Applier {
         let refused = verdicts.iter().flatten().filter(|verdict| verdict.is_err()).count();
         let replies = self.reply(outcomes, verdicts, &mut writes);
         self.trim(&mut writes)?;
+        if self.recorded != before {
+            writes.push(history::remember(self.recorded));
+        }
         writes.push(Write::Put(Table::Objects, REVISION.to_vec(), self.revision.0.to_be_bytes().to_vec()));
         metrics::folded(started.elapsed(), refused as u64, self.recorded);
         Ok((replies, writes))
@@ -217,16 +221,21 @@ impl Applier {
     /// Trims the history, some changes at a time.
     fn trim(&mut self, writes: &mut Vec<Write>) -> Result<(), TableError> {
         let shared = &self.state.shared;
-        let keep = shared.config.history_changes;
+        let (keep, most) = (shared.config.history_changes, shared.config.history_bytes);
         // What this batch adds is not in the tables yet; the oldest, which goes, is.
-        if self.recorded <= keep + (keep / 10).clamp(1, TRIM) {
+        let are_many = self.recorded.changes > keep + (keep / 10).clamp(1, TRIM);
+        let are_large = self.recorded.bytes > most + most / 16;
+        if !are_many && !are_large {
             return Ok(());
         }
+        let excess = history::Extent {
+            changes: if are_many { self.recorded.changes - keep } else { 0 },
+            bytes: if are_large { self.recorded.bytes - most } else { 0 },
+        };
         let Some(tables) = shared.tables.get() else { return Ok(()) };
         let from = Revision(shared.history_floor.load(Ordering::Acquire));
-        let before = writes.len();
-        let floor = history::trim(tables.as_ref(), from, self.recorded - keep, writes)?;
-        self.recorded -= history::trimmed(&writes[before..]);
+        let (floor, gone) = history::trim(tables.as_ref(), from, excess, writes)?;
+        self.recorded -= gone;
         if let Some(floor) = floor {
             // Before the rows go: who reads them now looks at the floor afterwards.
             shared.history_floor.store(floor.0, Ordering::Release);
@@ -290,7 +299,7 @@ impl Applier {
 struct Stored {
     revision: Revision,
     replies: Replies,
-    recorded: usize,
+    recorded: history::Extent,
     history_floor: Revision,
     /// Rows of objects, by place of their kind.
     objects: Vec<Vec<Bytes>>,

@@ -20,8 +20,8 @@ use crate::codec::{decode_operation, encode_operation, pb};
 use crate::event::SharedChange;
 use crate::indexed::{FieldValues, field_values};
 use crate::tables::{
-    HISTORY_FLOOR, TableError, Tables, Write, change_key, number_of, object_key, pointer_key, read_number,
-    resource_of,
+    END, HISTORY_BYTES, HISTORY_FLOOR, TableError, Tables, Write, change_key, number_of, object_key,
+    pointer_key, read_number, resource_of,
 };
 
 /// One version of an object, as the history keeps it.
@@ -57,10 +57,38 @@ pub enum HistoryError {
     Table(#[from] TableError),
 }
 
-/// The writes that a change adds to the history.
-pub(crate) fn record(change: &SharedChange, writes: &mut Vec<Write>) {
+/// How much the history holds, or gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extent {
+    pub(crate) changes: usize,
+    /// Of keys and values.
+    pub(crate) bytes: u64,
+}
+
+impl Extent {
+    fn row(key: &[u8], value: &[u8]) -> u64 {
+        (key.len() + value.len()) as u64
+    }
+}
+
+impl std::ops::AddAssign for Extent {
+    fn add_assign(&mut self, more: Self) {
+        self.changes += more.changes;
+        self.bytes += more.bytes;
+    }
+}
+
+impl std::ops::SubAssign for Extent {
+    fn sub_assign(&mut self, less: Self) {
+        self.changes = self.changes.saturating_sub(less.changes);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
+    }
+}
+
+/// The writes that a change adds to the history, and how much that is.
+pub(crate) fn record(change: &SharedChange, writes: &mut Vec<Write>) -> Extent {
     let Change { revision, kind, key, old, new, user } = &change.change;
-    let Some(kept) = change.kept() else { return };
+    let Some(kept) = change.kept() else { return Extent::default() };
     let operation = match (old, new) {
         (_, None) => Operation::Remove,
         (None, Some(_)) => Operation::Create,
@@ -76,9 +104,12 @@ pub(crate) fn record(change: &SharedChange, writes: &mut Vec<Write>) {
         proposed_at_ms: change.proposed_at_ms,
     };
     let object_key = object_key(*kind, key);
-    writes.push(Write::Put(Table::History, change_key(&object_key, *revision), stored.encode_to_vec()));
+    let version = (change_key(&object_key, *revision), stored.encode_to_vec());
     let pointer = Pointer { previous: Revision(previous), is_removal: new.is_none(), object_key };
-    writes.push(Write::Put(Table::History, pointer_key(*revision), pointer.encode()));
+    let pointer = (pointer_key(*revision), pointer.encode());
+    let bytes = Extent::row(&version.0, &version.1) + Extent::row(&pointer.0, &pointer.1);
+    writes.extend([version, pointer].map(|(key, value)| Write::Put(Table::History, key, value)));
+    Extent { changes: 1, bytes }
 }
 
 /// What stands under a revision: the object that it changed.
@@ -108,58 +139,76 @@ impl Pointer {
     }
 }
 
-/// The writes that trim the oldest `count` changes of the history after `from`, and the floor they leave.
+/// The writes that trim the oldest changes of the history after `from` until `excess` is gone; the floor that
+/// they leave, and how much they take away.
 pub(crate) fn trim(
     tables: &dyn Tables,
     from: Revision,
-    count: usize,
+    excess: Extent,
     writes: &mut Vec<Write>,
-) -> Result<Option<Revision>, TableError> {
+) -> Result<(Option<Revision>, Extent), TableError> {
     // Not from the beginning: what was trimmed before is passed over slowly.
     let (first, last) = (pointer_key(from), pointer_key(Revision(u64::MAX)));
-    let (mut floor, mut left, mut damaged) = (None, count, None);
+    let (mut floor, mut gone, mut failed) = (None, Extent::default(), None);
     tables.scan(Table::History, &first, &last, &mut |key, value| {
-        if left == 0 {
+        if gone.changes >= excess.changes && gone.bytes >= excess.bytes {
             return ControlFlow::Break(());
         }
         let (Some(revision), Some(pointer)) = (number_of(key), Pointer::decode(value)) else {
-            damaged = Some(damage(key));
+            failed = Some(damage(key));
             return ControlFlow::Break(());
         };
-        left -= 1;
         floor = Some(Revision(revision));
+        gone += Extent { changes: 1, bytes: Extent::row(key, value) };
         writes.push(Write::Delete(Table::History, key.to_vec()));
-        if pointer.previous.0 != 0 {
-            writes.push(Write::Delete(Table::History, change_key(&pointer.object_key, pointer.previous)));
+        let previous = (pointer.previous.0 != 0).then_some(pointer.previous);
+        let last = pointer.is_removal.then_some(Revision(revision));
+        for version in previous.into_iter().chain(last) {
+            let key = change_key(&pointer.object_key, version);
+            match tables.get(Table::History, &key) {
+                Ok(value) => gone.bytes += value.map_or(0, |value| Extent::row(&key, &value)),
+                Err(error) => failed = Some(error),
+            }
+            writes.push(Write::Delete(Table::History, key));
         }
-        if pointer.is_removal {
-            writes.push(Write::Delete(Table::History, change_key(&pointer.object_key, Revision(revision))));
-        }
-        ControlFlow::Continue(())
+        if failed.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     if let Some(floor) = floor {
         writes.push(Write::Put(Table::History, HISTORY_FLOOR.to_vec(), floor.0.to_be_bytes().to_vec()));
     }
-    damaged.map_or(Ok(floor), Err)
+    failed.map_or(Ok((floor, gone)), Err)
 }
 
-/// How many changes the writes of [`trim`] take away.
-pub(crate) fn trimmed(writes: &[Write]) -> usize {
-    let is_pointer = |write: &&Write| matches!(write, Write::Delete(_, key) if key.first() == Some(&0));
-    writes.iter().filter(is_pointer).count()
+/// The write that remembers how many bytes there are.
+pub(crate) fn remember(extent: Extent) -> Write {
+    Write::Put(Table::History, HISTORY_BYTES.to_vec(), extent.bytes.to_be_bytes().to_vec())
 }
 
-/// How many changes are kept, and the floor.
-pub(crate) fn measure(tables: &dyn Tables) -> Result<(usize, Revision), TableError> {
-    let floor = tables.get(Table::History, HISTORY_FLOOR)?;
-    let floor = Revision(floor.and_then(|floor| read_number(&floor)).unwrap_or(0));
+/// How much is kept, and the floor.
+pub(crate) fn measure(tables: &dyn Tables) -> Result<(Extent, Revision), TableError> {
+    let number = |key: &[u8]| -> Result<Option<u64>, TableError> {
+        Ok(tables.get(Table::History, key)?.and_then(|value| read_number(&value)))
+    };
+    let floor = Revision(number(HISTORY_FLOOR)?.unwrap_or(0));
     let (first, last) = (pointer_key(floor), pointer_key(Revision(u64::MAX)));
-    let mut count = 0;
+    let mut changes = 0;
     tables.scan(Table::History, &first, &last, &mut |_, _| {
-        count += 1;
+        changes += 1;
         ControlFlow::Continue(())
     })?;
-    Ok((count, floor))
+    let bytes = match number(HISTORY_BYTES)? {
+        Some(bytes) => bytes,
+        // Written before anybody counted.
+        None => {
+            let mut bytes = 0;
+            tables.scan(Table::History, &first, END, &mut |key, value| {
+                bytes += Extent::row(key, value);
+                ControlFlow::Continue(())
+            })?;
+            bytes
+        }
+    };
+    Ok((Extent { changes, bytes }, floor))
 }
 
 /// The versions of one object that are kept, oldest first.

@@ -37,6 +37,6 @@ pub use machine::Machine;
 pub use refusal::Refusal;
 pub use state::{Reached, State, StateConfig};
 pub use store::Store;
-pub use tables::TableError;
+pub use tables::{Revisions, TableError};
 pub use view::KindView;
 pub use watch::{Start, Watch, WatchError, WatchRequest};

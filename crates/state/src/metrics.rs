@@ -5,6 +5,8 @@ use std::time::Duration;
 use balsa_model::kind::KindRef;
 use metrics::{Counter, Gauge, counter, gauge, histogram};
 
+use crate::history::Extent;
+
 /// Describes the metrics to whatever recorder is installed.
 pub(crate) fn describe() {
     metrics::describe_gauge!("apiserver_storage_objects", "Objects, by resource");
@@ -26,13 +28,15 @@ pub(crate) fn describe() {
     metrics::describe_gauge!("balsa_state_mailbox", "Messages that wait for an actor, by resource");
     metrics::describe_gauge!("balsa_state_revision", "The revision that this server has reached");
     metrics::describe_gauge!("balsa_state_history_changes", "Changes kept in the history");
+    metrics::describe_gauge!("balsa_state_history_bytes", "Bytes of the history");
     metrics::describe_counter!("balsa_state_refused_total", "Mutations that were refused");
 }
 
-pub(crate) fn folded(took: Duration, refused: u64, history: usize) {
+pub(crate) fn folded(took: Duration, refused: u64, history: Extent) {
     histogram!("balsa_state_fold_seconds").record(took.as_secs_f64());
     counter!("balsa_state_refused_total").increment(refused);
-    gauge!("balsa_state_history_changes").set(history as f64);
+    gauge!("balsa_state_history_changes").set(history.changes as f64);
+    gauge!("balsa_state_history_bytes").set(history.bytes as f64);
 }
 
 pub(crate) fn published(took: Duration, revision: u64) {

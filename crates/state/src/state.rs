@@ -30,6 +30,8 @@ pub struct StateConfig {
     pub recent_changes: usize,
     /// Changes that are kept in the history; somewhat more until they are trimmed.
     pub history_changes: usize,
+    /// Bytes that they may have; likewise.
+    pub history_bytes: u64,
     /// Resources without history, as messages name them: what changes often and tells nothing later.
     pub without_history: Vec<String>,
     /// Events that wait for a watcher before it is cut off. Bigger than what one entry can
@@ -46,6 +48,7 @@ impl Default for StateConfig {
         Self {
             recent_changes: 4096,
             history_changes: 200_000,
+            history_bytes: 1 << 30,
             without_history: vec!["leases.coordination.k8s.io".to_owned()],
             watch_queue: 16_384,
             replayed_changes: 20_000,
@@ -145,6 +148,11 @@ impl State {
     pub fn get(&self, kind: KindRef, key: &Key) -> Option<Arc<Object>> {
         let place = self.place(kind)?;
         self.shared.published.load().rows[place].get(key).map(|row| row.object.clone())
+    }
+
+    /// Bytes of the JSON of all objects: the same on every server at the same revision.
+    pub fn stored_bytes(&self) -> u64 {
+        self.shared.published.load().rows.iter().map(|rows| rows.bytes() as u64).sum()
     }
 
     /// The revision that the views show.

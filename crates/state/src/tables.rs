@@ -8,6 +8,7 @@
 //! | history | resource `\0` namespace `\0` name `\0` revision | `StoredChange` |
 //! | history | `\0r` revision | what was changed: see [`crate::history`] |
 //! | history | `\0floor` | the revision up to which history was trimmed |
+//! | history | `\0bytes` | bytes of its keys and values, these two aside |
 //!
 //! Numbers in keys are 8 bytes big-endian. No resource name is empty and no name holds a zero byte (the
 //! fold refuses those), so that keys of different sorts never meet.
@@ -43,6 +44,7 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
 pub(crate) const REVISION: &[u8] = b"\0revision";
 pub(crate) const HISTORY_FLOOR: &[u8] = b"\0floor";
+pub(crate) const HISTORY_BYTES: &[u8] = b"\0bytes";
 const REPLY: &[u8] = b"\0reply";
 const POINTER: &[u8] = b"\0r";
 /// After all keys of objects: resource names are ASCII.
@@ -93,6 +95,27 @@ pub(crate) fn change_key(object_key: &[u8], revision: Revision) -> Vec<u8> {
     key.push(0);
     key.extend_from_slice(&revision.0.to_be_bytes());
     key
+}
+
+/// How far tables reach that are read row by row, out of a backup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revisions {
+    /// The oldest revision whose state the history still tells.
+    pub oldest: u64,
+    /// The last one.
+    pub newest: u64,
+}
+
+impl Revisions {
+    /// Takes a row into account.
+    pub fn see(&mut self, table: Table, key: &[u8], value: &[u8]) {
+        let place = match (table, key) {
+            (Table::Objects, REVISION) => &mut self.newest,
+            (Table::History, HISTORY_FLOOR) => &mut self.oldest,
+            _ => return,
+        };
+        *place = read_number(value).unwrap_or(0);
+    }
 }
 
 /// The resource in the key of an object.

@@ -32,12 +32,14 @@ pub(crate) struct Rows {
     indexes: Vec<OrdMap<(Arc<str>, Key), Row>>,
     /// The last change of this kind.
     pub(crate) changed: Revision,
+    /// Of the objects' JSON.
+    bytes: usize,
 }
 
 impl Rows {
     pub(crate) fn new(kind: KindRef) -> Self {
         let indexes = kind.descriptor().indexed_fields.iter().map(|_| OrdMap::new()).collect();
-        Self { kind, rows: OrdMap::new(), indexes, changed: Revision(0) }
+        Self { kind, rows: OrdMap::new(), indexes, changed: Revision(0), bytes: 0 }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
@@ -48,6 +50,11 @@ impl Rows {
         self.rows.len()
     }
 
+    /// Bytes of the objects' JSON.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Row)> {
         self.rows.iter()
     }
@@ -56,6 +63,8 @@ impl Rows {
     pub(crate) fn insert(&mut self, row: Row) -> Option<Row> {
         let key = row.object.key().clone();
         let old = self.rows.insert(key.clone(), row.clone());
+        self.bytes += row.object.bytes().len();
+        self.bytes -= old.as_ref().map_or(0, |old| old.object.bytes().len());
         for (i, index) in self.indexes.iter_mut().enumerate() {
             if let Some(old) = old.as_ref().filter(|old| old.fields[i] != row.fields[i]) {
                 index.remove(&(old.fields[i].clone(), key.clone()));
@@ -68,6 +77,7 @@ impl Rows {
     /// Takes a row away.
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Row> {
         let old = self.rows.remove(key)?;
+        self.bytes -= old.object.bytes().len();
         for (index, value) in self.indexes.iter_mut().zip(old.fields.iter()) {
             index.remove(&(value.clone(), key.clone()));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use balsa_testkit::{balsa, wait_until};
@@ -104,6 +104,13 @@ impl Fleet {
         self.try_members().unwrap()
     }
 
+    /// The term that the servers are in.
+    pub(crate) fn term(&self) -> u64 {
+        let listed: Vec<Value> =
+            serde_json::from_str(&self.run(&["member", "list", "-o", "json"]).unwrap()).unwrap();
+        listed.iter().filter_map(|member| member["term"].as_u64()).max().unwrap()
+    }
+
     /// Waits until `count` servers vote and are well, and who leads then.
     pub(crate) fn well(&self, count: usize) -> Member {
         let mut leader = None;
@@ -127,6 +134,11 @@ impl Fleet {
     /// Ends a server's process and waits until it is gone.
     pub(crate) fn signal(&self, member: &Member, signal: &str) {
         self.send(member, signal);
+        self.ends(member);
+    }
+
+    /// Waits until a server's process has ended.
+    pub(crate) fn ends(&self, member: &Member) {
         let pid = member.pid.expect("its process is known");
         wait_until("the process has ended", PATIENCE, || {
             let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -137,19 +149,39 @@ impl Fleet {
 
     /// Starts a server again with the command line that it was started with.
     pub(crate) fn restart(&self, name: &str) {
-        let command = &self.commands[name];
-        let log = self.data_dir().join("servers").join(name).join("balsa.log");
-        let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
         // Taken down by `balsa down`, like all the others.
-        drop(
-            Command::new(&command[0])
-                .args(&command[1..])
-                .stdin(Stdio::null())
-                .stdout(log.try_clone().unwrap())
-                .stderr(log)
-                .spawn()
-                .unwrap(),
-        );
+        drop(self.start_with(name, &[], None));
+    }
+
+    /// Starts a server with more words on its command line, and maybe a token.
+    pub(crate) fn start_with(&self, name: &str, more: &[&str], token: Option<&str>) -> Child {
+        let command = &self.commands[name];
+        let log = self.log_path(name);
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
+        Command::new(&command[0])
+            .args(&command[1..])
+            .args(more)
+            .envs(token.map(|token| ("BALSA_TOKEN", token)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    /// A server's own directory.
+    pub(crate) fn directory(&self, name: &str) -> PathBuf {
+        self.data_dir().join("servers").join(name)
+    }
+
+    fn log_path(&self, name: &str) -> PathBuf {
+        self.directory(name).join("balsa.log")
+    }
+
+    /// What a server has said so far.
+    pub(crate) fn said(&self, name: &str) -> String {
+        std::fs::read_to_string(self.log_path(name)).unwrap_or_default()
     }
 
     /// Takes it down; panics when something is left.

@@ -1,6 +1,9 @@
 //! Three servers, each a process of its own: any of them answers, and none of them is missed.
 #![allow(clippy::unwrap_used)]
 
+mod backup;
+mod busy;
+mod disaster;
 mod fleet;
 
 use std::sync::Arc;
@@ -152,11 +155,7 @@ fn a_server_that_is_removed_is_not_let_in_again() {
         let well = members.len() == 2 && members.iter().all(|member| member.healthy);
         if well { Ok(()) } else { Err(format!("{members:?}")) }
     });
-    let pid = gone.pid.unwrap();
-    wait_until("the one that was removed ends", PATIENCE, || {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if state.is_empty() || state.contains(") Z ") { Ok(()) } else { Err(state) }
-    });
+    fleet.ends(&gone);
     // Leadership moves on demand.
     let heir = fleet.members().into_iter().find(|member| member.role != "leader").unwrap();
     fleet.balsa(&["member", "transfer-leader", &heir.name]).unwrap();

@@ -1,5 +1,6 @@
 //! `balsa backup`: everything that a cluster stores in one file, and back.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -7,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use balsa_log::backup::{BackupInfo, inspect};
+use balsa_model::Revision;
+use balsa_server::{Revisions, Rewound};
 use clap::Subcommand;
 use futures::StreamExt as _;
 
@@ -21,6 +24,7 @@ use crate::run::{host, layout};
     balsa backup save cluster.backup\n  \
     balsa backup inspect cluster.backup\n  \
     balsa backup restore cluster.backup --data-dir /var/lib/balsa-new\n  \
+    balsa backup restore cluster.backup --data-dir /var/lib/balsa-new --revision 4711\n  \
     balsa server --data-dir /var/lib/balsa-new")]
 pub(crate) struct Args {
     #[command(subcommand)]
@@ -66,16 +70,17 @@ struct Restore {
     /// What people call that server [default: this machine's name]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
+    /// The state as it was at that revision (a resourceVersion), as far as the history in the backup reaches;
+    /// `inspect` says how far. Leases have no history and stay as they are [default: all that is in it]
+    #[arg(long, value_name = "N")]
+    revision: Option<u64>,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     match args.command {
         Command::Save(save) => self::save(save).await,
-        Command::Inspect(inspect) => {
-            let (info, kinds) = read(&inspect.file)?;
-            output::print(&told(&inspect.file, &info, &kinds))
-        }
-        Command::Restore(restore) => self::restore(&restore),
+        Command::Inspect(inspect) => output::print(&told(&inspect.file, &read(&inspect.file)?)),
+        Command::Restore(restore) => self::restore(&restore).await,
     }
 }
 
@@ -103,34 +108,49 @@ async fn save(save: Save) -> anyhow::Result<()> {
     file.sync_all().with_context(context)?;
     drop(file);
     progress.doing("checking");
-    let (info, kinds) = read(&partial)?;
+    let content = read(&partial)?;
     std::fs::rename(&partial, &save.file).with_context(|| format!("cannot write {}", save.file.display()))?;
     progress.finish();
-    output::print(&told(&save.file, &info, &kinds))
+    output::print(&told(&save.file, &content))
 }
 
-fn restore(restore: &Restore) -> anyhow::Result<()> {
+async fn restore(restore: &Restore) -> anyhow::Result<()> {
     let directory = std::path::absolute(&restore.data_dir)?;
     let claim = layout::Claim::take(&directory)?;
-    let (info, kinds) = read(&restore.file)?;
+    let content = read(&restore.file)?;
     let name = restore.name.clone().unwrap_or_else(host::name);
-    let restored = balsa_server::restore(&restore.file, &directory, &name);
+    let revision = restore.revision.map(Revision);
+    let restored = balsa_server::restore(&restore.file, &directory, &name, revision).await;
     claim.release(&directory);
-    restored?;
+    let Rewound { changed, returned, removed } = restored?;
+    let back = revision.map_or(String::new(), |revision| {
+        format!(
+            "As of revision {revision}: {changed} objects are as they were, {returned} are there again, {removed} are \
+             gone.\n"
+        )
+    });
     output::print(&format!(
-        "{}\nA new cluster is in {}; start it with\n  balsa server --data-dir {}\n",
-        told(&restore.file, &info, &kinds),
+        "{}\n{back}A new cluster is in {}; start it with\n  balsa server --data-dir {}\n",
+        told(&restore.file, &content),
         directory.display(),
         directory.display()
     ))
 }
 
-/// Resources and how many objects of each there are.
-type Kinds = std::collections::BTreeMap<String, u64>;
+/// What is in a backup.
+struct Content {
+    info: BackupInfo,
+    /// Resources and how many objects of each there are.
+    kinds: BTreeMap<String, u64>,
+    /// How far the history reaches.
+    revisions: Revisions,
+}
 
-fn read(path: &Path) -> anyhow::Result<(BackupInfo, Kinds)> {
-    let mut kinds = Kinds::new();
-    let info = inspect(path, |table, key, _| {
+fn read(path: &Path) -> anyhow::Result<Content> {
+    let mut kinds = BTreeMap::new();
+    let mut revisions = Revisions::default();
+    let info = inspect(path, |table, key, value| {
+        revisions.see(table, key, value);
         let resource = key.split(|byte| *byte == 0).next().and_then(|name| std::str::from_utf8(name).ok());
         if let Some(resource) = resource.filter(|name| table == balsa_log::Table::Objects && !name.is_empty())
         {
@@ -141,20 +161,24 @@ fn read(path: &Path) -> anyhow::Result<(BackupInfo, Kinds)> {
     if info.index.is_none() {
         bail!("{} is empty: the cluster that it came from had written nothing", path.display());
     }
-    Ok((info, kinds))
+    Ok(Content { info, kinds, revisions })
 }
 
-fn told(path: &Path, info: &BackupInfo, kinds: &Kinds) -> String {
+fn told(path: &Path, content: &Content) -> String {
+    let Content { info, kinds, revisions } = content;
     let bytes = path.metadata().map_or(0, |metadata| metadata.len());
     let counts: Vec<String> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let servers: Vec<String> =
         info.servers.iter().map(|(name, address)| format!("{name} ({address})")).collect();
     format!(
-        "{}: whole and undamaged, {}\n  up to entry {}, {} changes of history\n  {} objects: {}\n  from the cluster of {}\n",
+        "{}: whole and undamaged, {}\n  up to entry {}, revision {}; {} changes of history, back to revision {}\n  \
+         {} objects: {}\n  from the cluster of {}\n",
         path.display(),
         size(bytes),
         info.index.map_or(0, |index| index.0),
+        revisions.newest,
         info.changes,
+        revisions.oldest,
         kinds.values().sum::<u64>(),
         counts.join(", "),
         servers.join(", ")

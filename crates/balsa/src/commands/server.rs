@@ -2,7 +2,7 @@
 
 use balsa_rt::Clock;
 use balsa_rt::telemetry::install_metrics;
-use balsa_server::Server;
+use balsa_server::{Server, ServerConfig};
 
 use crate::run::layout::Claim;
 use crate::run::{admin, stop_signal};
@@ -21,6 +21,10 @@ use crate::settings::{self, ConfigFile, LogFlags, ServerFlags};
 pub(crate) struct Args {
     #[command(flatten)]
     server: ServerFlags,
+    /// Go on alone, as a new cluster with all that this server has: when the majority of its cluster is lost
+    /// for good. Refused while a majority answers. For one start, of one survivor
+    #[arg(long)]
+    force_new_cluster: bool,
     #[command(flatten)]
     file: ConfigFile,
     #[command(flatten)]
@@ -34,7 +38,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
     args.file.fill(&args.log)?.install("info");
     let claim = Claim::take(&settings.data_dir)?;
-    let server = Server::start(settings.config(), Clock::system(), install_metrics().ok()).await?;
+    let config = ServerConfig { force_new_cluster: args.force_new_cluster, ..settings.config() };
+    let server = Server::start(config, Clock::system(), install_metrics().ok()).await?;
     let kubeconfig = admin::write(&settings.data_dir, server.authority(), &settings.local_address())?;
     tracing::info!(address = %server.address(), kubeconfig = %kubeconfig.display(), "the server answers");
     stop_signal().await?;

@@ -26,6 +26,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for advice in &listed.advice {
         output::print(&format!("  - {advice}\n"))?;
     }
+    output::print(&format!("{}\n", storage(&listed)))?;
     output::print("\n")?;
     let nodes = session.remote.list(kind_of::<Node>(), &ListQuery::matching(Filter::everything())).await?;
     let mut printer = Printer::new(kind_of::<Node>(), Columns::default(), true);
@@ -49,6 +50,19 @@ fn verdict(listed: &v1::ListMembersResponse) -> String {
         1 => format!("The cluster can lose a server now: {of}."),
         more => format!("The cluster can lose {more} servers now: {of}."),
     }
+}
+
+/// How much the objects take, and whether that is too much.
+fn storage(listed: &v1::ListMembersResponse) -> String {
+    if !listed.storage_alarm.is_empty() {
+        return format!("READ-ONLY: {}.", listed.storage_alarm);
+    }
+    let mebibytes = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1_048_576.0);
+    let of = match listed.quota_bytes {
+        0 => String::new(),
+        quota => format!(" of {} allowed", mebibytes(quota)),
+    };
+    format!("Objects take {}{of}.", mebibytes(listed.object_bytes))
 }
 
 /// `12 pods: 10 Running, 2 Pending`.
@@ -82,5 +96,15 @@ mod tests {
         assert!(verdict(&listed(1, vec![member(true); 3])).contains("can lose a server now: 3 of 3"));
         assert!(verdict(&listed(0, vec![member(true), member(true), member(false)])).contains("CANNOT"));
         assert!(verdict(&listed(0, vec![member(true)])).contains("only one"));
+    }
+
+    #[test]
+    fn a_full_quota_is_told_before_all_else() {
+        let mut listed = v1::ListMembersResponse { object_bytes: 3 << 20, ..Default::default() };
+        assert_eq!(storage(&listed), "Objects take 3.0 MiB.");
+        listed.quota_bytes = 4 << 20;
+        assert_eq!(storage(&listed), "Objects take 3.0 MiB of 4.0 MiB allowed.");
+        listed.storage_alarm = "too much".to_owned();
+        assert_eq!(storage(&listed), "READ-ONLY: too much.");
     }
 }

@@ -3,16 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use balsa_server::ServerConfig;
+use balsa_server::{Limits, ServerConfig};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Cidr, Period, PortRange};
+use super::values::{Bytes, Cidr, Period, PortRange};
 use crate::output::data_dir;
 use crate::run::host;
 use crate::run::ranges::Ranges;
 
 /// How long a certificate is good for.
 const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+
+/// One user has half of the seats, and somebody else must find one.
+fn at_least_two(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| *number >= 2);
+    number.ok_or_else(|| format!("\"{text}\" is not a number from 2 up"))
+}
 
 /// Options of a server, as far as they are given.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]
@@ -58,6 +64,18 @@ pub(crate) struct ServerFlags {
     /// Writes that may wait; further ones are refused until there is room [default: 10000]
     #[arg(long, value_name = "N", env = "BALSA_MAX_PENDING")]
     pub(crate) max_pending: Option<usize>,
+    /// Reads that are worked on at a time; others wait, user by user [default: 400]
+    #[arg(long, value_name = "N", env = "BALSA_MAX_REQUESTS_INFLIGHT", value_parser = at_least_two)]
+    pub(crate) max_requests_inflight: Option<usize>,
+    /// Writes that are worked on at a time; others wait, user by user [default: 200]
+    #[arg(long, value_name = "N", env = "BALSA_MAX_MUTATING_REQUESTS_INFLIGHT", value_parser = at_least_two)]
+    pub(crate) max_mutating_requests_inflight: Option<usize>,
+    /// Watches that clients may have on this server, one user half of them [default: 20000]
+    #[arg(long, value_name = "N", env = "BALSA_MAX_WATCHES")]
+    pub(crate) max_watches: Option<usize>,
+    /// What all objects together may take; past it only deletions are accepted. 0: no limit [default: 2Gi]
+    #[arg(long, value_name = "BYTES", env = "BALSA_STORAGE_QUOTA")]
+    pub(crate) storage_quota: Option<Bytes>,
 }
 
 /// Options of a server, complete.
@@ -79,11 +97,16 @@ pub(crate) struct ServerSettings {
     pub(crate) token: Option<String>,
     pub(crate) certificate_life: Period,
     pub(crate) max_pending: usize,
+    pub(crate) max_requests_inflight: usize,
+    pub(crate) max_mutating_requests_inflight: usize,
+    pub(crate) max_watches: usize,
+    pub(crate) storage_quota: Bytes,
 }
 
 impl ServerFlags {
     /// With the defaults for what is not given.
     pub(crate) fn resolve(self) -> ServerSettings {
+        let limits = Limits::default();
         let cidr = |third: u8| Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16));
         ServerSettings {
             data_dir: super::absolute(&self.data_dir.unwrap_or_else(data_dir)),
@@ -99,6 +122,10 @@ impl ServerFlags {
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
             max_pending: self.max_pending.unwrap_or(10_000),
+            max_requests_inflight: self.max_requests_inflight.unwrap_or(limits.reads),
+            max_mutating_requests_inflight: self.max_mutating_requests_inflight.unwrap_or(limits.writes),
+            max_watches: self.max_watches.unwrap_or(limits.watches),
+            storage_quota: self.storage_quota.unwrap_or(Bytes(2 << 30)),
         }
     }
 }
@@ -132,6 +159,13 @@ impl ServerSettings {
             token: self.token.clone(),
             certificate_life: self.certificate_life.0,
             max_pending: self.max_pending,
+            limits: Limits {
+                reads: self.max_requests_inflight,
+                writes: self.max_mutating_requests_inflight,
+                watches: self.max_watches,
+            },
+            storage_quota: self.storage_quota.0,
+            force_new_cluster: false,
         }
     }
 

@@ -1,9 +1,10 @@
-//! Values of options that are more than text: address ranges and port ranges.
+//! Values of options that are more than text: ranges of addresses and ports, times, amounts.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use balsa_model::quantity::Quantity;
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,56 @@ impl fmt::Display for Period {
     }
 }
 
+/// An amount of bytes, as Kubernetes writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "TextOrNumber", into = "String")]
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let amount = Quantity::parse(text).ok().and_then(|amount| u64::try_from(amount.value()).ok());
+        amount.map(Self).ok_or_else(|| format!("\"{text}\" is not an amount of bytes like 512Mi or 2Gi"))
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("0"),
+            bytes if bytes % (1 << 30) == 0 => write!(f, "{}Gi", bytes >> 30),
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}Mi", bytes >> 20),
+            bytes => bytes.fmt(f),
+        }
+    }
+}
+
+impl TryFrom<TextOrNumber> for Bytes {
+    type Error = String;
+
+    fn try_from(value: TextOrNumber) -> Result<Self, Self::Error> {
+        match value {
+            TextOrNumber::Text(text) => text.parse(),
+            TextOrNumber::Number(bytes) => Ok(Self(bytes)),
+        }
+    }
+}
+
+impl From<Bytes> for String {
+    fn from(bytes: Bytes) -> Self {
+        bytes.to_string()
+    }
+}
+
+/// A number of bytes need not be in quotes.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum TextOrNumber {
+    Number(u64),
+    Text(String),
+}
+
 macro_rules! through_text {
     ($($name:ident)*) => {$(
         impl TryFrom<String> for $name {
@@ -114,5 +165,17 @@ mod tests {
             assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
         }
         assert!("10.0.0.0".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn amounts_are_read_and_written() {
+        for (text, bytes) in [("0", 0), ("2Gi", 2 << 30), ("512Mi", 512 << 20), ("1500", 1500)] {
+            assert_eq!(text.parse::<Bytes>().unwrap(), Bytes(bytes));
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+        for wrong in ["", "-1", "much", "2 Gi"] {
+            assert!(wrong.parse::<Bytes>().is_err(), "{wrong}");
+        }
+        assert_eq!(serde_yaml_ng::from_str::<Bytes>("7").unwrap(), Bytes(7));
     }
 }

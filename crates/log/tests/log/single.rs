@@ -191,3 +191,21 @@ async fn members_come_and_go() {
     assert_eq!(members.iter().map(|member| member.node_id).collect::<Vec<_>>(), [1, 2]);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_entries_do_not_pile_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LogConfig { max_log_bytes: 8 << 20, ..config(&dir) };
+    let log = leading(&config, &Applied::default()).await;
+    for number in 0..256 {
+        log.propose(Bytes::from(vec![number as u8; 256 << 10])).await.unwrap();
+    }
+    eventually("most entries are gone", || {
+        let status = log.status();
+        // Of 64 MiB; the last 64 entries, half as many again, and what is not rewritten yet may stay.
+        async move { status.purged.is_some_and(|purged| purged.0 > 100) && status.log_bytes < 48 << 20 }
+    })
+    .await;
+    log.propose(payload(1)).await.unwrap();
+    log.shutdown().await.unwrap();
+}

@@ -167,6 +167,10 @@ impl Node {
         self.running.as_ref().map(|(log, _)| log)
     }
 
+    pub fn directory(&self) -> PathBuf {
+        self.config.data_dir.clone()
+    }
+
     pub fn payloads(&self) -> BTreeMap<u64, Bytes> {
         self.applied.lock().unwrap().clone()
     }

@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::admission::{Admission, Admitted};
 use crate::authorize::Authorized;
+use crate::quota::Quota;
 
 pub(crate) use apply::Configuration;
 pub use local::LocalBackend;
@@ -44,13 +45,15 @@ const ATTEMPTS: usize = 8;
 pub struct Engine {
     store: Store,
     admission: Admission,
+    quota: Quota,
     clock: Clock,
 }
 
 impl Engine {
-    /// An engine on a store.
-    pub fn new(store: Store, admission: Admission, clock: Clock) -> Self {
-        Self { store, admission, clock }
+    /// An engine on a store, whose objects may take `storage_quota` bytes; 0: any number.
+    pub fn new(store: Store, admission: Admission, storage_quota: u64, clock: Clock) -> Self {
+        let quota = Quota::new(store.state().clone(), storage_quota);
+        Self { store, admission, quota, clock }
     }
 
     /// What is there now, on this server.
@@ -61,6 +64,11 @@ impl Engine {
     /// The store.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// What the objects may take.
+    pub(crate) fn quota(&self) -> &Quota {
+        &self.quota
     }
 
     /// The clock that stamps objects.
@@ -84,6 +92,7 @@ impl Engine {
             );
             return Err(Failure::new(Reason::RequestEntityTooLarge, message));
         }
+        self.quota.admit(&mutations)?;
         let outcome = match who.leader_term() {
             Some(term) => self.store.propose_as_leader(term, mutations).await,
             None => self.store.propose(mutations).await,

@@ -109,7 +109,12 @@ impl MemberService for MemberDoor {
         let members = self.0.members.health().await;
         let leads = |member: &&MemberHealth| member.said.as_ref().is_some_and(|said| said.role == "leader");
         let leader = members.iter().filter(leads).max_by_key(|m| m.said.as_ref().map_or(0, |s| s.term));
+        let quota = self.0.engine.quota();
+        let (object_bytes, quota_bytes) = quota.usage();
         Ok(Response::new(v1::ListMembersResponse {
+            storage_alarm: quota.alarm().unwrap_or_default(),
+            object_bytes,
+            quota_bytes,
             leader_id: leader.map_or(0, |leader| leader.id),
             term: leader.and_then(|leader| leader.said.as_ref()).map_or(0, |said| said.term),
             cluster: self.0.members.id().cluster.clone(),

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
 use crate::engine::{Configuration, Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::fairness::{Seat, Sort, Watching};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
 
@@ -125,13 +126,13 @@ fn event_message(event: &Event) -> v1::WatchEvent {
     }
 }
 
-fn watch_messages(watch: Watch) -> Messages<v1::WatchResponse> {
-    futures::stream::unfold(Some(watch), |watch| async {
-        let mut watch = watch?;
+fn watch_messages(watch: Watch, watching: Option<Watching>) -> Messages<v1::WatchResponse> {
+    futures::stream::unfold(Some((watch, watching)), |watch| async {
+        let (mut watch, watching) = watch?;
         match watch.next_batch().await? {
             Ok(events) => {
                 let events = events.iter().map(event_message).collect();
-                Some((Ok(v1::WatchResponse { events }), Some(watch)))
+                Some((Ok(v1::WatchResponse { events }), Some((watch, watching))))
             }
             Err(error) => Some((Err(to_status(&watch_failed(&error))), None)),
         }
@@ -169,13 +170,25 @@ impl Objects {
         let kind = kind_of(watch.resource.as_ref())?;
         let (filter, mut wanted) = filter_of(watch.selection.clone(), kind.descriptor())?;
         wanted.verb = "watch".to_owned();
-        let who = authorize(&self.0, request, &wanted)?;
+        let (who, _seat) = self.admit(request, &wanted).await?;
+        let watching = self.0.fairness.watch(who.user()).map_err(failed)?;
         let start = match watch.after_revision {
             0 => Start::Initial,
             revision => Start::After(Revision(revision)),
         };
         let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
-        Ok(watch_messages(watch))
+        Ok(watch_messages(watch, watching))
+    }
+
+    /// The proof that whoever asks may, and the seat to be worked on.
+    async fn admit<T: Sync>(
+        &self,
+        request: &Request<T>,
+        wanted: &Attributes,
+    ) -> Result<(Authorized, Option<Seat>), Status> {
+        let who = authorize(&self.0, request, wanted)?;
+        let seat = self.0.fairness.seat(who.user(), Sort::of(&wanted.verb)).await.map_err(failed)?;
+        Ok((who, seat))
     }
 
     /// Server-side apply.
@@ -242,7 +255,7 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let wanted = Attributes::resource("get", kind.descriptor(), &key.namespace, &key.name);
-        let who = authorize(&self.0, &request, &wanted)?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let found = self.0.engine.get(&who, kind, &key, Wanted::Latest).await.map_err(failed)?;
         Ok(Response::new(v1::GetResponse { object: object(&found) }))
     }
@@ -251,7 +264,7 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
         wanted.verb = "list".to_owned();
-        let who = authorize(&self.0, &request, &wanted)?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let request = request.into_inner();
         let page = Page { limit: request.limit as usize, continue_token: request.continue_token };
         let freshness = if request.stale_allowed { Wanted::Any } else { Wanted::Latest };
@@ -266,7 +279,7 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let namespace = request.get_ref().namespace.clone();
         let wanted = Attributes::resource("create", kind.descriptor(), &namespace, "");
-        let who = authorize(&self.0, &request, &wanted)?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
@@ -283,7 +296,8 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let part = request.get_ref().part();
-        let who = authorize(&self.0, &request, &write_attributes("update", kind.descriptor(), &key, part))?;
+        let wanted = write_attributes("update", kind.descriptor(), &key, part);
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
@@ -304,7 +318,8 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let part = request.get_ref().part();
-        let who = authorize(&self.0, &request, &write_attributes("patch", kind.descriptor(), &key, part))?;
+        let wanted = write_attributes("patch", kind.descriptor(), &key, part);
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let language = match request.get_ref().r#type() {
             v1::PatchType::Json => PatchType::Json,
             v1::PatchType::Merge => PatchType::Merge,
@@ -339,7 +354,7 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let wanted = Attributes::resource("delete", kind.descriptor(), &key.namespace, &key.name);
-        let who = authorize(&self.0, &request, &wanted)?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let request = request.into_inner().options.unwrap_or_default();
         let (options, precondition) = delete_options(&request);
         let deleted = self.0.engine.delete(&who, kind, &key, &options, &precondition, request.dry_run).await;
@@ -353,7 +368,7 @@ impl ObjectService for Objects {
         let kind = kind_of(request.get_ref().resource.as_ref())?;
         let (filter, mut wanted) = filter_of(request.get_ref().selection.clone(), kind.descriptor())?;
         wanted.verb = "deletecollection".to_owned();
-        let who = authorize(&self.0, &request, &wanted)?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
         let request = request.into_inner().options.unwrap_or_default();
         let (options, _) = delete_options(&request);
         let engine = &self.0.engine;
@@ -387,7 +402,7 @@ impl ObjectService for Objects {
     async fn bind(&self, request: Request<v1::BindRequest>) -> Result<Response<v1::BindResponse>, Status> {
         let wanted =
             Attributes { verb: "create".to_owned(), resource: "pods".to_owned(), ..Attributes::default() };
-        let who = authorize(&self.0, &request, &wanted.part("binding"))?;
+        let (who, _seat) = self.admit(&request, &wanted.part("binding")).await?;
         let bindings = request.into_inner().bindings.into_iter().map(|binding| {
             let pod = binding.pod.unwrap_or_default();
             (Key::new(pod.namespace, pod.name), binding.uid, binding.node)

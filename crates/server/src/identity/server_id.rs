@@ -31,6 +31,10 @@ pub struct ServerId {
     /// What it learned of the cluster when it joined.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<SharedSettings>,
+    /// The cluster that it was to form by itself, its own being lost; done when that is `cluster`. The next
+    /// start without `--force-new-cluster` forgets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forced: Option<String>,
 }
 
 /// What all servers of a cluster must agree on.
@@ -65,7 +69,7 @@ impl ServerId {
     /// A new server. Ids stay within what JSON numbers hold exactly, and are short enough to be read out.
     pub fn new(cluster: String, name: &str) -> Self {
         let id = balsa_rt::Random.random_range(1_000_000..=u64::from(u32::MAX));
-        Self { cluster, id, name: name.to_owned(), entering: false, shared: None }
+        Self { cluster, id, name: name.to_owned(), entering: false, shared: None, forced: None }
     }
 
     /// The server of a data directory; `None` when there has never been one.

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use balsa_client::remote::{Identity, RemoteConfig};
+use balsa_log::TransportConfig;
 use balsa_model::Failure;
 use balsa_proto::peer;
 use balsa_proto::peer::change_member_request::Change;
@@ -96,13 +97,21 @@ impl Members {
 
     /// A channel to any server of this cluster at `address`, as this server.
     pub(super) fn channel_to(&self, address: &str) -> Result<tonic::transport::Channel, Failure> {
-        let tls = self.transport().identity().ok_or_else(|| unavailable("no certificate".to_owned()))?;
-        let config = RemoteConfig {
-            servers: vec![address.to_owned()],
-            ca_pem: tls.ca,
-            identity: Identity::Certificate { cert_pem: tls.certificate, key_pem: tls.key },
-        };
-        let endpoint = config.endpoint(address).map_err(|error| unavailable(error.to_string()))?;
-        Ok(endpoint.connect_lazy())
+        channel_to(self.transport(), address)
     }
+}
+
+/// A channel to whichever server of this cluster is at `address`.
+pub(super) fn channel_to(
+    transport: &TransportConfig,
+    address: &str,
+) -> Result<tonic::transport::Channel, Failure> {
+    let tls = transport.identity().ok_or_else(|| unavailable("no certificate".to_owned()))?;
+    let config = RemoteConfig {
+        servers: vec![address.to_owned()],
+        ca_pem: tls.ca,
+        identity: Identity::Certificate { cert_pem: tls.certificate, key_pem: tls.key },
+    };
+    let endpoint = config.endpoint(address).map_err(|error| unavailable(error.to_string()))?;
+    Ok(endpoint.connect_lazy())
 }

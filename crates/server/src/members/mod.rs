@@ -1,11 +1,13 @@
 //! The servers of the cluster as this one knows them: who they are, how they are, and how that changes.
 //!
 //! - `join`: how a machine becomes a server; `introduce`: how servers that moved find each other;
+//! - `alone`: how one goes on when the majority is lost for good;
 //! - `health`: how all of them are; `change`: what may be changed without losing the quorum.
 //!
 //! Invariant: a change of members is carried out by the leader alone, and only when a majority of the
 //! voters that would be left answers.
 
+mod alone;
 mod change;
 mod health;
 mod introduce;
@@ -23,6 +25,7 @@ use tonic::transport::Channel;
 
 use crate::identity::ServerId;
 
+pub(crate) use alone::form_anew;
 pub(crate) use change::enter;
 pub use health::machine;
 pub(crate) use health::{MemberHealth, can_lose};

@@ -179,32 +179,55 @@ fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str)
     response
 }
 
-/// `/livez`: the process runs. `/readyz`: it also has a leader, which leads a majority, and has caught up with it.
+/// One look at how the server is.
+struct Check {
+    name: &'static str,
+    /// What is wrong; `None` when all is well.
+    problem: Option<String>,
+    /// Whether it may be sent no requests then.
+    counts: bool,
+}
+
+impl Check {
+    fn new(name: &'static str, good: bool) -> Self {
+        Self { name, problem: (!good).then(|| "failed".to_owned()), counts: true }
+    }
+
+    fn is_good(&self) -> bool {
+        self.problem.is_none() || !self.counts
+    }
+
+    fn line(&self) -> String {
+        match (&self.problem, self.counts) {
+            (None, _) => format!("[+]{} ok\n", self.name),
+            (Some(problem), true) => format!("[-]{} {problem}\n", self.name),
+            (Some(problem), false) => format!("[!]{} {problem}\n", self.name),
+        }
+    }
+}
+
+/// `/livez`: the process runs. `/readyz`: it also has a leader, which leads a majority, and has caught up with
+/// it. A full storage quota is told and is no reason to send reads elsewhere: it is full there too.
 async fn health(call: &Call, parts: &[&str]) -> Response {
-    let log = call.front.engine.store().log();
-    let leader = log.leadership().borrow().leader.is_some();
-    let near = log.lag() <= NEAR;
-    let checks: &[(&str, bool)] = if parts.first() == Some(&"readyz") {
-        &[("ping", true), ("leader", leader), ("read", leader && log.is_readable().await), ("lag", near)]
-    } else {
-        &[("ping", true)]
-    };
+    let mut checks = vec![Check::new("ping", true)];
+    if parts.first() == Some(&"readyz") {
+        let log = call.front.engine.store().log();
+        let leader = log.leadership().borrow().leader.is_some();
+        checks.push(Check::new("leader", leader));
+        checks.push(Check::new("read", leader && log.is_readable().await));
+        checks.push(Check::new("lag", log.lag() <= NEAR));
+        let problem = call.front.engine.quota().alarm();
+        checks.push(Check { name: "storage-quota", problem, counts: false });
+    }
     let excluded = call.query.all("exclude");
-    let wanted = checks.iter().filter(|(name, _)| {
-        parts.get(1).is_none_or(|part| part == name) && !excluded.iter().any(|e| e == name)
+    checks.retain(|check| {
+        parts.get(1).is_none_or(|part| *part == check.name) && !excluded.iter().any(|e| *e == check.name)
     });
-    let results: Vec<&(&str, bool)> = wanted.collect();
-    let good = results.iter().all(|(_, good)| *good);
+    let good = checks.iter().all(Check::is_good);
     let verbose = call.query.has("verbose") || !good;
     let mut text = String::new();
     if verbose {
-        for (name, good) in &results {
-            text.push_str(&format!(
-                "[{}]{name} {}\n",
-                if *good { '+' } else { '-' },
-                if *good { "ok" } else { "failed" }
-            ));
-        }
+        checks.iter().for_each(|check| text.push_str(&check.line()));
         text.push_str(&format!(
             "{} check {}\n",
             parts.first().unwrap_or(&""),
@@ -220,5 +243,6 @@ async fn health(call: &Call, parts: &[&str]) -> Response {
 async fn metrics(call: &Call) -> Result<Response, Failure> {
     let handle = call.front.metrics.as_ref().ok_or_else(not_found)?;
     call.front.engine.store().log().measure().await;
+    call.front.engine.quota().measure();
     Ok(respond::typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", handle.render()))
 }

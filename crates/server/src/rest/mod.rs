@@ -28,6 +28,7 @@ use http::{HeaderMap, Method, Request, Uri};
 use hyper::upgrade::OnUpgrade;
 
 use crate::authorize::Attributes;
+use crate::fairness::Sort;
 use crate::front::{Front, Peer};
 use crate::identity::Authenticated;
 use path::ResourcePath;
@@ -94,6 +95,9 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     }
     let kind = served_kind(&path)?;
     let call = ResourceCall { call, kind, path };
+    let sort = if matches!(call.call.method, Method::GET | Method::HEAD) { Sort::Read } else { Sort::Write };
+    // Until the answer begins: what streams after that is not work that others wait for.
+    let _seat = call.call.front.fairness.seat(&call.call.user, sort).await?;
     match call.path.subresource.as_str() {
         "" => resources::serve(call, body).await,
         "exec" | "attach" | "portforward" if is_pod(&call.path) => {

@@ -19,6 +19,7 @@ use super::accept::{self, Form};
 use super::respond::Shown;
 use super::{ResourceCall, respond};
 use crate::engine::watch_failed;
+use crate::fairness::Watching;
 
 /// How long a watch lasts when the client names no time, in seconds: the reference server's range.
 const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
@@ -36,6 +37,7 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let timeout = query
         .watch_timeout()?
         .unwrap_or_else(|| Duration::from_secs(balsa_rt::Random.random_range(DEFAULT_SECONDS)));
+    let watching = call.call.front.fairness.watch(&call.call.user)?;
     let engine = &call.call.front.engine;
     let started = engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await;
     let watch = match started {
@@ -56,6 +58,7 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
         told_columns: false,
         deadline: Instant::now() + timeout,
         ended: false,
+        _watching: watching,
     };
     metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => call.kind.descriptor().plural)
         .increment(1.0);
@@ -87,6 +90,7 @@ struct Lines {
     told_columns: bool,
     deadline: Instant,
     ended: bool,
+    _watching: Option<Watching>,
 }
 
 impl Drop for Lines {

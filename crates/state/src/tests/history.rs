@@ -3,6 +3,7 @@
 use balsa_log::Table;
 
 use super::*;
+use crate::tables::{HISTORY_BYTES, HISTORY_FLOOR, Write, read_number};
 use crate::{HistoryError, WatchError};
 
 #[tokio::test]
@@ -47,9 +48,9 @@ async fn it_is_trimmed_and_what_is_left_still_adds_up() {
     }
     let (floor, last) = (bench.state.oldest(), bench.state.revision());
     assert!(floor.0 > last.0 - 13 && floor.0 <= last.0 - 10, "{floor} of {last}");
-    // A version and a pointer each, the versions before them, the floor, and the object that stays.
+    // A version and a pointer each, the versions before them, floor and size, and the object that stays.
     let rows = bench.tables.rows(Table::History).len();
-    assert!(rows <= 2 * 12 + 3, "{rows}");
+    assert!(rows <= 2 * 12 + 4, "{rows}");
     let still = bench.state.object_at(gadgets(), &key("still"), floor).await.unwrap().unwrap();
     assert_eq!(still.revision(), Revision(1));
     let expired = bench.state.object_at(gadgets(), &key("a"), Revision(2)).await;
@@ -72,6 +73,36 @@ async fn it_is_trimmed_and_what_is_left_still_adds_up() {
         replica.follow(&mut watch, last).await;
         assert_eq!(replica.objects, list(&bench.state, &filter), "{filter:?}");
     }
+}
+
+/// Bytes of the history as it says, and as they are.
+fn bytes(bench: &Bench) -> (u64, u64) {
+    let rows = bench.tables.rows(Table::History);
+    let said = rows.get(HISTORY_BYTES).and_then(|value| read_number(value)).unwrap_or(0);
+    let counted = rows.iter().filter(|(key, _)| ![HISTORY_BYTES, HISTORY_FLOOR].contains(&key.as_slice()));
+    (said, counted.map(|(key, value)| (key.len() + value.len()) as u64).sum())
+}
+
+#[tokio::test]
+async fn it_is_trimmed_by_its_bytes_too() {
+    let config = StateConfig { history_bytes: 4000, ..StateConfig::default() };
+    let mut bench = Bench::with(config).await;
+    bench.must(create("still", "n1")).await;
+    for round in 0..60 {
+        bench.must(create("a", "n1")).await;
+        bench.must(replace("a", if round % 2 == 0 { "n2" } else { "n1" })).await;
+        bench.must(remove("a")).await;
+        let (said, counted) = bytes(&bench);
+        assert_eq!(said, counted);
+        assert!(counted < 5000, "{counted}");
+    }
+    assert!(bench.state.oldest() > Revision(50));
+    // A database of before it was counted.
+    bench.tables.write(vec![Write::Delete(Table::History, HISTORY_BYTES.to_vec())]);
+    let mut bench = bench.restart().await;
+    bench.must(create("a", "n1")).await;
+    let (said, counted) = bytes(&bench);
+    assert_eq!(said, counted);
 }
 
 #[tokio::test]
