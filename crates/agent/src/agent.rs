@@ -205,6 +205,10 @@ impl AgentHandle {
         let _ = self.node.http.set(router);
     }
 
+    pub(crate) fn clock(&self) -> Clock {
+        self.node.clock.clone()
+    }
+
     pub(crate) fn runtime(&self) -> Arc<dyn Runtime> {
         self.node.runtime.clone()
     }

@@ -5,26 +5,34 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::get;
 use balsa_runtime::Runtime;
 
 use crate::agent::AgentHandle;
+use crate::usage::{self, Measured, Meter};
 
 #[derive(Clone)]
 struct Shared {
     runtime: Arc<dyn Runtime>,
+    meter: Arc<Meter>,
     render: Arc<dyn Fn() -> String + Send + Sync>,
 }
 
-/// `/healthz`, `/livez`, `/readyz` and `/metrics` of an agent; `render` gives the text of the last.
+/// `/healthz`, `/livez`, `/readyz` and `/metrics` of an agent; `render` gives the text of the last. And what
+/// its containers use: `/stats/summary`, `/metrics/resource`.
 /// The same is served to those who may proxy to the node (`nodes/proxy`).
 pub fn router(agent: &AgentHandle, render: impl Fn() -> String + Send + Sync + 'static) -> Router {
-    let shared = Shared { runtime: agent.runtime(), render: Arc::new(render) };
+    let meter = Arc::new(Meter::new(agent.runtime(), agent.node_name(), agent.clock()));
+    let shared = Shared { runtime: agent.runtime(), meter, render: Arc::new(render) };
     let router = Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(healthz))
         .route("/livez", get(|| async { "ok" }))
         .route("/metrics", get(|State(shared): State<Shared>| async move { (shared.render)() }))
+        .route("/metrics/resource", get(resource))
+        .route("/stats/summary", get(summary))
         .with_state(shared);
     agent.serve_http(router.clone());
     router
@@ -35,4 +43,18 @@ async fn healthz(State(shared): State<Shared>) -> (StatusCode, String) {
         Ok(()) => (StatusCode::OK, "ok".to_owned()),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("container runtime: {error}")),
     }
+}
+
+async fn measured(shared: &Shared) -> Result<Measured, (StatusCode, String)> {
+    let failed = |error| (StatusCode::INTERNAL_SERVER_ERROR, format!("container runtime: {error}"));
+    shared.meter.measure().await.map_err(failed)
+}
+
+async fn resource(State(shared): State<Shared>) -> Result<String, (StatusCode, String)> {
+    Ok(usage::text(&measured(&shared).await?))
+}
+
+async fn summary(State(shared): State<Shared>) -> Result<impl IntoResponse, (StatusCode, String)> {
+    let summary = shared.meter.summary(&measured(&shared).await?).to_string();
+    Ok(([(CONTENT_TYPE, "application/json")], summary))
 }

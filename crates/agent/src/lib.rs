@@ -31,6 +31,7 @@ mod objects;
 mod pod;
 mod probe;
 mod session;
+mod usage;
 mod volumes;
 
 pub use agent::{Agent, AgentHandle};

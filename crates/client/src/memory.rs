@@ -152,7 +152,7 @@ impl Backend for MemoryBackend {
         }
         let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
         let object = strategy::prepare_create(kind, namespace, value, &stamp)?;
-        strategy::validate_create(object.as_ref())?;
+        strategy::validate_create(kind, object.as_ref())?;
         let name = object.meta().name.clone().unwrap_or_default();
         let namespace = object.meta().namespace.clone().unwrap_or_default();
         let mut objects = self.lock();
@@ -174,7 +174,7 @@ impl Backend for MemoryBackend {
         let old = objects.find(kind, key)?;
         check(&old, &precondition_of(&value))?;
         let object = strategy::prepare_update(&old, value, part)?;
-        strategy::validate_update(object.as_ref(), &old)?;
+        strategy::validate_update(kind, object.as_ref(), &old, part)?;
         if Object::canonical(kind, &object.to_value()) == Object::canonical(kind, &old.value()) {
             return Ok(old);
         }

@@ -6,14 +6,17 @@ use balsa_model::selector::Filter;
 use balsa_model::{Kind, KindRef, Revision};
 use balsa_rt::{Scope, TaskKind};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::api::storage::v1::StorageClass;
 use std::hash::Hash;
 use std::time::Duration;
@@ -46,6 +49,11 @@ pub struct Caches {
     pub volumes: Informer,
     pub claims: Informer,
     pub storage_classes: Informer,
+    pub quotas: Informer,
+    pub cluster_roles: Informer,
+    pub autoscalers: Informer,
+    pub ip_addresses: Informer,
+    pub service_cidrs: Informer,
     /// Every kind but Event, the above included.
     pub all: Vec<(KindRef, Informer)>,
 }
@@ -82,6 +90,11 @@ impl Caches {
             volumes: pick::<PersistentVolume>(&mut all, &start),
             claims: pick::<PersistentVolumeClaim>(&mut all, &start),
             storage_classes: pick::<StorageClass>(&mut all, &start),
+            quotas: pick::<ResourceQuota>(&mut all, &start),
+            cluster_roles: pick::<ClusterRole>(&mut all, &start),
+            autoscalers: pick::<HorizontalPodAutoscaler>(&mut all, &start),
+            ip_addresses: pick::<IPAddress>(&mut all, &start),
+            service_cidrs: pick::<ServiceCIDR>(&mut all, &start),
             all,
         }
     }

@@ -167,7 +167,8 @@ impl Disruption {
             // Up to the top: a ReplicaSet's Deployment says how many there should be.
             while let Some(owner) = controller_of(&meta).cloned() {
                 let kind = balsa_model::kinds::by_api_version(&owner.api_version, &owner.kind)?;
-                let object = self.caches.of(kind)?.get(&Key::new(namespace.as_str(), owner.name.as_str()))?;
+                let object =
+                    self.caches.of(kind.stored())?.get(&Key::new(namespace.as_str(), owner.name.as_str()))?;
                 if object.uid() != owner.uid {
                     break;
                 }

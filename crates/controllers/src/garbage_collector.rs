@@ -134,6 +134,7 @@ impl Collector {
             // A kind that is not served: nobody can say that it is gone.
             return Ok(OwnerState::Solid);
         };
+        let kind = kind.stored();
         let namespace =
             if kind.descriptor().is_namespaced() { dependent.key().namespace.clone() } else { "".into() };
         if kind.descriptor().is_namespaced() && namespace.is_empty() {

@@ -20,8 +20,13 @@
 //! | `node_ipam` | each node has its range of pod addresses |
 //! | `namespace_objects` | what every namespace has: its default account, the cluster's certificate |
 //! | `volumes` | claims have volumes |
+//! | `resource_quota` | quotas say what is used of them |
+//! | `cluster_roles` | roles that are put together out of others |
+//! | `ip_addresses` | whose an address of a Service is |
+//! | `horizontal_pod_autoscaler` | as many pods as what they use asks for |
 
 mod caches;
+mod cluster_roles;
 mod cron_job;
 mod daemon_set;
 mod deployment;
@@ -30,6 +35,8 @@ mod endpoint_plan;
 mod endpoint_slices;
 mod endpoints;
 mod garbage_collector;
+mod horizontal_pod_autoscaler;
+mod ip_addresses;
 mod job;
 mod namespace;
 mod namespace_objects;
@@ -42,6 +49,7 @@ mod pods;
 mod replica_set;
 mod replicas;
 mod replication_controller;
+mod resource_quota;
 mod revisions;
 mod stateful_set;
 #[cfg(test)]
@@ -49,10 +57,12 @@ mod stateful_set;
 mod stories;
 mod taint_eviction;
 mod ttl_after_finished;
+pub mod usage;
 mod volumes;
 
 pub use caches::Caches;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{Client, Recorder};
@@ -61,7 +71,7 @@ use k8s_openapi::api::apps::v1::ReplicaSet;
 use k8s_openapi::api::core::v1::ReplicationController;
 
 /// What the controllers must be told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ControllerConfig {
     /// Where pod addresses come from; each node gets a part of it.
     pub cluster_cidr: Option<ipnet::IpNet>,
@@ -75,6 +85,20 @@ pub struct ControllerConfig {
     pub root_ca: String,
     /// Where on a node the built-in provisioner puts its volumes.
     pub local_path_dir: String,
+    /// Who knows what pods use; without, nothing is scaled by it.
+    pub usage: Option<Arc<dyn usage::UsageSource>>,
+}
+
+impl std::fmt::Debug for ControllerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ControllerConfig")
+            .field("cluster_cidr", &self.cluster_cidr)
+            .field("node_grace", &self.node_grace)
+            .field("node_period", &self.node_period)
+            .field("ended_pods", &self.ended_pods)
+            .field("local_path_dir", &self.local_path_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for ControllerConfig {
@@ -86,6 +110,7 @@ impl Default for ControllerConfig {
             ended_pods: 12_500,
             root_ca: String::new(),
             local_path_dir: "/var/lib/balsa/local-path".to_owned(),
+            usage: None,
         }
     }
 }
@@ -145,4 +170,18 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     pod_gc::start(client.clone(), caches, clock.clone(), config, scope);
     namespace_objects::start(client.clone(), caches, config.root_ca.clone(), scope);
     volumes::start(client.clone(), caches, recorder("persistentvolume-controller"), config, scope);
+    resource_quota::start(client.clone(), caches, scope);
+    cluster_roles::start(client.clone(), caches, scope);
+    ip_addresses::start(client.clone(), caches, clock.clone(), scope);
+    if let Some(usage) = &config.usage {
+        let recorder = recorder("horizontal-pod-autoscaler");
+        horizontal_pod_autoscaler::start(
+            client.clone(),
+            caches,
+            usage.clone(),
+            recorder,
+            clock.clone(),
+            scope,
+        );
+    }
 }

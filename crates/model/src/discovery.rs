@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::kind::{Descriptor, Subresource};
+use crate::kind::{Descriptor, KindRef, Subresource};
 use crate::kinds;
 
 /// What one can do with an object of a stored kind.
@@ -94,8 +94,8 @@ pub struct ResourceInfo {
     pub categories: Vec<String>,
     /// Its parts, by name.
     pub subresources: Vec<SubresourceInfo>,
-    /// Whether its objects are stored.
-    pub stored: bool,
+    /// As what its objects are stored; `None`: they are not.
+    pub stored: Option<GroupVersionKind>,
 }
 
 /// A version of a group, with its resources by name.
@@ -122,22 +122,36 @@ fn owned(texts: &[&str]) -> Vec<String> {
 
 impl ResourceInfo {
     /// A built-in kind.
+    pub fn of_kind(kind: KindRef) -> Self {
+        let Descriptor { group, version, kind: name, .. } = kind.stored().descriptor();
+        Self { stored: Some(GroupVersionKind::new(group, version, name)), ..Self::of(kind.descriptor()) }
+    }
+
+    /// A kind that is stored as it is.
     pub fn of(descriptor: &Descriptor) -> Self {
         let verbs = if descriptor.deletes_collections() { STORED_VERBS } else { NO_COLLECTION_VERBS };
         let mut subresources: Vec<SubresourceInfo> =
             descriptor.subresources.iter().map(|part| subresource(descriptor, *part)).collect();
         subresources.sort_by(|a, b| a.name.cmp(&b.name));
+        let kind = GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind);
         Self {
             plural: descriptor.plural.to_owned(),
             singular: descriptor.singular.to_owned(),
-            kind: GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind),
             namespaced: descriptor.is_namespaced(),
             verbs: owned(verbs),
             short_names: owned(descriptor.short_names),
             categories: owned(descriptor.categories),
             subresources,
-            stored: true,
+            stored: Some(kind.clone()),
+            kind,
         }
+    }
+
+    /// What is measured when somebody asks, and not stored.
+    fn measure(plural: &str, kind: &str, namespaced: bool) -> Self {
+        let kind = GroupVersionKind::new("metrics.k8s.io", "v1beta1", kind);
+        let measure = Self::question("metrics.k8s.io", plural, &kind.kind, namespaced);
+        Self { singular: String::new(), verbs: owned(&["get", "list"]), kind, ..measure }
     }
 
     /// A question that is answered and not stored.
@@ -151,25 +165,25 @@ impl ResourceInfo {
             short_names: Vec::new(),
             categories: Vec::new(),
             subresources: Vec::new(),
-            stored: false,
+            stored: None,
         }
     }
+}
 
-    /// What Kubernetes calls the hash of the stored version.
-    fn storage_hash(&self) -> String {
-        let GroupVersionKind { group, version, kind } = &self.kind;
-        let digest = Sha256::digest(format!("{group}/{version}/{kind}"));
-        STANDARD.encode(&digest[..8])
-    }
+/// What Kubernetes calls the hash of the stored version.
+fn storage_hash(GroupVersionKind { group, version, kind }: &GroupVersionKind) -> String {
+    let digest = Sha256::digest(format!("{group}/{version}/{kind}"));
+    STANDARD.encode(&digest[..8])
 }
 
 fn subresource(descriptor: &Descriptor, part: Subresource) -> SubresourceInfo {
     let own = || GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind);
     let core = |kind| GroupVersionKind::new("", "v1", kind);
     let (kind, verbs): (GroupVersionKind, &[&str]) = match part {
-        Subresource::Status | Subresource::Approval | Subresource::EphemeralContainers => {
-            (own(), &["get", "patch", "update"])
-        }
+        Subresource::Status
+        | Subresource::Approval
+        | Subresource::EphemeralContainers
+        | Subresource::Resize => (own(), &["get", "patch", "update"]),
         Subresource::Scale => {
             (GroupVersionKind::new("autoscaling", "v1", "Scale"), &["get", "patch", "update"])
         }
@@ -193,7 +207,7 @@ fn subresource(descriptor: &Descriptor, part: Subresource) -> SubresourceInfo {
 
 /// Everything that is built in: the kinds, and the questions that are answered but not stored.
 pub fn built_in() -> Vec<GroupVersion> {
-    let kinds = kinds::all().iter().map(|kind| ResourceInfo::of(kind.descriptor()));
+    let kinds = kinds::served().map(ResourceInfo::of_kind);
     let question = ResourceInfo::question;
     let questions = [
         question("", "bindings", "Binding", true),
@@ -204,7 +218,11 @@ pub fn built_in() -> Vec<GroupVersion> {
         question("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", false),
         question("authorization.k8s.io", "subjectaccessreviews", "SubjectAccessReview", false),
     ];
-    arrange(kinds.chain(questions))
+    let measures = [
+        ResourceInfo::measure("nodes", "NodeMetrics", false),
+        ResourceInfo::measure("pods", "PodMetrics", true),
+    ];
+    arrange(kinds.chain(questions).chain(measures))
 }
 
 /// Sorts resources into group versions, in the order of preference.
@@ -322,8 +340,8 @@ fn resource_entry(resource: &ResourceInfo) -> Value {
         "verbs": resource.verbs,
     });
     add_names(&mut entry, resource);
-    if resource.stored {
-        entry["storageVersionHash"] = resource.storage_hash().into();
+    if let Some(stored) = &resource.stored {
+        entry["storageVersionHash"] = storage_hash(stored).into();
     }
     entry
 }

@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
@@ -17,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::field::FieldErrors;
+use crate::object::Object;
 use crate::status::Failure;
 use crate::table::{Cell, Column};
 
@@ -58,6 +60,8 @@ pub enum Subresource {
     Approval,
     /// Containers that join a pod which runs.
     EphemeralContainers,
+    /// What a pod's containers may use, while they run.
+    Resize,
 }
 
 impl Subresource {
@@ -77,6 +81,7 @@ impl Subresource {
             Self::Token => "token",
             Self::Approval => "approval",
             Self::EphemeralContainers => "ephemeralcontainers",
+            Self::Resize => "resize",
         }
     }
 }
@@ -241,7 +246,22 @@ pub struct ScaleOf {
     pub status: ScaleStatus,
 }
 
-/// The behaviour of one kind. Every method is pure and deterministic.
+/// How a kind that is another version of a stored one goes to and fro. Values are whole objects as JSON;
+/// their apiVersion and kind are neither read nor set here.
+#[derive(Debug)]
+pub struct Face {
+    /// The kind that is stored.
+    pub stored: fn() -> KindRef,
+    /// An object of the face as the stored kind has it.
+    pub to_stored: fn(Value) -> Value,
+    /// A stored object as the face has it.
+    pub from_stored: fn(Value) -> Value,
+    /// The stored kind's name of one of the face's field labels.
+    pub label: fn(&str) -> &str,
+}
+
+/// The behaviour of one kind. Every method is pure and deterministic. Of a kind with a [`Face`], what
+/// happens to an object is the stored kind's; its checks, its columns and its row are its own.
 pub trait Kind:
     Metadata<Ty = ObjectMeta>
     + Resource
@@ -256,6 +276,12 @@ pub trait Kind:
     /// What is constant about it.
     const DESCRIPTOR: Descriptor;
 
+    /// How it is stored, where that is as another kind: two versions of one store.
+    const FACE: Option<Face> = None;
+
+    /// Notes in an object's JSON what its typed form would not tell apart.
+    fn before_decode(_value: &mut Value) {}
+
     /// Sets what the client left open. Called on create, on update and on patch results; must change
     /// nothing when called twice.
     fn set_defaults(&mut self) {}
@@ -268,6 +294,10 @@ pub trait Kind:
     /// `status` (or, for a status update, everything else).
     fn prepare_update(&mut self, _old: &Self) {}
 
+    /// Carries over what an update of one part must not change: all but that part. Of the status the generic
+    /// strategy has already kept the rest.
+    fn prepare_part(&mut self, _old: &Self, _part: Subresource) {}
+
     /// Whether something beside `metadata.finalizers` holds its deletion (`spec.finalizers` of namespaces).
     fn holds_deletion(&self) -> bool {
         false
@@ -279,8 +309,16 @@ pub trait Kind:
     /// Refuses what is wrong with the object itself. Metadata is checked generically.
     fn validate(&self, _errors: &mut FieldErrors) {}
 
+    /// Refuses what only an object that is there already may be.
+    fn validate_create(&self, _errors: &mut FieldErrors) {}
+
     /// Refuses changes that may not be made.
     fn validate_update(&self, _old: &Self, _errors: &mut FieldErrors) {}
+
+    /// Refuses changes that may not be made through a part of the object other than its status.
+    fn validate_part(&self, old: &Self, _part: Subresource, errors: &mut FieldErrors) {
+        Kind::validate_update(self, old, errors);
+    }
 
     /// `Warning:` lines for a client that creates or updates it.
     fn warnings(&self) -> Vec<String> {
@@ -324,6 +362,8 @@ pub trait KindApi: Send + Sync + 'static {
     fn decode(&self, value: Value) -> Result<Box<dyn AnyObject>, Failure>;
     /// A reference to its schema, which goes into the generator's definitions.
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
+    /// See [`Kind::FACE`].
+    fn face(&self) -> Option<&'static Face>;
 }
 
 /// A kind, as it is passed around.
@@ -333,7 +373,8 @@ impl PartialEq for dyn KindApi {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self.descriptor(), other.descriptor())
             || (self.descriptor().plural == other.descriptor().plural
-                && self.descriptor().group == other.descriptor().group)
+                && self.descriptor().group == other.descriptor().group
+                && self.descriptor().version == other.descriptor().version)
     }
 }
 
@@ -343,7 +384,51 @@ impl std::hash::Hash for dyn KindApi {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.descriptor().plural.hash(state);
         self.descriptor().group.hash(state);
+        self.descriptor().version.hash(state);
     }
+}
+
+impl dyn KindApi {
+    /// The kind as which its objects are stored: itself, unless it is a face of another.
+    pub fn stored(&'static self) -> KindRef {
+        self.face().map_or(self, |face| (face.stored)())
+    }
+
+    /// An object of this kind as it is stored.
+    pub fn to_stored(&'static self, value: Value) -> Value {
+        match self.face() {
+            Some(face) => typed(self.stored(), (face.to_stored)(value)),
+            None => value,
+        }
+    }
+
+    /// A stored object as this kind has it.
+    pub fn from_stored(&'static self, value: Value) -> Value {
+        match self.face() {
+            Some(face) => typed(self, (face.from_stored)(value)),
+            None => value,
+        }
+    }
+
+    /// A stored object as an object of this kind, of the same revision. `None` if it does not decode, which
+    /// the checks at the front door exclude.
+    pub fn show(&'static self, stored: &Arc<Object>) -> Option<Arc<Object>> {
+        if self.face().is_none() {
+            return Some(stored.clone());
+        }
+        let shown = self.decode(self.from_stored(stored.bare_value())).ok()?.to_value();
+        let bytes = Object::canonical_with(self, &shown, stored.managed_fields());
+        Object::seal(self, &bytes, stored.revision()).ok().map(Arc::new)
+    }
+}
+
+/// The same object, said to be of `kind`.
+fn typed(kind: KindRef, mut value: Value) -> Value {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("apiVersion".to_owned(), kind.descriptor().api_version().into());
+        map.insert("kind".to_owned(), kind.descriptor().kind.into());
+    }
+    value
 }
 
 impl std::fmt::Debug for dyn KindApi {
@@ -366,14 +451,20 @@ pub trait AnyObject: Send + Sync {
     fn prepare_create(&mut self);
     /// See [`Kind::prepare_update`]; nothing happens when `old` is of another kind.
     fn prepare_update(&mut self, old: &dyn AnyObject);
+    /// See [`Kind::prepare_part`]; nothing happens when `old` is of another kind.
+    fn prepare_part(&mut self, old: &dyn AnyObject, part: Subresource);
     /// See [`Kind::holds_deletion`].
     fn holds_deletion(&self) -> bool;
     /// See [`Kind::mark_deleting`].
     fn mark_deleting(&mut self);
     /// See [`Kind::validate`].
     fn validate(&self, errors: &mut FieldErrors);
+    /// See [`Kind::validate_create`].
+    fn validate_create(&self, errors: &mut FieldErrors);
     /// See [`Kind::validate_update`].
     fn validate_update(&self, old: &dyn AnyObject, errors: &mut FieldErrors);
+    /// See [`Kind::validate_part`].
+    fn validate_part(&self, old: &dyn AnyObject, part: Subresource, errors: &mut FieldErrors);
     /// See [`Kind::warnings`].
     fn warnings(&self) -> Vec<String>;
     /// The value of a field label; `metadata.name` and `metadata.namespace` included.
@@ -421,6 +512,12 @@ impl<K: Kind> AnyObject for K {
         }
     }
 
+    fn prepare_part(&mut self, old: &dyn AnyObject, part: Subresource) {
+        if let Some(old) = old.as_any().downcast_ref::<K>() {
+            Kind::prepare_part(self, old, part);
+        }
+    }
+
     fn holds_deletion(&self) -> bool {
         Kind::holds_deletion(self)
     }
@@ -433,9 +530,19 @@ impl<K: Kind> AnyObject for K {
         Kind::validate(self, errors);
     }
 
+    fn validate_create(&self, errors: &mut FieldErrors) {
+        Kind::validate_create(self, errors);
+    }
+
     fn validate_update(&self, old: &dyn AnyObject, errors: &mut FieldErrors) {
         if let Some(old) = old.as_any().downcast_ref::<K>() {
             Kind::validate_update(self, old, errors);
+        }
+    }
+
+    fn validate_part(&self, old: &dyn AnyObject, part: Subresource, errors: &mut FieldErrors) {
+        if let Some(old) = old.as_any().downcast_ref::<K>() {
+            Kind::validate_part(self, old, part, errors);
         }
     }
 
@@ -491,6 +598,7 @@ impl<K: Kind> KindOf<K> {
             Err(_) => panic!("names of kinds are ASCII"),
         };
     const DESCRIPTOR: &'static Descriptor = &K::DESCRIPTOR;
+    const FACE: &'static Option<Face> = &K::FACE;
 }
 
 impl<K: Kind> KindApi for KindOf<K> {
@@ -507,6 +615,7 @@ impl<K: Kind> KindApi for KindOf<K> {
             map.insert("apiVersion".to_owned(), K::API_VERSION.into());
             map.insert("kind".to_owned(), K::KIND.into());
         }
+        K::before_decode(&mut value);
         let typed: K = serde_json::from_value(value).map_err(|error| {
             Failure::bad_request(format!(
                 "{} in version \"{}\" cannot be handled as a {}: {error}",
@@ -520,6 +629,10 @@ impl<K: Kind> KindApi for KindOf<K> {
 
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<K>()
+    }
+
+    fn face(&self) -> Option<&'static Face> {
+        Self::FACE.as_ref()
     }
 }
 

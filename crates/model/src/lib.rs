@@ -8,6 +8,7 @@
 //! - [`mutation`]: what is proposed to the log and what came of it;
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
 //! - [`fields`]: who owns which fields, and server-side apply;
+//! - [`quota`]: what objects count against quotas; [`limits`]: what one of them may have;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
 
 pub mod discovery;
@@ -15,6 +16,7 @@ pub mod field;
 pub mod fields;
 pub mod kind;
 pub mod kinds;
+pub mod limits;
 pub mod meta;
 pub mod mutation;
 pub mod node_selector;
@@ -23,6 +25,7 @@ pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod schedule;
 pub mod schema;
 pub mod selector;

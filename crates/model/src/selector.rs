@@ -12,6 +12,7 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as MetaSelector;
 
 use crate::field::Path;
+use crate::kind::KindRef;
 use crate::meta;
 use crate::object::Object;
 use crate::status::Failure;
@@ -257,6 +258,15 @@ impl Filter {
             && self.name.as_ref().is_none_or(|name| *name == object.key().name)
             && self.labels.matches(object.meta().labels.as_ref())
             && self.fields.matches(object)
+    }
+
+    /// The same for the stored objects of a kind.
+    #[must_use]
+    pub fn of_stored(self, kind: KindRef) -> Self {
+        match kind.face() {
+            Some(face) => Self { fields: self.fields.relabelled(face.label), ..self },
+            None => self,
+        }
     }
 
     /// Whether it keeps every object of its kind.

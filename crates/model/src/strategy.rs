@@ -38,6 +38,8 @@ pub enum Part {
     Status,
     /// Everything at once: what nodes and controllers of this release write when one write has to do.
     Whole,
+    /// What the kind says that this part of it covers.
+    Sub(Subresource),
 }
 
 /// A new object from a client's body. `value` names no namespace, or that of the URL.
@@ -96,8 +98,11 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
         )
     })?;
     keep_system_metadata(object.meta_mut(), old.meta());
-    if part == Part::Main {
-        object.prepare_update(old_typed.as_ref());
+    match part {
+        Part::Main => object.prepare_update(old_typed.as_ref()),
+        Part::Status => object.prepare_part(old_typed.as_ref(), Subresource::Status),
+        Part::Sub(subresource) => object.prepare_part(old_typed.as_ref(), subresource),
+        Part::Whole => {}
     }
     object.set_defaults();
     if kind.descriptor().has_generation && differs_in_spec(object.as_ref(), old_typed.as_ref()) {
@@ -106,39 +111,63 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
     Ok(object)
 }
 
-/// Checks an object that is about to be created.
+/// Checks an object that is about to be created, as `kind` has it: the kind that it is stored as, or a
+/// face of that.
 ///
 /// # Errors
 /// `Invalid`, with every field that is wrong.
-pub fn validate_create(object: &dyn AnyObject) -> Result<(), Failure> {
+pub fn validate_create(kind: KindRef, object: &dyn AnyObject) -> Result<(), Failure> {
     let mut errors = FieldErrors::new();
-    meta::validate(object.meta(), object.kind().descriptor(), &mut errors);
+    meta::validate(object.meta(), kind.descriptor(), &mut errors);
+    let shown = shown(kind, object)?;
+    let object = shown.as_deref().unwrap_or(object);
     object.validate(&mut errors);
-    refuse(object, errors)
+    object.validate_create(&mut errors);
+    refuse(kind, object, errors)
 }
 
-/// Checks a new version against the old one.
+/// A stored object as a face of its kind has it; `None` where `kind` is no face.
+fn shown(kind: KindRef, object: &dyn AnyObject) -> Result<Option<Box<dyn AnyObject>>, Failure> {
+    match kind.face() {
+        Some(_) => kind.decode(kind.from_stored(object.to_value())).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Checks a new version of a part of an object against the old one, as `kind` has them.
 ///
 /// # Errors
 /// `Invalid`, with every field that is wrong.
-pub fn validate_update(object: &dyn AnyObject, old: &Object) -> Result<(), Failure> {
+pub fn validate_update(
+    kind: KindRef,
+    object: &dyn AnyObject,
+    old: &Object,
+    part: Part,
+) -> Result<(), Failure> {
     let mut errors = FieldErrors::new();
-    meta::validate(object.meta(), object.kind().descriptor(), &mut errors);
+    meta::validate(object.meta(), kind.descriptor(), &mut errors);
     meta::validate_update(object.meta(), old.meta(), &mut errors);
     // Kubernetes looks at the metadata of an update for every kind and again with the kind itself; the
     // causes show both.
     let found = errors.clone();
+    let shown_new = shown(kind, object)?;
+    let object = shown_new.as_deref().unwrap_or(object);
     object.validate(&mut errors);
     if let Some(old) = old.decode() {
-        object.validate_update(old.as_ref(), &mut errors);
+        let shown_old = shown(kind, old.as_ref())?;
+        let old = shown_old.as_deref().unwrap_or(old.as_ref());
+        match part {
+            Part::Sub(subresource) => object.validate_part(old, subresource, &mut errors),
+            _ => object.validate_update(old, &mut errors),
+        }
     }
     errors.extend(found);
-    refuse(object, errors)
+    refuse(kind, object, errors)
 }
 
-fn refuse(object: &dyn AnyObject, errors: FieldErrors) -> Result<(), Failure> {
+fn refuse(kind: KindRef, object: &dyn AnyObject, errors: FieldErrors) -> Result<(), Failure> {
     let name = object.meta().name.as_deref().unwrap_or_default();
-    Failure::invalid(object.kind().descriptor(), name, errors).map_or(Ok(()), Err)
+    Failure::invalid(kind.descriptor(), name, errors).map_or(Ok(()), Err)
 }
 
 /// What dependents become when an object is deleted.
@@ -265,7 +294,7 @@ fn place(
 fn keep_other_parts(value: &mut Value, old: &Value, part: Part, has_status: bool) {
     let Some(map) = value.as_object_mut() else { return };
     match part {
-        Part::Whole => {}
+        Part::Whole | Part::Sub(_) => {}
         Part::Main if !has_status => {}
         Part::Main => match old.get("status") {
             Some(status) => {

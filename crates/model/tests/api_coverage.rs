@@ -19,7 +19,8 @@ const USUAL: [&str; 8] = ["create", "delete", "deletecollection", "get", "list",
 const ACTORS: &[(&str, &str)] = &[
     ("bindings", "the pod is given its node"),
     ("clusterrolebindings", "authorization"),
-    ("clusterroles", "authorization"),
+    ("certificatesigningrequests", "signers of client and serving certificates"),
+    ("clusterroles", "authorization; controller for those put together out of others"),
     ("configmaps", "agents mount them"),
     ("controllerrevisions", "stateful set and daemon set controllers"),
     ("cronjobs", "controller"),
@@ -28,8 +29,11 @@ const ACTORS: &[(&str, &str)] = &[
     ("endpoints", "controller, proxy"),
     ("endpointslices", "controller, proxy, DNS"),
     ("events", "written by all parts"),
+    ("horizontalpodautoscalers", "controller: use of processors and memory"),
+    ("ipaddresses", "controller: one for each address of a Service"),
     ("jobs", "controller, and one for the time to live after the end"),
     ("leases", "agents, node lifecycle"),
+    ("limitranges", "applied to new pods and claims"),
     ("namespaces", "controller: emptied when it is deleted"),
     ("nodes", "agents, node lifecycle, pod ranges"),
     ("persistentvolumeclaims", "bound, provisioned (`local-path`)"),
@@ -39,10 +43,12 @@ const ACTORS: &[(&str, &str)] = &[
     ("priorityclasses", "scheduler"),
     ("replicasets", "controller"),
     ("replicationcontrollers", "controller"),
+    ("resourcequotas", "enforced when objects are written; controller counts what is used"),
     ("rolebindings", "authorization"),
     ("roles", "authorization"),
     ("secrets", "agents mount them"),
     ("serviceaccounts", "controller: a default one in each namespace; tokens"),
+    ("servicecidrs", "the range of the server's settings is shown"),
     ("services", "addresses, proxy, DNS"),
     ("statefulsets", "controller"),
     ("storageclasses", "provisioner"),
@@ -62,17 +68,8 @@ const HOLES: &[(&str, &str)] = &[
     ),
     ("apiextensions.k8s.io/v1 customresourcedefinitions", "custom resources come later"),
     ("apiregistration.k8s.io/v1 apiservices", "aggregation comes with custom resources"),
-    ("autoscaling/v1 horizontalpodautoscalers", "needs metrics"),
-    ("autoscaling/v2 horizontalpodautoscalers", "needs metrics"),
-    (
-        "certificates.k8s.io/v1 certificatesigningrequests",
-        "agents get their certificates by bootstrap tokens",
-    ),
-    ("events.k8s.io/v1 events", "the core group's are served"),
     ("flowcontrol.apiserver.k8s.io/v1 flowschemas", "requests are not sorted into flows"),
     ("flowcontrol.apiserver.k8s.io/v1 prioritylevelconfigurations", "requests are not sorted into flows"),
-    ("networking.k8s.io/v1 ipaddresses", "the log keeps what is taken"),
-    ("networking.k8s.io/v1 servicecidrs", "the range is a setting of the server"),
     ("storage.k8s.io/v1 csistoragecapacities", "the scheduler does not ask drivers"),
     ("v1 componentstatuses", "deprecated since 1.19; `/readyz` tells"),
 ];
@@ -91,8 +88,11 @@ fn verbs(verbs: &[String]) -> String {
 fn row(group: &GroupVersion, resource: &ResourceInfo) -> String {
     let parts = resource.subresources.iter().map(|part| format!("{} ({})", part.name, part.verbs.join(", ")));
     let actor = ACTORS.iter().find(|(plural, _)| *plural == resource.plural).map(|(_, actor)| *actor);
-    let actor =
-        actor.unwrap_or(if resource.stored { "stored and validated only" } else { "answered, not stored" });
+    let actor = match &resource.stored {
+        _ if resource.kind.group == "metrics.k8s.io" => "measured by the agents when asked, not stored",
+        Some(_) => actor.unwrap_or("stored and validated only"),
+        None => actor.unwrap_or("answered, not stored"),
+    };
     format!(
         "| {} | {} `{}` | {} | {} | {actor} |\n",
         group.name(),

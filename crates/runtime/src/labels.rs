@@ -22,6 +22,8 @@ pub const KIND: &str = "balsa.dev/kind";
 pub const ATTEMPT: &str = "balsa.dev/attempt";
 /// A hash of what it was made from; another hash means that it must be made anew.
 pub const SPEC_HASH: &str = "balsa.dev/spec-hash";
+/// A hash of the shares and limits that it was made with; another hash means that it was, or is to be, resized.
+pub const RESOURCES: &str = "balsa.dev/resources";
 /// The id of the sandbox that an app container lives in.
 pub const SANDBOX: &str = "balsa.dev/sandbox";
 /// `init`, `app` or `ephemeral`.

@@ -163,6 +163,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`ExecOutput::LIMIT`]. After `timeout` the command is killed and [`Error::Timeout`] returned.
     async fn exec_sync(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput>;
 
+    /// Gives a container other shares and limits, without starting it anew: processors and memory; what
+    /// is `None` stays as it is. [`Error::Conflict`] when it is not running.
+    async fn update_resources(&self, id: &ContainerId, resources: &Resources) -> Result<()>;
+
     /// What a running container uses.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
 

@@ -1,14 +1,18 @@
 //! The objects that a cluster has from the start (WIRE-CONTRACT section 15). Written by the leader at
 //! every start, where they are missing; what a user changed stays changed.
 
+mod rbac;
+
 use std::net::IpAddr;
 
 use balsa_client::Client;
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
 use balsa_model::{Failure, Key, Kind, Reason};
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::api::networking::v1::ServiceCIDR;
+use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
 use serde_json::{Value, json};
 
@@ -17,6 +21,8 @@ use serde_json::{Value, json};
 pub(crate) struct Seed {
     /// First address of the Service range: `default/kubernetes`.
     pub api_ip: IpAddr,
+    /// The Service range.
+    pub service_cidr: String,
     /// Where that Service leads: this server.
     pub server: std::net::SocketAddr,
     /// Tenth address of the Service range: DNS.
@@ -35,14 +41,17 @@ pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
     for name in NAMESPACES {
         create::<Namespace>(client, json!({"metadata": {"name": name}})).await?;
     }
-    for role in cluster_roles() {
-        create::<ClusterRole>(client, role).await?;
-    }
-    for binding in cluster_role_bindings() {
-        create::<ClusterRoleBinding>(client, binding).await?;
+    rbac::seed(client).await?;
+    for class in SYSTEM_CLASSES {
+        create::<PriorityClass>(client, priority_class(class)).await?;
     }
     create::<StorageClass>(client, local_path()).await?;
     create::<ConfigMap>(client, authentication(&seed.ca)).await?;
+    create::<ServiceCIDR>(
+        client,
+        json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [seed.service_cidr]}}),
+    )
+    .await?;
     create::<Service>(client, kubernetes_service(seed)).await?;
     create::<Service>(client, dns_service(seed)).await?;
     // Loopback is another place in every pod: a server that has no other address is not to be found there.
@@ -162,127 +171,11 @@ fn authentication(ca: &str) -> Value {
     })
 }
 
-fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
-    json!({"apiGroups": groups, "resources": resources, "verbs": verbs})
-}
-
-fn urls(paths: &[&str], verbs: &[&str]) -> Value {
-    json!({"nonResourceURLs": paths, "verbs": verbs})
-}
-
-/// The roles that people and charts refer to by name.
-fn cluster_roles() -> Vec<Value> {
-    const READ: &[&str] = &["get", "list", "watch"];
-    const WRITE: &[&str] =
-        &["create", "delete", "deletecollection", "patch", "update", "get", "list", "watch"];
-    const CORE: &[&str] = &[
-        "pods",
-        "pods/log",
-        "pods/status",
-        "services",
-        "endpoints",
-        "configmaps",
-        "events",
-        "persistentvolumeclaims",
-        "replicationcontrollers",
-        "replicationcontrollers/scale",
-        "serviceaccounts",
-        "namespaces",
-    ];
-    let role = |name: &str, rules: Vec<Value>| {
-        json!({
-            "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
-            "rules": rules,
-        })
+fn priority_class((name, value): &(&str, i32)) -> Value {
+    let description = if *name == "system-node-critical" {
+        "Used for system critical pods that must not be moved from their current node."
+    } else {
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."
     };
-    let workloads = |verbs: &[&str]| {
-        rule(
-            &["apps", "batch", "autoscaling", "policy", "networking.k8s.io", "discovery.k8s.io"],
-            &["*"],
-            verbs,
-        )
-    };
-    let streams = || {
-        rule(&[""], &["pods/exec", "pods/attach", "pods/portforward", "pods/eviction"], &["get", "create"])
-    };
-    let secrets = || rule(&[""], &["secrets"], WRITE);
-    vec![
-        role("cluster-admin", vec![rule(&["*"], &["*"], &["*"]), urls(&["*"], &["*"])]),
-        role("view", vec![rule(&[""], CORE, READ), workloads(READ)]),
-        role("edit", vec![rule(&[""], CORE, WRITE), workloads(WRITE), secrets(), streams()]),
-        role(
-            "admin",
-            vec![
-                rule(&[""], CORE, WRITE),
-                workloads(WRITE),
-                secrets(),
-                streams(),
-                rule(&["rbac.authorization.k8s.io"], &["roles", "rolebindings"], WRITE),
-            ],
-        ),
-        role(
-            "system:discovery",
-            vec![urls(
-                &[
-                    "/api",
-                    "/api/*",
-                    "/apis",
-                    "/apis/*",
-                    "/healthz",
-                    "/livez",
-                    "/readyz",
-                    "/openapi",
-                    "/openapi/*",
-                    "/version",
-                    "/version/",
-                    "/",
-                ],
-                &["get"],
-            )],
-        ),
-        role(
-            "system:monitoring",
-            vec![urls(
-                &[
-                    "/healthz",
-                    "/healthz/*",
-                    "/livez",
-                    "/livez/*",
-                    "/metrics",
-                    "/metrics/slis",
-                    "/readyz",
-                    "/readyz/*",
-                ],
-                &["get"],
-            )],
-        ),
-        role(
-            "system:public-info-viewer",
-            vec![urls(&["/healthz", "/livez", "/readyz", "/version", "/version/"], &["get"])],
-        ),
-    ]
-}
-
-fn cluster_role_bindings() -> Vec<Value> {
-    let binding = |name: &str, role: &str, groups: &[&str]| {
-        let subjects: Vec<Value> = groups
-            .iter()
-            .map(|group| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group}))
-            .collect();
-        json!({
-            "metadata": {"name": name, "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"}},
-            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
-            "subjects": subjects,
-        })
-    };
-    vec![
-        binding("cluster-admin", "cluster-admin", &["system:masters"]),
-        binding("system:discovery", "system:discovery", &["system:authenticated"]),
-        binding("system:monitoring", "system:monitoring", &["system:monitoring"]),
-        binding(
-            "system:public-info-viewer",
-            "system:public-info-viewer",
-            &["system:authenticated", "system:unauthenticated"],
-        ),
-    ]
+    json!({"metadata": {"name": name}, "value": value, "description": description})
 }

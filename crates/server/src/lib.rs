@@ -25,6 +25,8 @@ mod rest;
 mod restore;
 mod server;
 mod sessions;
+mod signer;
+mod usage;
 
 pub use balsa_state::Revisions;
 pub use engine::{LocalBackend, MAX_OBJECT_BYTES};

@@ -27,7 +27,7 @@ use crate::identity::{
 };
 use crate::members::{self, Members};
 use crate::sessions::Sessions;
-use crate::{follower, grpc, leases, listener, rest};
+use crate::{follower, grpc, leases, listener, rest, signer, usage};
 
 /// The issuer of service accounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -187,6 +187,7 @@ impl Server {
                 cluster_cidr: Some(self.config.cluster_cidr),
                 root_ca: self.front.authority.certificate().to_owned(),
                 local_path_dir: self.config.local_path_dir.display().to_string(),
+                usage: Some(Arc::new(usage::FromAgents(self.front.clone()))),
                 ..ControllerConfig::default()
             },
         };
@@ -271,6 +272,7 @@ fn wanted_certificate(id: &ServerId, config: &ServerConfig) -> Result<Wanted, Se
 fn seed_of(config: &ServerConfig, server: SocketAddr, ca: &str) -> Result<Seed, ServerError> {
     Ok(Seed {
         api_ip: nth_address(config.service_cidr, 1)?,
+        service_cidr: config.service_cidr.to_string(),
         server,
         dns_ip: nth_address(config.service_cidr, 10)?,
         ca: ca.to_owned(),
@@ -344,6 +346,8 @@ impl Leader {
         balsa_scheduler::start(self.client("kube-scheduler", term), clock.clone(), &scope);
         let guard = self.front.engine.quota().clone().guard(self.client("storage-quota", term));
         scope.spawn(TaskKind::Controller, guard);
+        let client = self.client("certificate-controller", term);
+        signer::start(client, self.front.authority.clone(), clock.clone(), &scope);
         let client = self.client("node-leases", term);
         scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));
         scope

@@ -79,6 +79,23 @@ impl Event {
         }
     }
 
+    /// The same as `kind` shows it: another version of what is stored.
+    #[must_use]
+    pub(crate) fn shown_as(self, kind: KindRef) -> Self {
+        let shown = |version: Arc<Version>| match kind.show(&version.object) {
+            Some(object) => Version::new(object),
+            // Stored objects decode; as a last resort they are shown as they are.
+            None => version,
+        };
+        match self {
+            Self::Added(version) => Self::Added(shown(version)),
+            Self::Modified(version) => Self::Modified(shown(version)),
+            Self::Deleted(version) => Self::Deleted(shown(version)),
+            Self::Bookmark(_, revision) => Self::Bookmark(kind, revision),
+            Self::InitialEnd(_, revision) => Self::InitialEnd(kind, revision),
+        }
+    }
+
     /// `ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`.
     pub fn type_name(&self) -> &'static str {
         match self {

@@ -235,7 +235,7 @@ impl State {
     /// # Errors
     /// `Expired` when the changes since the start are kept no longer.
     pub async fn watch(&self, request: WatchRequest) -> Result<Watch, WatchError> {
-        let kind = request.kind;
+        let kind = request.kind.stored();
         let place =
             self.place(kind).ok_or_else(|| WatchError::NotServed(kind.descriptor().qualified_kind()))?;
         let (filter, start) = (Arc::new(request.filter.clone()), request.start);

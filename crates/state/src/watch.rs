@@ -38,9 +38,9 @@ pub enum Start {
 /// What somebody wants to watch.
 #[derive(Clone, Debug)]
 pub struct WatchRequest {
-    /// Objects of this kind.
+    /// Objects of this kind; of a face, those that are stored behind it, shown as it has them.
     pub kind: KindRef,
-    /// Only these.
+    /// Only these, by the stored kind's fields.
     pub filter: Filter,
     /// From where on.
     pub start: Start,
@@ -73,7 +73,10 @@ pub enum WatchError {
 /// A running watch. Dropping it ends it.
 pub struct Watch {
     state: State,
+    /// What is stored.
     kind: KindRef,
+    /// As what it is told.
+    shown: KindRef,
     filter: Arc<Filter>,
     initial: Option<Initial>,
     ready: VecDeque<Event>,
@@ -105,7 +108,8 @@ impl Watch {
         });
         Self {
             state,
-            kind: request.kind,
+            kind: request.kind.stored(),
+            shown: request.kind,
             filter,
             initial: None,
             ready: VecDeque::new(),
@@ -136,7 +140,7 @@ impl Watch {
         {
             return end.map(Err);
         }
-        self.ready.pop_front().map(Ok)
+        self.ready.pop_front().map(|event| Ok(self.told(event)))
     }
 
     /// The next events: all that are there, up to some hundred, at least one.
@@ -147,7 +151,15 @@ impl Watch {
             return end.map(Err);
         }
         let count = self.ready.len().min(BATCH);
-        Some(Ok(self.ready.drain(..count).collect()))
+        let batch: Vec<Event> = self.ready.drain(..count).collect();
+        if self.shown == self.kind {
+            return Some(Ok(batch));
+        }
+        Some(Ok(batch.into_iter().map(|event| self.told(event)).collect()))
+    }
+
+    fn told(&self, event: Event) -> Event {
+        if self.shown == self.kind { event } else { event.shown_as(self.shown) }
     }
 
     /// How far the watch has come, if nothing waits to be told before: to be sent before a stream ends.
@@ -169,7 +181,7 @@ impl Watch {
             Err(TryRecvError::Disconnected) => None,
             Err(TryRecvError::Empty) => {
                 self.position = self.position.max(view.revision());
-                Some(Event::Bookmark(self.kind, self.position))
+                Some(Event::Bookmark(self.shown, self.position))
             }
         }
     }

@@ -83,7 +83,7 @@ struct GrpcWriter {
 impl Writer for GrpcWriter {
     async fn write(&mut self, i: usize) -> anyhow::Result<()> {
         let request = v1::CreateRequest {
-            resource: Some(v1::Resource { group: String::new(), plural: "configmaps".to_owned() }),
+            resource: Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() }),
             namespace: self.namespace.clone(),
             json: object(self.client, i),
             options: None,

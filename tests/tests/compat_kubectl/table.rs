@@ -47,6 +47,7 @@ const FILES: &[(&str, &str)] = &[
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: reader, namespace: '{ns}'}\nrules: [{apiGroups: [''], resources: [pods], verbs: [get]}]\n",
     ),
     ("patch.json", "{\"data\":{\"c\":\"4\"}}"),
+    ("csr.yaml", include_str!("csr.yaml")),
 ];
 
 /// All commands, in their order.
@@ -176,6 +177,18 @@ const WORKLOADS: &[Row] = &[
         "create cronjob c2 --image=registry.test/app:v1 --schedule='*/5 * * * *' -n {ns}",
         &["cronjob.batch/c2 created"],
     ),
+    ok(
+        "autoscale deployment web --min=1 --max=3 --cpu-percent=50 -n {ns}",
+        &["horizontalpodautoscaler.autoscaling/web autoscaled"],
+    ),
+    ok("get hpa web -n {ns}", &["Deployment/web", "50%"]),
+    ok("get hpa.v1.autoscaling web -n {ns} -o jsonpath={.spec.targetCPUUtilizationPercentage}", &["50"]),
+    ok(
+        "patch hpa.v1.autoscaling web -n {ns} -p '{\"spec\":{\"targetCPUUtilizationPercentage\":60}}'",
+        &["patched"],
+    ),
+    ok("get hpa web -n {ns} -o jsonpath={.spec.metrics[0].resource.target.averageUtilization}", &["60"]),
+    ok("describe hpa web -n {ns}", &["Reference:"]),
     ok("delete deployment d2 --cascade=orphan -n {ns}", &["deployment.apps \"d2\" deleted"]),
     ok("delete cronjob c2 --cascade=foreground -n {ns}", &["deleted"]),
 ];
@@ -187,6 +200,17 @@ const PODS: &[Row] = &[
     ok("describe pod p -n {ns}", &["Status:", "Pending", "QoS Class:"]),
     ok("get events -n {ns}", &["REASON"]),
     ok("events -n {ns} --for=pod/p", &["FailedScheduling"]),
+    ok("get events.events.k8s.io -n {ns} --field-selector=regarding.name=p", &["FailedScheduling", "pod/p"]),
+    ok("get events.v1.events.k8s.io -n {ns} -o jsonpath={.items[*].note}", &["no nodes available"]),
+    ok("debug p --image=registry.test/app:v1 -c dbg -n {ns}", &[]),
+    ok("get pod p -n {ns} -o jsonpath={.spec.ephemeralContainers[0].name}", &["dbg"]),
+    Row {
+        since: 32,
+        ..fails(
+            "patch pod p -n {ns} --subresource=resize -p '{\"spec\":{\"containers\":[{\"name\":\"p\",\"resources\":{\"requests\":{\"cpu\":\"1\"}}}]}}'",
+            &["Pod QOS Class may not change"],
+        )
+    },
     fails("logs p -n {ns}", &["p"]),
     fails("exec p -n {ns} -- true", &["p"]),
     fails("port-forward p 8080:80 -n {ns}", &["p"]),
@@ -221,7 +245,21 @@ const CLUSTER: &[Row] = &[
     fails("drain missing", &["nodes \"missing\" not found"]),
     fails("taint nodes missing a=b:NoSchedule", &["nodes \"missing\" not found"]),
     fails("top nodes", &["etrics"]),
-    ok("get sc,pv,pc", &["storageclass.storage.k8s.io/local-path (default)"]),
+    ok("get sc,pv,pc", &["storageclass.storage.k8s.io/local-path (default)", "system-node-critical"]),
+    ok("get ipaddresses", &["services/default/kubernetes"]),
+    ok("get servicecidrs", &["kubernetes"]),
+    ok(
+        "get clusterroles admin -o jsonpath={.rules[*].resources}",
+        &["rolebindings", "pods/exec", "configmaps"],
+    ),
+    ok("apply -f {dir}/csr.yaml", &["csr-{ns} created"]),
+    ok("get csr", &["Pending", "kubernetes.io/kube-apiserver-client"]),
+    ok("certificate approve csr-{ns}", &["csr-{ns} approved"]),
+    Row {
+        since: 31,
+        ..ok("wait --for=jsonpath={.status.certificate} csr/csr-{ns} --timeout=20s", &["condition met"])
+    },
+    ok("delete csr csr-{ns}", &["deleted"]),
     ok("get leases -A", &[]),
     ok("get endpointslices -n default", &["kubernetes"]),
     ok("cluster-info dump --namespaces={ns} --output-directory={dir}/dump", &["Cluster info dumped"]),

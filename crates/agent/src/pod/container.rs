@@ -14,6 +14,7 @@ use crate::config::AgentConfig;
 use crate::node::facts::Machine;
 use crate::pod::expand::expand;
 use crate::pod::observed::{Role, spec_hash};
+use crate::pod::resize;
 use crate::volumes;
 
 /// Why a container cannot be made as it is described: shown as `CreateContainerConfigError`.
@@ -129,6 +130,7 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
         (labels::KIND, labels::KIND_CONTAINER.to_owned()),
         (labels::SANDBOX, parts.sandbox.as_str().to_owned()),
         (labels::SPEC_HASH, spec_hash(parts.container)),
+        (labels::RESOURCES, resize::hash(parts.container)),
         (labels::CONTAINER_TYPE, type_.to_owned()),
     ] {
         all.insert(name.to_owned(), value);
@@ -261,7 +263,7 @@ fn apparmor(spec: &PodSpec, own: &SecurityContext) -> AppArmor {
 }
 
 /// Shares, limits and the order under memory pressure.
-fn resources(container: &Container, machine: &Machine) -> Resources {
+pub(crate) fn resources(container: &Container, machine: &Machine) -> Resources {
     let requirements = container.resources.clone().unwrap_or_default();
     let of = |map: &Option<BTreeMap<String, _>>, name: &str| {
         map.as_ref().and_then(|map| map.get(name)).and_then(Quantity::of)

@@ -165,6 +165,8 @@ pub(crate) struct ContainerMemory {
 pub(crate) struct Memory {
     /// Each container.
     pub containers: BTreeMap<String, ContainerMemory>,
+    /// What containers were last resized to, by their ids.
+    pub resized: BTreeMap<String, String>,
     /// The pod's address.
     pub address: Option<IpAddr>,
     /// Why the node puts the pod out, if it does.

@@ -14,6 +14,7 @@ use crate::pod::observed::{
     Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
 };
 use crate::pod::plan::Plan;
+use crate::pod::resize;
 
 /// The version that nodes report: the API level, and that it is ours.
 pub(crate) fn kubelet_version() -> String {
@@ -125,7 +126,7 @@ fn container_status(
         Role::Init => latest.succeeded(),
         _ => started && (container.readiness_probe.is_none() || health.ready == Some(true)),
     };
-    ContainerStatus {
+    let mut status = ContainerStatus {
         name: name.clone(),
         image: container.image.clone().unwrap_or_default(),
         image_id: latest.state.image_id.clone(),
@@ -136,7 +137,9 @@ fn container_status(
         state: Some(state),
         last_state: Some(last.or_else(|| old.and_then(|old| old.last_state.clone())).unwrap_or_default()),
         ..ContainerStatus::default()
-    }
+    };
+    resize::tell(&mut status, container, latest, facts.memory, old);
+    status
 }
 
 fn old_status<'a>(pod: &'a Pod, name: &str) -> Option<&'a ContainerStatus> {

@@ -163,6 +163,7 @@ impl PodWork {
             return Ok(true);
         }
         if plan.start.is_empty() {
+            self.resize(observed).await;
             self.refresh_volumes(observed).await;
             return Ok(acted);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use balsa_model::selector::Filter;
 use balsa_model::strategy::{Part, Propagation};
-use balsa_model::{Failure, Key, KindRef, Object, Revision};
+use balsa_model::{Failure, Key, KindRef, Object, Revision, Subresource};
 use balsa_proto::v1;
 use balsa_proto::v1::object_service_client::ObjectServiceClient;
 use bytes::Bytes;
@@ -45,7 +45,11 @@ fn client(connection: Connection) -> ObjectServiceClient<Connection> {
 
 fn resource(kind: KindRef) -> Option<v1::Resource> {
     let descriptor = kind.descriptor();
-    Some(v1::Resource { group: descriptor.group.to_owned(), plural: descriptor.plural.to_owned() })
+    Some(v1::Resource {
+        group: descriptor.group.to_owned(),
+        plural: descriptor.plural.to_owned(),
+        version: descriptor.version.to_owned(),
+    })
 }
 
 fn place(key: &Key) -> Option<v1::ObjectKey> {
@@ -78,6 +82,11 @@ fn part_of(part: Part) -> Result<v1::Part, Failure> {
     match part {
         Part::Main => Ok(v1::Part::Main),
         Part::Status => Ok(v1::Part::Status),
+        Part::Sub(Subresource::EphemeralContainers) => Ok(v1::Part::EphemeralContainers),
+        Part::Sub(Subresource::Resize) => Ok(v1::Part::Resize),
+        Part::Sub(Subresource::Approval) => Ok(v1::Part::Approval),
+        Part::Sub(Subresource::Finalize) => Ok(v1::Part::Finalize),
+        Part::Sub(other) => Err(Failure::bad_request(format!("{} is no part to write", other.path()))),
         Part::Whole => {
             Err(Failure::bad_request("object and status cannot be written at once from outside the server"))
         }

@@ -8,8 +8,9 @@ use super::managed::{Entry, Managed, Operation};
 use super::merge::merge;
 use super::set::Set;
 use super::shape::Shape;
-use super::update::{before_first_apply, disown, ownable, prune};
+use super::update::{Others, before_first_apply, disown, ownable, prune, translated};
 use super::{Writer, shown, walk};
+use crate::kinds;
 
 /// The manager that takes over what the client-side apply of kubectl wrote.
 const KUBECTL: &str = "kubectl";
@@ -95,7 +96,9 @@ pub fn apply(
         managed = before_first_apply(live, writer);
     }
     for entry in &mut managed.entries {
-        let set = walk::reconciled(&entry.set(), &shape);
+        let other = kinds::sibling(writer.kind, &entry.api_version).filter(|kind| *kind != writer.kind);
+        let other = other.map(|kind| Shape::of_kind(kind.descriptor().message));
+        let set = walk::reconciled(&entry.set(), other.as_ref().unwrap_or(&shape));
         entry.own(set);
     }
     let empty = Value::Object(Map::new());
@@ -106,20 +109,19 @@ pub fn apply(
         Entry::new(writer.name(), Operation::Apply, &writer.api_version(), writer.subresource(), set);
     let last = take_entry(&mut managed, &mine);
     let value = match &last {
-        Some(last) if !last.set().difference(&mine.set()).is_empty() => {
-            let owned = managed.entries.iter().fold(mine.set().into_owned(), |all, e| all.union(&e.set()));
-            prune(&merged, &last.set(), &owned, &shape)
-        }
-        _ => merged,
+        Some(last) => pruned(merged, config, &mine, last, &managed, writer),
+        None => merged,
     };
     let value = if value.is_null() { empty.clone() } else { value };
     let changes = compare(live, &value, &shape).retained(|top| writer.covers(top));
+    let others = Others::of(live, &value, &managed, writer);
     if !force {
-        refuse_conflicts(&managed, &changes, live, &shape, writer)?;
+        refuse_conflicts(&managed, (&changes, &others), live, &shape, writer)?;
     }
-    disown(&mut managed, &changes, |_| true);
+    disown(&mut managed, &changes, &others);
     mine.own(ownable(&mine.set()));
-    let unchanged = last.as_ref().is_some_and(|last| *last.set() == *mine.set()) && changes.is_same();
+    let same = |last: &Entry| last.api_version == mine.api_version && *last.set() == *mine.set();
+    let unchanged = last.as_ref().is_some_and(same) && changes.is_same();
     mine.time = match last {
         Some(last) if unchanged => last.time,
         _ => writer.now.to_string(),
@@ -127,6 +129,38 @@ pub fn apply(
     managed.entries.push(mine);
     let value = if writer.manager == KUBECTL { with_last_applied(value, config) } else { value };
     Ok(Applied { value, managed: managed.write() })
+}
+
+/// What was merged, without what its applier named before (in whichever version) and nobody names any more.
+fn pruned(
+    merged: Value,
+    config: &Value,
+    mine: &Entry,
+    last: &Entry,
+    managed: &Managed,
+    writer: &Writer<'_>,
+) -> Value {
+    let kind = kinds::sibling(writer.kind, &last.api_version).unwrap_or(writer.kind);
+    let shape = Shape::of_kind(kind.descriptor().message);
+    let mine = if kind == writer.kind {
+        mine.set().into_owned()
+    } else {
+        let config = translated(config, writer.kind, kind);
+        walk::to_set(&config, &shape).retained(|top| writer.covers(top))
+    };
+    if last.set().difference(&mine).is_empty() {
+        return merged;
+    }
+    let of_version = managed
+        .entries
+        .iter()
+        .filter(|entry| kinds::sibling(writer.kind, &entry.api_version).unwrap_or(writer.kind) == kind);
+    let owned = of_version.fold(mine, |all, entry| all.union(&entry.set()));
+    if kind == writer.kind {
+        return prune(&merged, &last.set(), &owned, &shape);
+    }
+    let merged = translated(&merged, writer.kind, kind);
+    translated(&prune(&merged, &last.set(), &owned, &shape), kind, writer.kind)
 }
 
 /// Takes out what the same applier had before.
@@ -137,7 +171,7 @@ fn take_entry(managed: &mut Managed, mine: &Entry) -> Option<Entry> {
 
 fn refuse_conflicts(
     managed: &Managed,
-    changes: &Comparison,
+    (changes, others): (&Comparison, &Others),
     live: &Value,
     shape: &Shape,
     writer: &Writer<'_>,
@@ -147,7 +181,9 @@ fn refuse_conflicts(
     owners.sort_by_key(|e| (&e.manager, e.operation, &e.api_version, &e.subresource));
     let mut conflicts = Vec::new();
     for owner in owners {
-        for path in owner.set().intersection(&taken).paths() {
+        let version = others.or(changes, &owner.api_version);
+        let foreign = (!std::ptr::eq(version, changes)).then(|| version.taken());
+        for path in owner.set().intersection(foreign.as_ref().unwrap_or(&taken)).paths() {
             conflicts.push(Conflict { owner: owner.clone(), path });
         }
     }

@@ -67,6 +67,7 @@ impl Writer<'_> {
         match self.part {
             _ if !self.subresource.is_empty() => self.subresource,
             Part::Status => "status",
+            Part::Sub(subresource) => subresource.path(),
             Part::Main | Part::Whole => "",
         }
     }
@@ -79,7 +80,8 @@ impl Writer<'_> {
     fn covers(&self, top: &str) -> bool {
         match self.part {
             Part::Main => !self.has_status() || top != "status",
-            Part::Status => matches!(top, "status" | "metadata"),
+            Part::Status | Part::Sub(Subresource::Approval) => matches!(top, "status" | "metadata"),
+            Part::Sub(_) => top != "status",
             Part::Whole => true,
         }
     }

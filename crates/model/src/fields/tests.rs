@@ -195,6 +195,35 @@ fn books_are_forgotten_and_replaced_on_demand() {
     assert_eq!(text, kept.managed);
 }
 
+/// Owners in one version of a kind lose what is changed through another, by the names of their own.
+#[test]
+fn versions_of_a_kind_share_their_books() {
+    use k8s_openapi::api::autoscaling::{v1, v2};
+    let autoscaler = |version: &str, spec: serde_json::Value| json!({"apiVersion": version, "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"}, "spec": spec});
+    let cpu = |percent: i32| json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": percent}}}]);
+    let mut kept = Kept::none::<v2::HorizontalPodAutoscaler>();
+    kept.apply("one", &autoscaler("autoscaling/v2", json!({"maxReplicas": 3, "metrics": cpu(50)})));
+    let stored = kept.value.take().unwrap();
+    let (old, new) = (kind_of::<v1::HorizontalPodAutoscaler>(), kind_of::<v2::HorizontalPodAutoscaler>());
+    kept.kind = old;
+    kept.value = Some(old.from_stored(stored));
+    let other = autoscaler("autoscaling/v1", json!({"maxReplicas": 3, "targetCPUUtilizationPercentage": 60}));
+    let refusal = kept.try_apply("two", Part::Main, &other, false).unwrap_err();
+    assert_eq!(refusal, "Apply failed with 1 conflict: conflict with \"one\": .spec.metrics");
+    kept.try_apply("two", Part::Main, &other, true).unwrap();
+    assert_eq!(kept.applied("one"), r#"{"f:spec":{"f:maxReplicas":{}}}"#);
+    assert_eq!(
+        kept.applied("two"),
+        r#"{"f:spec":{"f:maxReplicas":{},"f:targetCPUUtilizationPercentage":{}}}"#
+    );
+    // What an applier named in another version and names no longer goes, too.
+    let stored = old.to_stored(kept.value.take().unwrap());
+    (kept.kind, kept.value) = (new, Some(stored));
+    kept.apply("two", &autoscaler("autoscaling/v2", json!({"maxReplicas": 3})));
+    assert_eq!(kept.value.as_ref().unwrap()["spec"].get("metrics"), None);
+    assert_eq!(kept.applied("two"), r#"{"f:spec":{"f:maxReplicas":{}}}"#);
+}
+
 #[test]
 fn many_updaters_become_ancient() {
     let mut kept = Kept::none::<ConfigMap>();

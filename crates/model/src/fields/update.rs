@@ -10,6 +10,8 @@ use super::managed::{Entry, Managed, Operation, Said};
 use super::set::Set;
 use super::shape::Shape;
 use super::{Writer, walk};
+use crate::kind::KindRef;
+use crate::kinds;
 
 /// So many entries of updates are kept; older ones are merged.
 const MAX_UPDATERS: usize = 10;
@@ -71,23 +73,71 @@ pub fn update(live: Option<&Value>, new: &Value, stored: &str, said: Said, write
         Said::Managed(managed) => managed,
         _ => Managed::stored(base),
     };
-    disown(&mut managed, &changes, |_| true);
+    let others = Others::of(live.unwrap_or(&empty), new, &managed, writer);
+    disown(&mut managed, &changes, &others);
     take(&mut managed, ownable(&changes.taken()), writer);
     cap(&mut managed);
     managed.write()
 }
 
-/// Takes what changed away from the managers that `concerned` names.
-pub(super) fn disown(managed: &mut Managed, changes: &Comparison, concerned: impl Fn(&Entry) -> bool) {
-    let gone = changes.taken().union(&changes.removed);
-    let tops: Vec<String> = gone.nodes().iter().map(|node| top_text(&node.element)).collect();
-    for entry in managed.entries.iter_mut().filter(|entry| concerned(entry) && entry.may_own_below(&tops)) {
-        let left = entry.set().difference(&gone);
+/// The same changes as the other versions of the kind name them in which somebody owns fields.
+#[derive(Default)]
+pub(super) struct Others(Vec<(String, Comparison)>);
+
+impl Others {
+    pub(super) fn of(live: &Value, new: &Value, managed: &Managed, writer: &Writer<'_>) -> Self {
+        let own = writer.api_version();
+        let mut others: Vec<(String, Comparison)> = Vec::new();
+        for version in managed.entries.iter().map(|entry| &entry.api_version) {
+            if *version == own || others.iter().any(|(known, _)| known == version) {
+                continue;
+            }
+            // What is no version of the kind names fields as this one does.
+            let Some(kind) = kinds::sibling(writer.kind, version) else { continue };
+            let [live, new] = [live, new].map(|value| translated(value, writer.kind, kind));
+            let changes = compare(&live, &new, &Shape::of_kind(kind.descriptor().message));
+            others.push((version.clone(), changes.retained(|top| writer.covers(top))));
+        }
+        Self(others)
+    }
+
+    /// The changes as `version` names them; `own` are those in the writer's version.
+    pub(super) fn or<'a>(&'a self, own: &'a Comparison, version: &str) -> &'a Comparison {
+        self.0.iter().find(|(other, _)| other == version).map_or(own, |(_, changes)| changes)
+    }
+}
+
+/// An object in another version of its kind.
+pub(super) fn translated(value: &Value, from: KindRef, to: KindRef) -> Value {
+    to.from_stored(from.to_stored(value.clone()))
+}
+
+/// Takes what changed away from its owners.
+pub(super) fn disown(managed: &mut Managed, own: &Comparison, others: &Others) {
+    let gone_of = |changes: &Comparison| {
+        let gone = changes.taken().union(&changes.removed);
+        let tops: Vec<String> = gone.nodes().iter().map(|node| top_text(&node.element)).collect();
+        (gone, tops)
+    };
+    let mine = gone_of(own);
+    managed.entries.retain_mut(|entry| {
+        let other;
+        let (gone, tops) = match others.or(own, &entry.api_version) {
+            same if std::ptr::eq(same, own) => &mine,
+            changes => {
+                other = gone_of(changes);
+                &other
+            }
+        };
+        if !entry.may_own_below(tops) {
+            return true;
+        }
+        let left = entry.set().difference(gone);
         if left != *entry.set() {
             entry.own(left);
         }
-    }
-    managed.entries.retain(|entry| !entry.may_own_below(&tops) || !entry.set().is_empty());
+        !entry.set().is_empty()
+    });
 }
 
 /// How a first step stands in FieldsV1.

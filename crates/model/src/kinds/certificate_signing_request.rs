@@ -73,6 +73,22 @@ impl Kind for CertificateSigningRequest {
         self.spec.clone_from(&old.spec);
     }
 
+    /// Who allows and who signs are two; neither writes what the other says.
+    fn prepare_part(&mut self, old: &Self, part: Subresource) {
+        self.spec.clone_from(&old.spec);
+        let conditions = |request: &Self, of_approval: bool| {
+            let all = request.status.iter().flat_map(|status| status.conditions.clone().unwrap_or_default());
+            all.filter(|condition| is_of_approval(&condition.type_) == of_approval).collect::<Vec<_>>()
+        };
+        let is_approval = part == Subresource::Approval;
+        let (approvals, rest) = if is_approval { (&*self, old) } else { (old, &*self) };
+        let mut kept = conditions(approvals, true);
+        kept.extend(conditions(rest, false));
+        let certificate = rest.status.as_ref().and_then(|status| status.certificate.clone());
+        let conditions = (!kept.is_empty()).then_some(kept);
+        self.status = Some(CertificateSigningRequestStatus { certificate, conditions });
+    }
+
     fn validate(&self, errors: &mut FieldErrors) {
         let (path, spec) = (Path::new("spec"), &self.spec);
         if !is_request(&spec.request.0) {
@@ -151,6 +167,16 @@ impl Kind for CertificateSigningRequest {
             Cell::text(condition_text(self)),
         ]
     }
+}
+
+/// Whether a condition is the word of who may allow a certificate.
+fn is_of_approval(type_: &str) -> bool {
+    matches!(type_, "Approved" | "Denied")
+}
+
+/// Whether a request was allowed, and not denied.
+pub fn is_approved(request: &CertificateSigningRequest) -> bool {
+    has_condition(request, "Approved") && !has_condition(request, "Denied")
 }
 
 /// Whether one of its conditions is there: they are only ever `True`.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetStatus, DaemonSetUpdateStrategy};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
 
 use super::check::{
     at_most_100_percent, count_or_percent, default_text, default_to, json, optional_non_negative,
@@ -39,6 +40,10 @@ impl Kind for DaemonSet {
         ],
         ..Descriptor::namespaced("apps", "v1", "DaemonSet", "daemonsets", "daemonset", "apps.v1.DaemonSet")
     };
+
+    fn before_decode(value: &mut Value) {
+        workload::note_empty_selector(value);
+    }
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();

@@ -9,6 +9,7 @@ use k8s_openapi::api::apps::v1::{
 };
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use serde_json::Value;
 
 use super::check::{
     at_most_100_percent, count_or_percent, default_text, default_to, json, optional_non_negative, percent,
@@ -50,6 +51,10 @@ impl Kind for Deployment {
             "apps.v1.Deployment",
         )
     };
+
+    fn before_decode(value: &mut Value) {
+        workload::note_empty_selector(value);
+    }
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
@@ -197,7 +202,7 @@ pub fn condition<'a>(deployment: &'a Deployment, name: &str) -> Option<&'a Deplo
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -268,6 +273,16 @@ mod tests {
                 "spec.template.spec.containers: Required value",
             ]
         );
+    }
+
+    #[test]
+    fn an_empty_selector_is_not_a_missing_one() {
+        let value = json!({"metadata": {"name": "d"}, "spec": {"selector": {}, "template": {"metadata": {"labels": {"a": "b"}}}}});
+        let object = crate::kind::kind_of::<Deployment>().decode(value).unwrap();
+        let mut errors = FieldErrors::new();
+        object.validate(&mut errors);
+        let first = errors.into_vec().remove(0);
+        assert_eq!(first.detail, "empty selector is invalid for deployment");
     }
 
     #[test]

@@ -5,10 +5,15 @@ use k8s_openapi::Metadata as _;
 use k8s_openapi::api::core::v1::{Event, EventSource};
 
 use super::cells::{UNKNOWN, or_empty, since};
-use super::check::default_to;
+use super::check::{default_to, invalid_each};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
+use crate::meta;
 use crate::table::{Cell, Column, age};
+
+/// Longest texts of an event that says when it was, in bytes: names and reasons, and what it tells.
+const SHORT_TEXT: usize = 128;
+const NOTE: usize = 1024;
 
 impl Kind for Event {
     const DESCRIPTOR: Descriptor = Descriptor {
@@ -49,14 +54,7 @@ impl Kind for Event {
     }
 
     fn validate(&self, errors: &mut FieldErrors) {
-        let own = self.metadata.namespace.as_deref().unwrap_or_default();
-        let involved = self.involved_object.namespace.as_deref().unwrap_or_default();
-        // What is in no namespace is told of in the default one.
-        let fits = if involved.is_empty() { matches!(own, "" | "default") } else { own == involved };
-        if !fits {
-            let path = Path::new("involvedObject").child("namespace");
-            errors.invalid(&path, involved, "does not match event.namespace");
-        }
+        validate_event(self, "reportingComponent", errors);
     }
 
     fn field(&self, label: &str) -> String {
@@ -102,6 +100,48 @@ impl Kind for Event {
             Cell::number(count),
             Cell::name(self.metadata()),
         ]
+    }
+}
+
+/// Checks an event of either form; `reporter` is what its version calls the field of who reports it.
+pub(super) fn validate_event(event: &Event, reporter: &str, errors: &mut FieldErrors) {
+    let own = event.metadata.namespace.as_deref().unwrap_or_default();
+    let involved = event.involved_object.namespace.as_deref().unwrap_or_default();
+    let is_new = event.event_time.is_some();
+    // What is in no namespace is told of in the default one.
+    let fits = if !involved.is_empty() {
+        is_new || own == involved
+    } else if is_new {
+        matches!(own, "default" | "kube-system")
+    } else {
+        matches!(own, "" | "default")
+    };
+    if !fits {
+        let path = Path::new("involvedObject").child("namespace");
+        errors.invalid(&path, involved, "does not match event.namespace");
+    }
+    if !is_new {
+        return;
+    }
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let name = text(&event.reporting_component);
+    if name.is_empty() {
+        errors.required(&Path::new(reporter), "");
+    }
+    invalid_each(errors, &Path::new(reporter), &name, meta::qualified_name(&name));
+    for (field, value) in [
+        ("reportingInstance", text(&event.reporting_instance)),
+        ("action", text(&event.action)),
+        ("reason", text(&event.reason)),
+    ] {
+        if value.is_empty() {
+            errors.required(&Path::new(field), "");
+        } else if value.len() > SHORT_TEXT {
+            errors.invalid(&Path::new(field), "", format!("can have at most {SHORT_TEXT} characters"));
+        }
+    }
+    if text(&event.message).len() > NOTE {
+        errors.invalid(&Path::new("message"), "", format!("can have at most {NOTE} characters"));
     }
 }
 

@@ -84,6 +84,12 @@ impl Kind for HorizontalPodAutoscaler {
                 errors.required(&target.child(field), "");
             }
         }
+        let of_pods = |metric: &MetricSpec| metric.object.is_none() && metric.external.is_none();
+        if least == 0 && spec.metrics.iter().flatten().all(of_pods) {
+            let detail =
+                "must specify at least one Object or External metric to support scaling to zero replicas";
+            errors.forbidden(&path.child("metrics"), detail);
+        }
         for (i, metric) in spec.metrics.iter().flatten().enumerate() {
             validate_metric(metric, &path.child("metrics").index(i), errors);
         }

@@ -1,6 +1,7 @@
 //! One file a kind, and the one list of them.
 //!
-//! To add a kind: add its file and its line in [`KINDS`].
+//! To add a kind: add its file and its line in [`all`]; one that is another version of a stored kind goes
+//! into [`faces`].
 
 mod cells;
 pub mod certificate_signing_request;
@@ -15,7 +16,10 @@ pub mod deployment;
 pub mod endpoint_slice;
 mod endpoints;
 mod event;
+mod event_face;
+mod faces;
 mod horizontal_pod_autoscaler;
+mod horizontal_pod_autoscaler_face;
 mod ingress;
 pub mod ingress_class;
 mod ip_address;
@@ -47,13 +51,13 @@ mod volume_attachment;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, autoscaling, batch, certificates, coordination, core, discovery, networking, node as api_node,
-    policy, rbac as api_rbac, scheduling, storage,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, events, networking,
+    node as api_node, policy, rbac as api_rbac, scheduling, storage,
 };
 
 use crate::kind::{KindRef, kind_of};
 
-/// Every kind that is served, in the order of discovery.
+/// Every kind that is stored, in the order of discovery.
 pub fn all() -> &'static [KindRef] {
     static KINDS: std::sync::LazyLock<Vec<KindRef>> = std::sync::LazyLock::new(|| {
         vec![
@@ -105,21 +109,45 @@ pub fn all() -> &'static [KindRef] {
     &KINDS
 }
 
-/// The kind of a resource: its group (empty: core) and plural name.
+/// Kinds that are other versions of stored ones.
+pub fn faces() -> &'static [KindRef] {
+    static FACES: std::sync::LazyLock<[KindRef; 2]> = std::sync::LazyLock::new(|| {
+        [kind_of::<autoscaling::v1::HorizontalPodAutoscaler>(), kind_of::<events::v1::Event>()]
+    });
+    &*FACES
+}
+
+/// Every kind that is served: stored ones and faces.
+pub fn served() -> impl Iterator<Item = KindRef> {
+    all().iter().chain(faces()).copied()
+}
+
+/// The kind of a resource: its group (empty: core) and plural name; of several versions the stored one.
 pub fn by_resource(group: &str, plural: &str) -> Option<KindRef> {
-    all().iter().copied().find(|kind| {
+    served().find(|kind| kind.descriptor().plural == plural && kind.descriptor().group == group)
+}
+
+/// The kind of a resource in one version of its group.
+pub fn by_version(group: &str, version: &str, plural: &str) -> Option<KindRef> {
+    served().find(|kind| {
         let descriptor = kind.descriptor();
-        descriptor.plural == plural && descriptor.group == group
+        descriptor.plural == plural && descriptor.group == group && descriptor.version == version
     })
 }
 
 /// The kind of an `apiVersion` and `kind` as they stand in manifests.
 pub fn by_api_version(api_version: &str, kind: &str) -> Option<KindRef> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    all().iter().copied().find(|candidate| {
+    served().find(|candidate| {
         let descriptor = candidate.descriptor();
         descriptor.kind == kind && descriptor.group == group && descriptor.version == version
     })
+}
+
+/// The version of a kind's objects that `api_version` names.
+pub fn sibling(kind: KindRef, api_version: &str) -> Option<KindRef> {
+    let stored = kind.stored();
+    served().find(|other| other.stored() == stored && other.descriptor().api_version() == api_version)
 }
 
 /// The kinds that a word names on the command line: plural, singular, short name, kind in any case,

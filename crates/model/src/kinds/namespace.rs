@@ -49,6 +49,12 @@ impl Kind for Namespace {
         self.spec.clone_from(&old.spec);
     }
 
+    fn prepare_part(&mut self, old: &Self, part: Subresource) {
+        if part == Subresource::Finalize {
+            self.status.clone_from(&old.status);
+        }
+    }
+
     fn holds_deletion(&self) -> bool {
         !is_finalized(self)
     }

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodIP, PodSpec, PodStatus};
 
 use super::check;
-use super::pod_spec::{self, defaults, update};
+use super::pod_spec::{self, defaults, resize, update};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column};
@@ -35,6 +35,7 @@ impl Kind for Pod {
             Subresource::Binding,
             Subresource::Eviction,
             Subresource::EphemeralContainers,
+            Subresource::Resize,
         ],
         has_generation: true,
         graceful: true,
@@ -85,6 +86,31 @@ impl Kind for Pod {
         // They have a URL of their own, with rights of their own.
         if let (Some(spec), Some(old)) = (&mut self.spec, &old.spec) {
             spec.ephemeral_containers.clone_from(&old.ephemeral_containers);
+        }
+    }
+
+    fn prepare_part(&mut self, old: &Self, part: Subresource) {
+        if part == Subresource::Status {
+            return;
+        }
+        let sent = std::mem::replace(self, old.clone());
+        // Which pod is meant stays checked.
+        self.metadata.uid = sent.metadata.uid;
+        self.metadata.resource_version = None;
+        let (Some(spec), Some(sent)) = (&mut self.spec, sent.spec) else { return };
+        match part {
+            Subresource::EphemeralContainers => spec.ephemeral_containers = sent.ephemeral_containers,
+            Subresource::Resize => resize::take(spec, sent),
+            _ => {}
+        }
+    }
+
+    fn validate_part(&self, old: &Self, part: Subresource, errors: &mut FieldErrors) {
+        match (part, &self.spec, &old.spec) {
+            (Subresource::Resize, Some(new), Some(old)) => {
+                resize::validate(new, old, &Path::new("spec"), errors);
+            }
+            _ => self.validate_update(old, errors),
         }
     }
 

@@ -6,6 +6,7 @@ use k8s_openapi::Metadata as _;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetSpec, ReplicaSetStatus};
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
+use serde_json::Value;
 
 use super::check::{default_to, json, optional_non_negative};
 use super::pod_spec::template;
@@ -43,6 +44,10 @@ impl Kind for ReplicaSet {
             "apps.v1.ReplicaSet",
         )
     };
+
+    fn before_decode(value: &mut Value) {
+        workload::note_empty_selector(value);
+    }
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
@@ -114,7 +119,7 @@ pub fn replicas(set: &ReplicaSet) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

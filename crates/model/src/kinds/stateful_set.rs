@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetSpec, StatefulSetStatus, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
+use serde_json::Value;
 
 use super::check::{default_text, default_to, json, one_of, optional_non_negative};
 use super::persistent_volume_claim::{set_spec_defaults, validate_spec};
@@ -32,6 +33,10 @@ impl Kind for StatefulSet {
             "apps.v1.StatefulSet",
         )
     };
+
+    fn before_decode(value: &mut Value) {
+        workload::note_empty_selector(value);
+    }
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
@@ -182,7 +187,7 @@ fn validate_strategy(strategy: &StatefulSetUpdateStrategy, path: &Path, errors: 
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as MetaSelector;
+use serde_json::{Map, Value};
 
 use super::check::json;
 use super::pod_spec::{scheduling, template};
@@ -17,11 +18,16 @@ pub(crate) fn validate_selected_template(
     errors: &mut FieldErrors,
 ) {
     let selector_path = path.child("selector");
-    let is_empty = selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
+    let is_missing = *selector == MetaSelector::default();
+    let is_empty = !is_missing
+        && selector.match_labels.as_ref().is_none_or(|l| l.is_empty())
         && selector.match_expressions.as_ref().is_none_or(Vec::is_empty);
-    if is_empty {
-        // A selector that is not there and an empty one decode to the same; the first is what people forget.
+    if is_missing {
         errors.required(&selector_path, "");
+    } else if is_empty {
+        let of = if owner == "ReplicaSet" { "deployment".to_owned() } else { owner.to_lowercase() };
+        let detail = format!("empty selector is invalid for {of}");
+        errors.invalid(&selector_path, json(selector), detail);
     }
     scheduling::validate_label_selector(selector, &selector_path, errors);
     let Ok(parsed) = LabelSelector::from_meta(selector) else {
@@ -30,12 +36,21 @@ pub(crate) fn validate_selected_template(
     };
     let path = path.child("template");
     let labels = pods.metadata.as_ref().and_then(|m| m.labels.as_ref());
-    if is_empty || !parsed.matches(labels) {
+    if is_missing || (!is_empty && !parsed.matches(labels)) {
         let detail = "`selector` does not match template `labels`";
         errors.invalid(&path.child("metadata").child("labels"), json(&labels), detail);
     }
     template::validate(pods, &path, errors);
     template::validate_runs_forever(pods, owner, &path, errors);
+}
+
+/// Keeps an empty selector apart from one that is not there, which decode to the same: by labels of which
+/// there are none. Validation refuses both.
+pub(crate) fn note_empty_selector(value: &mut Value) {
+    let selector = value.pointer_mut("/spec/selector").and_then(Value::as_object_mut);
+    if let Some(selector) = selector.filter(|selector| selector.is_empty()) {
+        selector.insert("matchLabels".to_owned(), Value::Object(Map::new()));
+    }
 }
 
 /// A selector in the text form that `Scale` carries.

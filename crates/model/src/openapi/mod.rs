@@ -63,8 +63,8 @@ pub fn v3_document(group: &GroupVersion, custom: &CustomSchemas) -> Document {
 /// The documents of everything that is built in.
 pub fn v3_built_in() -> &'static [Document] {
     static DOCUMENTS: LazyLock<Vec<Document>> = LazyLock::new(|| {
-        let none = CustomSchemas::new();
-        discovery::built_in().iter().map(|group| v3_document(group, &none)).collect()
+        let measures = measures();
+        discovery::built_in().iter().map(|group| v3_document(group, &measures)).collect()
     });
     &DOCUMENTS
 }
@@ -106,9 +106,33 @@ pub fn v2_document(groups: &[GroupVersion], custom: &CustomSchemas) -> Swagger {
 
 /// The second version's document of everything that is built in.
 pub fn v2_built_in() -> &'static Swagger {
-    static SWAGGER: LazyLock<Swagger> =
-        LazyLock::new(|| v2_document(&discovery::built_in(), &CustomSchemas::new()));
+    static SWAGGER: LazyLock<Swagger> = LazyLock::new(|| v2_document(&discovery::built_in(), &measures()));
     &SWAGGER
+}
+
+/// Schemas of what is measured and has no type: `metrics.k8s.io`.
+fn measures() -> CustomSchemas {
+    let quantity = json!({"type": "string", "description": "An amount, `100m` or `1Gi`."});
+    let usage = json!({
+        "type": "object", "description": "What is used, by the name of the resource.", "additionalProperties": quantity,
+    });
+    let common = |what: &str, more: (&str, Value)| {
+        let mut properties = json!({
+            "timestamp": {"type": "string", "format": "date-time", "description": "When it was measured."},
+            "window": {"type": "string", "description": "Over how long it was measured."},
+        });
+        properties[more.0] = more.1;
+        json!({"type": "object", "description": what, "properties": properties})
+    };
+    let container = json!({"type": "object", "properties": {
+        "name": {"type": "string", "description": "The container's name."}, "usage": usage,
+    }});
+    let containers = json!({"type": "array", "description": "What each container uses.", "items": container});
+    let kind = |kind: &str| GroupVersionKind::new("metrics.k8s.io", "v1beta1", kind);
+    CustomSchemas::from([
+        (kind("NodeMetrics"), common("What a node uses.", ("usage", usage.clone()))),
+        (kind("PodMetrics"), common("What the containers of a pod use.", ("containers", containers))),
+    ])
 }
 
 fn info() -> Value {

@@ -69,6 +69,7 @@ fn custom() -> (GroupVersion, CustomSchemas) {
         plural: "things".to_owned(),
         singular: "thing".to_owned(),
         kind: kind.clone(),
+        stored: Some(kind.clone()),
         namespaced: true,
         verbs: vec!["get".to_owned(), "list".to_owned(), "patch".to_owned()],
         short_names: Vec::new(),
@@ -78,7 +79,6 @@ fn custom() -> (GroupVersion, CustomSchemas) {
             kind: kind.clone(),
             verbs: vec!["get".to_owned()],
         }],
-        stored: true,
     };
     let group =
         GroupVersion { group: "example.com".to_owned(), version: "v1".to_owned(), resources: vec![resource] };

@@ -49,6 +49,13 @@ impl FieldSelector {
         Ok(Self(terms.into()))
     }
 
+    /// The same with other names of the fields.
+    #[must_use]
+    pub fn relabelled(&self, label: impl Fn(&str) -> &str) -> Self {
+        let term = |term: &Term| Term { label: label(&term.label).to_owned(), ..term.clone() };
+        Self(self.0.iter().map(term).collect())
+    }
+
     /// A selector of one field.
     pub fn equal(label: &str, value: &str) -> Self {
         Self(Arc::new([Term { label: label.to_owned(), equal: true, value: value.to_owned() }]))

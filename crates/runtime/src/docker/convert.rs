@@ -57,6 +57,19 @@ pub(super) fn create_body(config: &ContainerConfig) -> Result<docker::ContainerC
     })
 }
 
+/// Other shares and limits of a container that is there.
+pub(super) fn update(resources: &crate::Resources) -> docker::ContainerUpdateBody {
+    let memory = resources.memory.and_then(|bytes| i64::try_from(bytes).ok());
+    docker::ContainerUpdateBody {
+        cpu_shares: resources.cpu_shares,
+        cpu_period: resources.cpu_period,
+        cpu_quota: resources.cpu_quota,
+        memory,
+        memory_swap: memory,
+        ..Default::default()
+    }
+}
+
 fn host_config(config: &ContainerConfig, shares_network: bool) -> docker::HostConfig {
     let resources = &config.resources;
     let memory = resources.memory.and_then(|bytes| i64::try_from(bytes).ok());

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use crate::{
     AttachOptions, ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerSummary, Error,
     EventStream, ExecConfig, ExecOutput, ExecSession, ImageInfo, ImageSummary, ListFilter, LogOptions,
-    LogStream, Network, NetworkConfig, PullProgress, RegistryAuth, Result, Runtime, Version,
+    LogStream, Network, NetworkConfig, PullProgress, RegistryAuth, Resources, Result, Runtime, Version,
 };
 use errors::{failed, observed, refused_start};
 
@@ -246,6 +246,14 @@ impl Runtime for DockerRuntime {
 
     async fn exec_sync(&self, id: &ContainerId, command: &[String], timeout: Duration) -> Result<ExecOutput> {
         observed("exec_sync", self.run_to_end(id, command, timeout)).await
+    }
+
+    async fn update_resources(&self, id: &ContainerId, resources: &Resources) -> Result<()> {
+        observed("update_container", async {
+            let update = self.docker.update_container(id.as_str(), convert::update(resources));
+            update.await.map_err(failed)
+        })
+        .await
     }
 
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

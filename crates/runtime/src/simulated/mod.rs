@@ -27,7 +27,7 @@ use crate::{
     AttachOptions, ContainerConfig, ContainerId, ContainerState, ContainerStats, ContainerStatus,
     ContainerSummary, Error, EventStream, ExecConfig, ExecOutput, ExecSession, ImageInfo, ImageSummary,
     ListFilter, LogOptions, LogStream, Network, NetworkConfig, NetworkMode, PullProgress, PullReason,
-    RegistryAuth, Result, Runtime, StreamKind, Version, with_default_tag,
+    RegistryAuth, Resources, Result, Runtime, StreamKind, Version, with_default_tag,
 };
 use machine::{Machine, SIGKILL, SIGTERM, image_id};
 
@@ -377,6 +377,18 @@ impl Runtime for SimulatedRuntime {
                 what: format!("command {:?} in container {id}", command.join(" ")),
                 seconds: timeout.as_secs(),
             })
+        })
+    }
+
+    async fn update_resources(&self, id: &ContainerId, resources: &Resources) -> Result<()> {
+        self.change(|machine| {
+            let found = machine.running(id)?;
+            let kept = &mut found.config.resources;
+            kept.cpu_shares = resources.cpu_shares.or(kept.cpu_shares);
+            kept.cpu_period = resources.cpu_period.or(kept.cpu_period);
+            kept.cpu_quota = resources.cpu_quota.or(kept.cpu_quota);
+            kept.memory = resources.memory.or(kept.memory);
+            Ok(())
         })
     }
 

@@ -5,9 +5,12 @@
 
 mod addresses;
 mod certificates;
+mod limits;
 mod namespaces;
 mod nodes;
 mod pods;
+mod quotas;
+mod roles;
 mod volumes;
 
 use balsa_model::{AnyObject, Failure, Mutation, Object};
@@ -17,6 +20,7 @@ use ipnet::IpNet;
 use crate::authorize::Authorized;
 
 pub(crate) use addresses::is_address_collision;
+pub(crate) use quotas::Charge;
 
 /// What of a cluster's configuration admission needs.
 #[derive(Clone, Debug)]
@@ -61,7 +65,9 @@ impl Admission {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
+        roles::require_held(&self.state, who, object, None)?;
         pods::complete(&self.state, object)?;
+        limits::apply(&self.state, object)?;
         volumes::default_class(&self.state, object);
         volumes::protect(object);
         addresses::allocate(&self.state, &self.config, object)
@@ -71,7 +77,14 @@ impl Admission {
     ///
     /// # Errors
     /// When policy forbids it.
-    pub fn admit_update(&self, object: &mut dyn AnyObject, _old: &Object) -> Result<(), Failure> {
+    pub fn admit_update(
+        &self,
+        who: &Authorized,
+        object: &mut dyn AnyObject,
+        old: &Object,
+    ) -> Result<(), Failure> {
+        roles::require_held(&self.state, who, object, Some(old))?;
+        certificates::require_signer(&self.state, who, object, old)?;
         pods::keep_tolerating(object);
         addresses::allocate(&self.state, &self.config, object)
     }
@@ -82,6 +95,19 @@ impl Admission {
     /// When policy forbids it.
     pub fn admit_delete(&self, old: &Object) -> Result<(), Failure> {
         namespaces::protect(old)
+    }
+
+    /// What quotas have to say of an object that is about to be created, or of a new version of one: the
+    /// new versions of quotas that must be written first.
+    ///
+    /// # Errors
+    /// When a quota is used up.
+    pub(crate) fn charge(
+        &self,
+        object: &dyn AnyObject,
+        old: Option<&Object>,
+    ) -> Result<Vec<Charge>, Failure> {
+        quotas::charge(&self.state, object, old)
     }
 
     /// The proof for a mutation that went through one of the steps above.

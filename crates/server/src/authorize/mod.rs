@@ -2,8 +2,9 @@
 //!
 //! [`Authorized`] is the proof that a request was checked; the engine takes nothing less.
 
+pub(crate) mod escalation;
 mod node;
-mod rbac;
+pub(crate) mod rbac;
 
 use std::sync::Arc;
 
@@ -122,14 +123,17 @@ impl Authorizer {
 
     /// Whether the user may.
     pub(crate) fn allows(&self, user: &Authenticated, attributes: &Attributes) -> bool {
-        if user.is_in(MASTERS) {
-            return true;
+        self.why(user, attributes).is_some()
+    }
+
+    /// Why the user may; `None`: they may not. Where no role says so there is nothing to tell.
+    pub(crate) fn why(&self, user: &Authenticated, attributes: &Attributes) -> Option<String> {
+        let is_public = attributes.resource.is_empty() && is_public(attributes);
+        let is_nodes = || user.node().is_some_and(|node| node::allows(&self.state, node, attributes));
+        if user.is_in(MASTERS) || is_public || is_nodes() {
+            return Some(String::new());
         }
-        if attributes.resource.is_empty() && is_public(attributes) {
-            return true;
-        }
-        user.node().is_some_and(|node| node::allows(&self.state, node, attributes))
-            || rbac::allows(&self.state, user, attributes)
+        rbac::allows(&self.state, user, attributes)
     }
 
     /// The proof that the user may.

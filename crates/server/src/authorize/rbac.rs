@@ -1,41 +1,112 @@
 //! Role-based access control: rules of the roles that are bound to a user or a group of theirs.
 
-use balsa_model::kinds;
+use balsa_model::kind::kind_of;
+use balsa_model::{Failure, Key};
 use balsa_state::State;
 use k8s_openapi::api::rbac::v1::{
     ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
 };
-use serde::de::DeserializeOwned;
 
 use super::Attributes;
 use crate::identity::Authenticated;
 
-const GROUP: &str = "rbac.authorization.k8s.io";
+/// How a user came by a rule.
+struct Source<'a> {
+    /// `RoleBinding` or `ClusterRoleBinding`.
+    kind: &'static str,
+    /// Its name; with its namespace, where it has one.
+    binding: String,
+    role: &'a RoleRef,
+    subject: &'a Subject,
+}
 
-/// Whether a role that is bound to the user allows it: cluster-wide, or in the request's namespace.
-pub(super) fn allows(state: &State, user: &Authenticated, wanted: &Attributes) -> bool {
-    let cluster_wide =
-        all::<ClusterRoleBinding>(state, "clusterrolebindings", "").into_iter().any(|binding| {
-            names(binding.subjects.as_deref(), user, "") && role_allows(state, &binding.role_ref, "", wanted)
-        });
-    if cluster_wide || wanted.namespace.is_empty() {
-        return cluster_wide;
+impl Source<'_> {
+    /// In the words of access reviews.
+    fn told(&self) -> String {
+        let Subject { kind, name, namespace, .. } = self.subject;
+        let name = match namespace.as_deref().filter(|_| kind == "ServiceAccount") {
+            Some(namespace) => format!("{name}/{namespace}"),
+            None => name.clone(),
+        };
+        let (binding, role) = (&self.binding, self.role);
+        format!(
+            "RBAC: allowed by {} \"{binding}\" of {} \"{}\" to {kind} \"{name}\"",
+            self.kind, role.kind, role.name
+        )
     }
-    all::<RoleBinding>(state, "rolebindings", &wanted.namespace).into_iter().any(|binding| {
-        names(binding.subjects.as_deref(), user, &wanted.namespace)
-            && role_allows(state, &binding.role_ref, &wanted.namespace, wanted)
-    })
 }
 
-fn all<T: DeserializeOwned>(state: &State, plural: &str, namespace: &str) -> Vec<T> {
-    let Some(kind) = kinds::by_resource(GROUP, plural) else { return Vec::new() };
-    let view = state.view(kind);
-    // Stored objects have been checked; one that does not decode binds nobody.
-    view.list(namespace).filter_map(|object| serde_json::from_slice(object.bytes()).ok()).collect()
+/// Why a user may do something, if a role that is bound to them allows it: cluster-wide, or in the
+/// request's namespace.
+pub(super) fn allows(state: &State, user: &Authenticated, wanted: &Attributes) -> Option<String> {
+    let allowed = |rule: &PolicyRule, source: &Source<'_>| rule_allows(rule, wanted).then(|| source.told());
+    find(state, user, &wanted.namespace, allowed)
 }
 
-fn names(subjects: Option<&[Subject]>, user: &Authenticated, namespace: &str) -> bool {
-    subjects.into_iter().flatten().any(|subject| match subject.kind.as_str() {
+/// All rules that a user has in a namespace; empty: in the cluster.
+pub(crate) fn rules(state: &State, user: &Authenticated, namespace: &str) -> Vec<PolicyRule> {
+    let mut rules = Vec::new();
+    find(state, user, namespace, |rule, _| {
+        rules.push(rule.clone());
+        None::<()>
+    });
+    rules
+}
+
+/// The rules of a role, as a binding in a namespace names it.
+///
+/// # Errors
+/// `NotFound`.
+pub(crate) fn rules_of(state: &State, role: &RoleRef, namespace: &str) -> Result<Vec<PolicyRule>, Failure> {
+    let kind = if role.kind == "ClusterRole" { kind_of::<ClusterRole>() } else { kind_of::<Role>() };
+    let mut found = None;
+    with_rules(state, role, namespace, |rules| found = Some(rules.to_vec()));
+    found.ok_or_else(|| Failure::not_found(kind.descriptor(), &role.name))
+}
+
+/// Shows the rules that a user has to `look`, one by one, until it has found something.
+fn find<T>(
+    state: &State,
+    user: &Authenticated,
+    namespace: &str,
+    mut look: impl FnMut(&PolicyRule, &Source<'_>) -> Option<T>,
+) -> Option<T> {
+    let mut found = None;
+    let bindings = state.view(kind_of::<ClusterRoleBinding>());
+    for binding in bindings.iter().filter_map(|object| object.typed::<ClusterRoleBinding>()) {
+        let Some(subject) = subject_of(binding.subjects.as_deref(), user, "") else { continue };
+        let name = binding.metadata.name.clone().unwrap_or_default();
+        let source = Source { kind: "ClusterRoleBinding", binding: name, role: &binding.role_ref, subject };
+        with_rules(state, source.role, "", |rules| found = rules.iter().find_map(|rule| look(rule, &source)));
+        if found.is_some() {
+            return found;
+        }
+    }
+    if namespace.is_empty() {
+        return None;
+    }
+    let bindings = state.view(kind_of::<RoleBinding>());
+    for binding in bindings.list(namespace).filter_map(|object| object.typed::<RoleBinding>()) {
+        let Some(subject) = subject_of(binding.subjects.as_deref(), user, namespace) else { continue };
+        let name = format!("{}/{namespace}", binding.metadata.name.as_deref().unwrap_or_default());
+        let source = Source { kind: "RoleBinding", binding: name, role: &binding.role_ref, subject };
+        with_rules(state, source.role, namespace, |rules| {
+            found = rules.iter().find_map(|rule| look(rule, &source));
+        });
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The subject of a binding that the user is, or is in.
+fn subject_of<'a>(
+    subjects: Option<&'a [Subject]>,
+    user: &Authenticated,
+    namespace: &str,
+) -> Option<&'a Subject> {
+    subjects.into_iter().flatten().find(|subject| match subject.kind.as_str() {
         "User" => subject.name == **user.user(),
         "Group" => user.is_in(&subject.name),
         "ServiceAccount" => {
@@ -46,21 +117,23 @@ fn names(subjects: Option<&[Subject]>, user: &Authenticated, namespace: &str) ->
     })
 }
 
-fn role_allows(state: &State, role: &RoleRef, namespace: &str, wanted: &Attributes) -> bool {
-    let rules = match role.kind.as_str() {
-        "ClusterRole" => all::<ClusterRole>(state, "clusterroles", "")
-            .into_iter()
-            .find(|r| r.metadata.name.as_deref() == Some(&role.name))
-            .and_then(|r| r.rules),
-        _ => all::<Role>(state, "roles", namespace)
-            .into_iter()
-            .find(|r| r.metadata.name.as_deref() == Some(&role.name))
-            .and_then(|r| r.rules),
-    };
-    rules.into_iter().flatten().any(|rule| rule_allows(&rule, wanted))
+/// Shows the rules of a role, if it is there.
+fn with_rules(state: &State, role: &RoleRef, namespace: &str, show: impl FnOnce(&[PolicyRule])) {
+    let name = role.name.as_str();
+    if role.kind == "ClusterRole" {
+        let found = state.get(kind_of::<ClusterRole>(), &Key::new("", name));
+        if let Some(role) = found.as_ref().and_then(|object| object.typed::<ClusterRole>()) {
+            show(role.rules.as_deref().unwrap_or_default());
+        }
+    } else {
+        let found = state.get(kind_of::<Role>(), &Key::new(namespace, name));
+        if let Some(role) = found.as_ref().and_then(|object| object.typed::<Role>()) {
+            show(role.rules.as_deref().unwrap_or_default());
+        }
+    }
 }
 
-fn has(list: Option<&Vec<String>>, value: &str) -> bool {
+pub(super) fn has(list: Option<&Vec<String>>, value: &str) -> bool {
     list.is_some_and(|list| list.iter().any(|item| item == "*" || item == value))
 }
 

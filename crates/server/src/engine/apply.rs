@@ -65,7 +65,7 @@ impl Engine {
     ) -> Result<Written, Failure> {
         let merge = |old: &Object| {
             let writer = self.writer(who, kind, target);
-            let live = old.bare_value();
+            let live = kind.from_stored(old.bare_value());
             let applied =
                 fields::apply(Some(&live), &config.value, old.managed_fields(), config.force, &writer)
                     .map_err(|error| refused(&config.value, error))?;
@@ -142,7 +142,14 @@ impl Engine {
 fn check_type(kind: KindRef, config: &Value) -> Result<(), Failure> {
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     let descriptor = kind.descriptor();
-    if text("apiVersion") != descriptor.api_version() || text("kind") != descriptor.kind {
+    if text("apiVersion") != descriptor.api_version() {
+        return Err(Failure::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {}, expected: {}",
+            text("apiVersion"),
+            descriptor.api_version()
+        )));
+    }
+    if text("kind") != descriptor.kind {
         return Err(Failure::bad_request(format!("invalid object type: {}", type_of(config))));
     }
     if config.pointer("/metadata/managedFields").is_some_and(|managed| !managed.is_null()) {

@@ -9,7 +9,7 @@ use balsa_state::Refusal;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::{ATTEMPTS, Engine, refused};
+use super::{ATTEMPTS, Engine, refused, shown};
 use crate::authorize::Authorized;
 
 /// What a deletion came to.
@@ -73,12 +73,12 @@ impl Engine {
     ) -> Result<Deleted, Failure> {
         let mut last = Failure::internal("no attempt was made");
         for attempt in 0..ATTEMPTS {
-            let old = match self.state().get(kind, key) {
+            let old = match self.state().get(kind.stored(), key) {
                 Some(old) if attempt == 0 => old,
                 _ => {
                     self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
                     self.state()
-                        .get(kind, key)
+                        .get(kind.stored(), key)
                         .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?
                 }
             };
@@ -98,7 +98,7 @@ impl Engine {
                         && !deleted.gone
                         && Arc::ptr_eq(&deleted.object, &old)
                         && !self.is_newest(&old).await? => {}
-                Ok(deleted) => return Ok(deleted),
+                Ok(Deleted { object, gone }) => return Ok(Deleted { object: shown(kind, &object)?, gone }),
                 Err(refusal) => last = refused(kind, &key.name, refusal),
             }
         }
@@ -165,8 +165,9 @@ impl Engine {
         dry_run: bool,
     ) -> Result<Vec<Arc<Object>>, Failure> {
         self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
-        let view = self.state().view(kind);
-        let matching: Vec<Arc<Object>> = view.select(filter, None).cloned().collect();
+        let view = self.state().view(kind.stored());
+        let filter = filter.clone().of_stored(kind);
+        let matching: Vec<Arc<Object>> = view.select(&filter, None).cloned().collect();
         for object in &matching {
             let precondition = Precondition { uid: Some(object.uid().to_owned()), ..Precondition::default() };
             match self.delete(who, kind, object.key(), options, &precondition, dry_run).await {
@@ -176,6 +177,6 @@ impl Engine {
                 _ => {}
             }
         }
-        Ok(matching)
+        matching.iter().map(|object| shown(kind, object)).collect()
     }
 }

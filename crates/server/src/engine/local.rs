@@ -1,5 +1,6 @@
 //! The [`Backend`] of the server's own parts: the same engine, the same admission, no network.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -36,6 +37,19 @@ impl LocalBackend {
     pub fn new(engine: Engine, who: Authorized) -> Arc<Self> {
         Arc::new(Self { engine, who })
     }
+}
+
+/// A pod that is to have a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Binding {
+    /// The pod.
+    pub pod: Key,
+    /// Its UID; empty: whichever it has.
+    pub uid: String,
+    /// The node.
+    pub node: String,
+    /// What the pod shall be annotated with besides.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An event of the state as clients know it.
@@ -111,7 +125,8 @@ impl Backend for LocalBackend {
     }
 
     async fn bind(&self, bindings: Vec<(Key, String, String)>) -> Vec<Result<(), Failure>> {
-        self.engine.bind(&self.who, bindings).await
+        let binding = |(pod, uid, node)| Binding { pod, uid, node, annotations: BTreeMap::new() };
+        self.engine.bind(&self.who, bindings.into_iter().map(binding).collect()).await
     }
 }
 
@@ -129,15 +144,11 @@ fn mark_scheduled(pod: &mut Pod, now: Timestamp) {
 
 impl Engine {
     /// Gives pods their nodes, all in one entry.
-    pub async fn bind(
-        &self,
-        who: &Authorized,
-        bindings: Vec<(Key, String, String)>,
-    ) -> Vec<Result<(), Failure>> {
+    pub(crate) async fn bind(&self, who: &Authorized, bindings: Vec<Binding>) -> Vec<Result<(), Failure>> {
         let mut answers = vec![Ok(()); bindings.len()];
         let mut proposed = Vec::new();
-        for (i, (key, uid, node)) in bindings.iter().enumerate() {
-            match self.binding(who, key, uid, node) {
+        for (i, binding) in bindings.iter().enumerate() {
+            match self.binding(who, binding) {
                 Ok(admitted) => proposed.push((i, admitted)),
                 Err(failure) => answers[i] = Err(failure),
             }
@@ -151,7 +162,7 @@ impl Engine {
                 for (place, verdict) in places.into_iter().zip(verdicts) {
                     answers[place] = verdict
                         .map(|_| ())
-                        .map_err(|r| refused(kind_of::<Pod>(), &bindings[place].0.name, r));
+                        .map_err(|r| refused(kind_of::<Pod>(), &bindings[place].pod.name, r));
                 }
             }
             Err(failure) => places.into_iter().for_each(|place| answers[place] = Err(failure.clone())),
@@ -159,12 +170,13 @@ impl Engine {
         answers
     }
 
-    fn binding(&self, who: &Authorized, key: &Key, uid: &str, node: &str) -> Result<Admitted, Failure> {
+    fn binding(&self, who: &Authorized, binding: &Binding) -> Result<Admitted, Failure> {
+        let Binding { pod: key, uid, node, annotations } = binding;
         let pods = kind_of::<Pod>();
         let old =
             self.state().get(pods, key).ok_or_else(|| Failure::not_found(pods.descriptor(), &key.name))?;
         let precondition =
-            Precondition { uid: (!uid.is_empty()).then(|| uid.to_owned()), ..Precondition::default() };
+            Precondition { uid: (!uid.is_empty()).then(|| uid.clone()), ..Precondition::default() };
         check_precondition(&old, &precondition)?;
         let mut pod = old.typed::<Pod>().cloned().ok_or_else(|| Failure::internal("pod does not decode"))?;
         if old.is_deleting() {
@@ -179,7 +191,10 @@ impl Engine {
             let why = format!("pod {} is already assigned to node \"{present}\"", key.name);
             return Err(Failure::conflict(pods.descriptor(), &key.name, why));
         }
-        spec.node_name = Some(node.to_owned());
+        spec.node_name = Some(node.clone());
+        if !annotations.is_empty() {
+            pod.metadata.annotations.get_or_insert_default().extend(annotations.clone());
+        }
         let now = self.clock.now_seconds();
         mark_scheduled(&mut pod, now);
         let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };

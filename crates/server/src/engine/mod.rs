@@ -3,13 +3,19 @@
 //! REST, gRPC and the server's own parts all come through here, with the proof that they may
 //! ([`Authorized`]). Writes are read-modify-write under a precondition on the revision read: a client's
 //! own precondition is judged once, everything else is tried again here when somebody was faster.
+//!
+//! A kind may be a face of a stored one. Clients' values come and go in the served form, checks and
+//! ownership are about it; what is stored, admitted and proposed is the stored form.
 
 mod apply;
+mod charge;
 mod delete;
 mod local;
 mod read;
 mod scale;
 mod write;
+
+use std::sync::Arc;
 
 use balsa_log::{ProposeError, ReadError};
 use balsa_model::fields::Writer;
@@ -26,6 +32,7 @@ use crate::authorize::Authorized;
 use crate::quota::Quota;
 
 pub(crate) use apply::Configuration;
+pub(crate) use local::Binding;
 pub use local::LocalBackend;
 pub(crate) use read::watch_failed;
 pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
@@ -178,6 +185,11 @@ pub(crate) fn check_precondition(old: &Object, precondition: &Precondition) -> R
         return Err(Failure::modified(descriptor, &old.key().name));
     }
     Ok(())
+}
+
+/// A stored object as the kind that was asked for has it.
+pub(crate) fn shown(kind: KindRef, stored: &Arc<Object>) -> Result<Arc<Object>, Failure> {
+    kind.show(stored).ok_or_else(|| Failure::internal("stored object does not decode"))
 }
 
 /// A refusal of the fold as the client sees it.

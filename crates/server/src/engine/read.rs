@@ -9,7 +9,7 @@ use balsa_state::{KindView, Start, Watch, WatchError, WatchRequest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Engine, read_failed};
+use super::{Engine, read_failed, shown};
 use crate::authorize::Authorized;
 
 /// How long a read waits for a revision that this server has not reached.
@@ -72,7 +72,8 @@ impl Engine {
         wanted: Wanted,
     ) -> Result<Arc<Object>, Failure> {
         let view = self.view(kind, wanted).await?;
-        view.get(key).cloned().ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))
+        let found = view.get(key).ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
+        shown(kind, found)
     }
 
     /// Many objects.
@@ -93,7 +94,7 @@ impl Engine {
             let (at, cursor) = decode_token(&page.continue_token)?;
             let view = match at {
                 Some(revision) => {
-                    self.state().list_at(kind, revision).await.map_err(|_| expired_page(&cursor))?
+                    self.state().list_at(kind.stored(), revision).await.map_err(|_| expired_page(&cursor))?
                 }
                 // The rest of a list whose revision has expired.
                 None => self.view(kind, Wanted::Latest).await?,
@@ -101,8 +102,9 @@ impl Engine {
             (view, Some(cursor))
         };
         let mut listed = Listed { revision: view.revision(), ..Listed::default() };
+        let filter = &filter.clone().of_stored(kind);
         if page.limit == 0 {
-            listed.items = view.select(filter, cursor.as_ref()).cloned().collect();
+            listed.items = all_shown(kind, view.select(filter, cursor.as_ref()).cloned().collect())?;
             return Ok(listed);
         }
         let mut rest = view.select(filter, cursor.as_ref());
@@ -116,6 +118,7 @@ impl Engine {
             listed.remaining = counted.then_some(more);
             self.state().pin(&view);
         }
+        listed.items = all_shown(kind, listed.items)?;
         Ok(listed)
     }
 
@@ -138,7 +141,7 @@ impl Engine {
             }
             Start::Now => {}
         }
-        let request = WatchRequest { kind, filter, start, bookmarks };
+        let request = WatchRequest { kind, filter: filter.of_stored(kind), start, bookmarks };
         self.state().watch(request).await.map_err(|error| watch_failed(&error))
     }
 
@@ -151,7 +154,7 @@ impl Engine {
             Wanted::NotOlderThan(revision) => self.reach(revision).await?,
             Wanted::Exact(revision) => {
                 self.reach(revision).await?;
-                let listed = self.state().list_at(kind, revision).await;
+                let listed = self.state().list_at(kind.stored(), revision).await;
                 return listed.map_err(|error| match error {
                     WatchError::Expired { .. } => {
                         Failure::expired("The resourceVersion for the provided list is too old.")
@@ -160,7 +163,7 @@ impl Engine {
                 });
             }
         }
-        Ok(self.state().view(kind))
+        Ok(self.state().view(kind.stored()))
     }
 
     async fn reach(&self, revision: Revision) -> Result<(), Failure> {
@@ -172,6 +175,14 @@ impl Engine {
         Err(Failure::new(Reason::Timeout, message)
             .cause("ResourceVersionTooLarge", "Too large resource version", "")
             .retry_after(1))
+    }
+}
+
+/// Stored objects as the kind that was asked for has them.
+fn all_shown(kind: KindRef, items: Vec<Arc<Object>>) -> Result<Vec<Arc<Object>>, Failure> {
+    match kind.face() {
+        Some(_) => items.iter().map(|item| shown(kind, item)).collect(),
+        None => Ok(items),
     }
 }
 

@@ -11,7 +11,7 @@ use balsa_state::Refusal;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::{ATTEMPTS, Engine, Target, check_precondition, precondition_of, refused};
+use super::{ATTEMPTS, Engine, Target, check_precondition, precondition_of, refused, shown};
 use crate::admission::is_address_collision;
 use crate::authorize::Authorized;
 use crate::rest::body::{self, FieldValidation};
@@ -106,16 +106,20 @@ impl Engine {
         let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
         let Draft { mut value, managed } = draft;
         let said = Said::take(&mut value, "");
-        let mut object = strategy::prepare_create(kind, namespace, value, &stamp).map_err(final_failure)?;
+        let stored = kind.stored();
+        let value = kind.to_stored(value);
+        let mut object = strategy::prepare_create(stored, namespace, value, &stamp).map_err(final_failure)?;
         check_said(&said, kind, object.meta().name.as_deref()).map_err(final_failure)?;
         // What admission adds is nobody's.
         let managed = managed.unwrap_or_else(|| {
-            fields::update(None, &object.to_value(), "", said, &self.writer(who, kind, Part::Main.into()))
+            let new = kind.from_stored(object.to_value());
+            fields::update(None, &new, "", said, &self.writer(who, kind, Part::Main.into()))
         });
         self.admission.admit_create(who, object.as_mut()).map_err(final_failure)?;
         // What follows from what admission has set.
         object.set_defaults();
-        strategy::validate_create(object.as_ref()).map_err(final_failure)?;
+        strategy::validate_create(kind, object.as_ref()).map_err(final_failure)?;
+        self.charge(who, object.as_ref(), None, dry_run).await.map_err(final_failure)?;
         let warnings = object.warnings();
         let name = object.meta().name.clone().unwrap_or_default();
         let value = object.to_value();
@@ -123,12 +127,13 @@ impl Engine {
         let mutation = self.mutation(who, Operation::Create, object.as_ref(), form, Precondition::default());
         let (bytes, key) = (mutation.object.clone(), mutation.key.clone());
         if dry_run {
-            if self.state().get(kind, &mutation.key).is_some() {
+            if self.state().get(stored, &mutation.key).is_some() {
                 return Err((Failure::already_exists(kind.descriptor(), &name), false));
             }
             let object =
-                Object::stored(kind, bytes, Revision(0)).map_err(|e| (Failure::internal(e), false))?;
-            return Ok(Written { object: Arc::new(object), created: true, warnings });
+                Object::stored(stored, bytes, Revision(0)).map_err(|e| (Failure::internal(e), false))?;
+            let object = shown(kind, &Arc::new(object)).map_err(final_failure)?;
+            return Ok(Written { object, created: true, warnings });
         }
         let admitted = self.admission.admitted(mutation);
         let verdict = self.propose(who, admitted).await.map_err(final_failure)?.into_iter().next();
@@ -136,7 +141,8 @@ impl Engine {
             let again = is_address_collision(&refusal);
             (refused(kind, &name, refusal), again)
         })?;
-        let object = self.settled(kind, &key, &bytes, revision).map_err(final_failure)?;
+        let object = self.settled(stored, &key, &bytes, revision).map_err(final_failure)?;
+        let object = shown(kind, &object).map_err(final_failure)?;
         Ok(Written { object, created: true, warnings })
     }
 
@@ -167,9 +173,10 @@ impl Engine {
         dry_run: bool,
     ) -> Result<Written, Failure> {
         let precondition = precondition_of(&value)?;
-        if kind.descriptor().create_on_update && part == Part::Main && self.state().get(kind, key).is_none() {
+        let is_there = || self.state().get(kind.stored(), key).is_some();
+        if kind.descriptor().create_on_update && part == Part::Main && !is_there() {
             self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
-            if self.state().get(kind, key).is_none() {
+            if !is_there() {
                 return self.create_by_update(who, kind, key, value, &precondition, dry_run).await;
             }
         }
@@ -221,7 +228,7 @@ impl Engine {
         let apply = |old: &Object| {
             // Most patches have nothing to do with managedFields.
             let concerned = patch.body.windows(MANAGED_FIELDS.len()).any(|window| window == MANAGED_FIELDS);
-            let present = if concerned { old.value() } else { old.bare_value() };
+            let present = kind.from_stored(if concerned { old.value() } else { old.bare_value() });
             let checked = patch::apply(patch.kind, kind, &present, &patch.body)?;
             // What a patch says of the version is judged on its result; of the UID, that it may not change.
             let revision = precondition_of(&checked.value)?.revision;
@@ -256,14 +263,16 @@ impl Engine {
             let fresh = attempt > 0;
             let old = self.find_for_write(kind, key, fresh).await?;
             let attempted = match meant(&old, precondition, &new_version) {
-                Ok(draft) => self.replace_once(who, &old, target, draft, dry_run).await,
+                Ok(draft) => self.replace_once(who, kind, &old, target, draft, dry_run).await,
                 Err(failure) => Attempt::Judged(Err(failure)),
             };
             match attempted {
                 Attempt::Proposed(Err(refusal)) => last = refused(kind, &key.name, refusal),
-                Attempt::Proposed(Ok(written)) => return Ok(written),
+                Attempt::Proposed(Ok(written)) => return shown_written(kind, written),
                 Attempt::Failed(failure) => return Err(failure),
-                Attempt::Judged(judged) if fresh || self.is_newest(&old).await? => return judged,
+                Attempt::Judged(judged) if fresh || self.is_newest(&old).await? => {
+                    return judged.and_then(|written| shown_written(kind, written));
+                }
                 Attempt::Judged(judged) => last = judged.err().unwrap_or(last),
             }
         }
@@ -279,22 +288,26 @@ impl Engine {
     }
 
     async fn find_for_write(&self, kind: KindRef, key: &Key, fresh: bool) -> Result<Arc<Object>, Failure> {
-        if !fresh && let Some(old) = self.state().get(kind, key) {
+        if !fresh && let Some(old) = self.state().get(kind.stored(), key) {
             return Ok(old);
         }
         self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
-        self.state().get(kind, key).ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))
+        let found = self.state().get(kind.stored(), key);
+        found.ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))
     }
 
+    /// Puts a draft in the place of `old`. The draft is of the kind that is served, what is answered of the
+    /// one that is stored.
     async fn replace_once(
         &self,
         who: &Authorized,
+        served: KindRef,
         old: &Arc<Object>,
         target: Target,
         draft: Draft,
         dry_run: bool,
     ) -> Attempt {
-        let next = match self.next_version(who, old, target, draft) {
+        let next = match self.next_version(who, served, old, target, draft, dry_run).await {
             Ok(Next::Changed(next)) => next,
             Ok(Next::Same(written)) => return Attempt::Judged(Ok(written)),
             Err(failure) => return Attempt::Judged(Err(failure)),
@@ -321,30 +334,37 @@ impl Engine {
     }
 
     /// What a draft makes of an object, judged by everything but the log.
-    fn next_version(
+    async fn next_version(
         &self,
         who: &Authorized,
+        served: KindRef,
         old: &Arc<Object>,
         target: Target,
         draft: Draft,
+        dry_run: bool,
     ) -> Result<Next, Failure> {
-        let kind = old.kind();
         let Draft { mut value, managed } = draft;
         let said = Said::take(&mut value, old.managed_fields());
-        check_said(&said, kind, Some(&old.key().name))?;
-        let mut object = strategy::prepare_update(old, value, target.part)?;
+        check_said(&said, served, Some(&old.key().name))?;
+        let mut object = strategy::prepare_update(old, served.to_stored(value), target.part)?;
         let before = without_version(old.bare_value());
         let managed = managed.unwrap_or_else(|| {
-            let writer = self.writer(who, kind, target);
-            fields::update(Some(&before), &object.to_value(), old.managed_fields(), said, &writer)
+            let writer = self.writer(who, served, target);
+            let new = served.from_stored(object.to_value());
+            let other_form = served.face().map(|_| served.from_stored(before.clone()));
+            let live = other_form.as_ref().unwrap_or(&before);
+            fields::update(Some(live), &new, old.managed_fields(), said, &writer)
         });
-        self.admission.admit_update(object.as_mut(), old)?;
-        strategy::validate_update(object.as_ref(), old)?;
+        self.admission.admit_update(who, object.as_mut(), old)?;
+        strategy::validate_update(served, object.as_ref(), old, target.part)?;
         let warnings = if target.part == Part::Status { Vec::new() } else { object.warnings() };
         let value = object.to_value();
         // A new version that says the same as the old one gets no revision.
         if value == before && fields::same_but_times(&managed, old.managed_fields()) {
             return Ok(Next::Same(Written { object: old.clone(), created: false, warnings }));
+        }
+        if target.part != Part::Status {
+            self.charge(who, object.as_ref(), Some(old.as_ref()), dry_run).await?;
         }
         let finished = strategy::is_finished(object.as_ref());
         let operation = if finished { Operation::Remove } else { Operation::Replace };
@@ -397,6 +417,11 @@ fn meant(
         name if *name != *old.key().name => Err(wrong_name(name, &old.key().name)),
         _ => Ok(draft),
     }
+}
+
+/// What was written, as the kind shows it that it was written as.
+fn shown_written(kind: KindRef, written: Written) -> Result<Written, Failure> {
+    Ok(Written { object: shown(kind, &written.object)?, ..written })
 }
 
 /// That a body does not say which object it is.

@@ -79,7 +79,11 @@ fn authorize<T>(front: &Front, request: &Request<T>, wanted: &Attributes) -> Res
 /// The kind that a request means.
 fn kind_of(resource: Option<&v1::Resource>) -> Result<KindRef, Status> {
     let resource = resource.ok_or_else(|| missing("resource"))?;
-    kinds::by_resource(&resource.group, &resource.plural).ok_or_else(|| {
+    let found = match resource.version.as_str() {
+        "" => kinds::by_resource(&resource.group, &resource.plural),
+        version => kinds::by_version(&resource.group, version, &resource.plural),
+    };
+    found.ok_or_else(|| {
         let name = if resource.group.is_empty() {
             resource.plural.clone()
         } else {

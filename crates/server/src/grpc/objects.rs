@@ -1,5 +1,6 @@
 //! `balsa.v1.ObjectService`: objects of every kind.
 
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -7,7 +8,9 @@ use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
-use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Revision, kinds, schema};
+use balsa_model::{
+    Descriptor, Failure, Key, KindRef, Object, Precondition, Reason, Revision, Subresource, kinds, schema,
+};
 use balsa_proto::v1::object_service_server::ObjectService;
 use balsa_proto::{from_status, to_status, v1};
 use balsa_state::{Event, Start, Watch};
@@ -17,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
-use crate::engine::{Configuration, Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::engine::{Binding, Configuration, Page, Patch, Wanted, Written, scale_of, watch_failed};
 use crate::fairness::{Seat, Sort, Watching};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
@@ -61,18 +64,33 @@ fn decode(kind: &Descriptor, json: &[u8], options: &v1::WriteOptions) -> Result<
     body::check(kind, parsed, validation).map_err(failed)
 }
 
-fn part_of(part: v1::Part) -> Part {
-    if part == v1::Part::Status { Part::Status } else { Part::Main }
+/// The part of a URL over REST; empty for the object itself.
+fn subresource_of(part: v1::Part) -> Option<Subresource> {
+    match part {
+        v1::Part::Unspecified | v1::Part::Main => None,
+        v1::Part::Status => Some(Subresource::Status),
+        v1::Part::Scale => Some(Subresource::Scale),
+        v1::Part::EphemeralContainers => Some(Subresource::EphemeralContainers),
+        v1::Part::Resize => Some(Subresource::Resize),
+        v1::Part::Approval => Some(Subresource::Approval),
+        v1::Part::Finalize => Some(Subresource::Finalize),
+    }
+}
+
+/// The part of a kind's objects that a write covers.
+fn part_of(part: v1::Part, kind: &Descriptor) -> Result<Part, Status> {
+    match subresource_of(part) {
+        None => Ok(Part::Main),
+        Some(Subresource::Status) => Ok(Part::Status),
+        Some(subresource) if kind.has(subresource) => Ok(Part::Sub(subresource)),
+        Some(_) => Err(failed(Failure::generic(Reason::NotFound))),
+    }
 }
 
 /// The rights that a write of a part needs.
 fn write_attributes(verb: &str, kind: &Descriptor, key: &Key, part: v1::Part) -> Attributes {
     let attributes = Attributes::resource(verb, kind, &key.namespace, &key.name);
-    attributes.part(match part {
-        v1::Part::Status => "status",
-        v1::Part::Scale => "scale",
-        _ => "",
-    })
+    attributes.part(subresource_of(part).map_or("", Subresource::path))
 }
 
 fn delete_options(options: &v1::DeleteOptions) -> (DeleteOptions, Precondition) {
@@ -162,7 +180,7 @@ fn numbered(watch: u32, messages: Messages<v1::WatchResponse>) -> Messages<v1::W
 
 impl Objects {
     /// One watch, which whoever asks must be allowed.
-    async fn watched<T>(
+    async fn watched<T: Sync>(
         &self,
         request: &Request<T>,
         watch: &v1::WatchRequest,
@@ -216,7 +234,8 @@ impl Objects {
             let object = Some(scale_message(&written.map_err(failed)?)?);
             return Ok(Response::new(v1::PatchResponse { object, warnings }));
         }
-        let written = engine.apply(&who, kind, key, part_of(part), &config, options.dry_run).await;
+        let part = part_of(part, kind.descriptor())?;
+        let written = engine.apply(&who, kind, key, part, &config, options.dry_run).await;
         let (object, warnings) = answered(&written.map_err(failed)?, warnings);
         Ok(Response::new(v1::PatchResponse { object, warnings }))
     }
@@ -307,9 +326,9 @@ impl ObjectService for Objects {
                 self.update_scale(&who, (kind, &key), options.dry_run, |_| Ok(scale.clone())).await?;
             return Ok(Response::new(v1::UpdateResponse { object: Some(object), warnings: Vec::new() }));
         }
+        let part = part_of(part, kind.descriptor())?;
         let decoded = decode(kind.descriptor(), &request.json, &options)?;
-        let written =
-            self.0.engine.update(&who, kind, &key, part_of(part), decoded.value, options.dry_run).await;
+        let written = self.0.engine.update(&who, kind, &key, part, decoded.value, options.dry_run).await;
         let (object, warnings) = answered(&written.map_err(failed)?, decoded.warnings);
         Ok(Response::new(v1::UpdateResponse { object, warnings }))
     }
@@ -341,8 +360,8 @@ impl ObjectService for Objects {
         let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
         let patch = Patch { kind: language, body };
         let engine = &self.0.engine;
-        let written =
-            engine.patch(&who, kind, &key, part_of(part), &patch, validation, options.dry_run).await;
+        let part = part_of(part, kind.descriptor())?;
+        let written = engine.patch(&who, kind, &key, part, &patch, validation, options.dry_run).await;
         let (object, warnings) = answered(&written.map_err(failed)?, Vec::new());
         Ok(Response::new(v1::PatchResponse { object, warnings }))
     }
@@ -405,7 +424,8 @@ impl ObjectService for Objects {
         let (who, _seat) = self.admit(&request, &wanted.part("binding")).await?;
         let bindings = request.into_inner().bindings.into_iter().map(|binding| {
             let pod = binding.pod.unwrap_or_default();
-            (Key::new(pod.namespace, pod.name), binding.uid, binding.node)
+            let pod = Key::new(pod.namespace, pod.name);
+            Binding { pod, uid: binding.uid, node: binding.node, annotations: BTreeMap::new() }
         });
         let answers = self.0.engine.bind(&who, bindings.collect()).await;
         let results = answers.iter().map(|answer| match answer {
@@ -421,7 +441,11 @@ impl ObjectService for Objects {
     ) -> Result<Response<v1::ListKindsResponse>, Status> {
         let wanted = Attributes { verb: "get".to_owned(), path: "/apis".to_owned(), ..Attributes::default() };
         authorize(&self.0, &request, &wanted)?;
-        let kinds = kinds::all().iter().map(|kind| describe(kind.descriptor())).collect();
+        // Of a kind that is served in several versions the one that is stored.
+        let preferred = |kind: &KindRef| {
+            kinds::by_resource(kind.descriptor().group, kind.descriptor().plural) == Some(*kind)
+        };
+        let kinds = kinds::served().filter(preferred).map(|kind| describe(kind.descriptor())).collect();
         Ok(Response::new(v1::ListKindsResponse { kinds }))
     }
 }
@@ -431,7 +455,11 @@ fn describe(kind: &Descriptor) -> v1::KindDescription {
         ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     v1::KindDescription {
-        resource: Some(v1::Resource { group: kind.group.to_owned(), plural: kind.plural.to_owned() }),
+        resource: Some(v1::Resource {
+            group: kind.group.to_owned(),
+            plural: kind.plural.to_owned(),
+            version: kind.version.to_owned(),
+        }),
         version: kind.version.to_owned(),
         kind: kind.kind.to_owned(),
         namespaced: kind.is_namespaced(),

@@ -198,6 +198,30 @@ impl Authority {
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 
+    /// Signs a request as it is, but for its life and its use. Whether it may be signed, the caller has
+    /// checked.
+    ///
+    /// # Errors
+    /// When the request is malformed, or asks for what nobody gets.
+    pub fn sign_request(
+        &self,
+        request: &str,
+        serving: bool,
+        life: std::time::Duration,
+    ) -> Result<String, IdentityError> {
+        let mut request = CertificateSigningRequestParams::from_pem(request)?;
+        let params = &mut request.params;
+        params.is_ca = IsCa::NoCa;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        let purpose =
+            if serving { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
+        params.extended_key_usages = vec![purpose];
+        params.use_authority_key_identifier_extension = true;
+        valid_for(params, LEAF_DAYS);
+        params.not_after = rcgen_now() + life;
+        Ok(request.signed_by(&self.issuer)?.pem())
+    }
+
     /// A key pair of the cluster's own, made at first use: `name` becomes `DIR/pki/<name>.key`, PEM.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ use super::encode;
 
 /// Largest request body, in bytes: that of the reference server.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Bytes of a body that refusals show.
+const SHOWN_OF_BODY: usize = 30;
 
 /// What to do about fields that the schema does not know, and about fields that stand twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +74,16 @@ pub(super) fn parse(
     message: &str,
 ) -> Result<(Value, Vec<String>), Failure> {
     match media_type(headers).as_str() {
-        "application/json" => schema::parse_json(body).map_err(|why| unrecognized(message, &why)),
-        "application/yaml" => schema::parse_yaml(body).map_err(|why| unrecognized(message, &why)),
+        "application/json" => {
+            let parsed = schema::parse_json(body).map_err(|why| unrecognized(message, &why))?;
+            require_version_text(&parsed.0, body, message)?;
+            Ok(parsed)
+        }
+        "application/yaml" => {
+            let parsed = schema::parse_yaml(body).map_err(|why| unrecognized(message, &why))?;
+            require_version_text(&parsed.0, body, message)?;
+            Ok(parsed)
+        }
         "application/cbor" => {
             let value = encode::from_cbor(body).map_err(|why| unrecognized(message, &why))?;
             Ok((value, Vec::new()))
@@ -92,6 +102,27 @@ pub(super) fn parse(
             "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf",
         )),
     }
+}
+
+/// Refuses an apiVersion that is none, whatever the kind. The refusal shows how the body begins.
+fn require_version_text(value: &Value, body: &[u8], message: &str) -> Result<(), Failure> {
+    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    if version.matches('/').count() < 2 {
+        return Ok(());
+    }
+    let why = format!("unexpected GroupVersion string: {version} ({})", beginning(body));
+    Err(unrecognized(message, &Failure::bad_request(why)))
+}
+
+/// How a body begins: as text where it is JSON, else byte by byte.
+fn beginning(body: &[u8]) -> String {
+    let shown = body.get(..SHOWN_OF_BODY).unwrap_or(body);
+    let more = if shown.len() < body.len() { " ..." } else { "" };
+    if body.first() == Some(&b'{') {
+        return format!("{}{more}", String::from_utf8_lossy(shown));
+    }
+    let hex: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}{more}")
 }
 
 /// A body that is no object at all: the kind of it cannot be told, only the one that was expected.

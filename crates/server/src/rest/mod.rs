@@ -8,13 +8,14 @@ mod eviction;
 mod info;
 mod logs;
 pub(crate) mod path;
-mod proxy;
+pub(crate) mod proxy;
 mod query;
 mod resources;
 mod respond;
 mod reviews;
 mod streams;
 mod subresources;
+mod usage;
 mod watch;
 
 use std::time::Instant;
@@ -93,7 +94,17 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     if let Some(review) = reviews::question(&path) {
         return reviews::serve(review, call, path, body).await;
     }
-    let kind = served_kind(&path)?;
+    if let Some(measured) = usage::measured(&path) {
+        return usage::serve(measured, &call, &path).await;
+    }
+    let kind = match served_kind(&path) {
+        Ok(kind) => kind,
+        Err(failure) => {
+            // Who may not ask does not learn that there is no answer.
+            call.front.authorize(&call.user, &attributes(&call, &path))?;
+            return Err(failure);
+        }
+    };
     let call = ResourceCall { call, kind, path };
     let sort = if matches!(call.call.method, Method::GET | Method::HEAD) { Sort::Read } else { Sort::Write };
     // Until the answer begins: what streams after that is not work that others wait for.
@@ -109,14 +120,36 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     }
 }
 
+/// What a request wants of a resource, by its method alone.
+fn attributes(call: &Call, path: &ResourcePath) -> Attributes {
+    let verb = match (&call.method, path.name.is_empty()) {
+        (&Method::GET, _) if call.query.flag("watch") => "watch",
+        (&Method::GET | &Method::HEAD, true) => "list",
+        (&Method::POST, _) => "create",
+        (&Method::PUT, _) => "update",
+        (&Method::PATCH, _) => "patch",
+        (&Method::DELETE, true) => "deletecollection",
+        (&Method::DELETE, false) => "delete",
+        _ => "get",
+    };
+    Attributes {
+        verb: verb.to_owned(),
+        group: path.group.clone(),
+        resource: path.plural.clone(),
+        subresource: path.subresource.clone(),
+        namespace: path.namespace.clone(),
+        name: path.name.clone(),
+        ..Attributes::default()
+    }
+}
+
 fn is_pod(path: &ResourcePath) -> bool {
     path.group.is_empty() && path.plural == "pods"
 }
 
 fn served_kind(path: &ResourcePath) -> Result<KindRef, Failure> {
-    let kind = kinds::by_resource(&path.group, &path.plural);
-    kind.filter(|kind| kind.descriptor().version == path.version)
-        .ok_or_else(|| Failure::generic(Reason::NotFound))
+    let kind = kinds::by_version(&path.group, &path.version, &path.plural);
+    kind.ok_or_else(|| Failure::generic(Reason::NotFound))
 }
 
 impl ResourceCall {
@@ -143,6 +176,7 @@ impl ResourceCall {
 struct Labels {
     verb: &'static str,
     group: String,
+    version: String,
     resource: String,
     subresource: String,
     scope: &'static str,
@@ -170,14 +204,15 @@ impl Labels {
             (_, true, false) => "namespace",
             (_, true, true) => "cluster",
         };
-        Self { verb, group: path.group, resource: path.plural, subresource: path.subresource, scope }
+        let (group, version, resource) = (path.group, path.version, path.plural);
+        Self { verb, group, version, resource, subresource: path.subresource, scope }
     }
 
     fn record(self, started: Instant, code: u16) {
-        let Self { verb, group, resource, subresource, scope } = self;
+        let Self { verb, group, version, resource, subresource, scope } = self;
         metrics::counter!(
             "apiserver_request_total",
-            "verb" => verb, "group" => group.clone(), "version" => "v1", "resource" => resource.clone(),
+            "verb" => verb, "group" => group.clone(), "version" => version, "resource" => resource.clone(),
             "subresource" => subresource.clone(), "scope" => scope, "component" => "apiserver",
             "code" => code.to_string(),
         )

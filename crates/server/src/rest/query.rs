@@ -81,9 +81,12 @@ impl Query {
             "" => Ok(None),
             "NotOlderThan" => Ok(Some(ResourceVersionMatch::NotOlderThan)),
             "Exact" => Ok(Some(ResourceVersionMatch::Exact)),
-            other => Err(invalid_options(format!(
-                "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
-            ))),
+            other => {
+                let why = format!(
+                    "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+                );
+                Err(wrong_option("ListOptions", "FieldValueNotSupported", "resourceVersionMatch", &why))
+            }
         }
     }
 

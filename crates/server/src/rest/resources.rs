@@ -148,7 +148,7 @@ pub(super) async fn update(call: ResourceCall, part: Part, body: Body) -> Result
 fn require_version(call: &ResourceCall, part: Part, value: &Value) -> Result<(), Failure> {
     let descriptor = call.kind.descriptor();
     let version = value.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default();
-    let exists = || call.call.front.engine.state().get(call.kind, &call.key()).is_some();
+    let exists = || call.call.front.engine.state().get(call.kind.stored(), &call.key()).is_some();
     if !descriptor.needs_version || part != Part::Main || !version.is_empty() || !exists() {
         return Ok(());
     }

@@ -6,18 +6,15 @@
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::field::{FieldErrors, Path};
-use balsa_model::kind::kind_of;
 use balsa_model::{Descriptor, Failure, Key, Reason, schema};
 use balsa_state::State;
 use http::{Method, StatusCode};
-use k8s_openapi::api::rbac::v1::{
-    ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding, RoleRef, Subject,
-};
+use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Map, Value, json};
 
 use super::path::ResourcePath;
 use super::{Call, body, respond, subresources};
-use crate::authorize::{Attributes, MASTERS};
+use crate::authorize::{Attributes, MASTERS, rbac};
 use crate::identity::{Authenticated, Credentials};
 
 /// The group of everybody with a name.
@@ -157,7 +154,11 @@ fn answer(question: Question, call: &Call, path: &ResourcePath, value: &Value) -
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let access = |user: &Authenticated| {
         let wanted = wanted(question, value)?;
-        Ok(json!({"allowed": call.front.authorizer.allows(user, &wanted)}))
+        Ok(match call.front.authorizer.why(user, &wanted) {
+            Some(why) if why.is_empty() => json!({"allowed": true}),
+            Some(why) => json!({"allowed": true, "reason": why}),
+            None => json!({"allowed": false}),
+        })
     };
     match question {
         // Orders are no questions: they were handled before.
@@ -287,65 +288,17 @@ fn rules_status(rules: &[PolicyRule]) -> Value {
     json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": false})
 }
 
-fn rule(verbs: &[&str], groups: &[&str], resources: &[&str]) -> PolicyRule {
-    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
-    PolicyRule {
-        verbs: owned(verbs),
-        api_groups: Some(owned(groups)),
-        resources: Some(owned(resources)),
-        ..PolicyRule::default()
-    }
-}
-
 /// What a user may do in a namespace, rule by rule.
 fn rules_of(state: &State, user: &Authenticated, namespace: &str) -> Vec<PolicyRule> {
-    let own = ["selfsubjectaccessreviews", "selfsubjectrulesreviews"];
-    let mut rules = vec![rule(&["create"], &["authorization.k8s.io"], &own)];
+    let everything = || Some(vec!["*".to_owned()]);
+    let mut rules = Vec::new();
     if user.is_in(MASTERS) {
-        rules.push(rule(&["*"], &["*"], &["*"]));
-        let urls = Some(vec!["*".to_owned()]);
-        rules.push(PolicyRule {
-            verbs: vec!["*".to_owned()],
-            non_resource_urls: urls,
-            ..PolicyRule::default()
-        });
+        let all = PolicyRule { verbs: vec!["*".to_owned()], ..PolicyRule::default() };
+        rules.push(PolicyRule { api_groups: everything(), resources: everything(), ..all.clone() });
+        rules.push(PolicyRule { non_resource_urls: everything(), ..all });
     }
-    let bindings = state.view(kind_of::<ClusterRoleBinding>());
-    for binding in bindings.iter().filter_map(|object| object.typed::<ClusterRoleBinding>()) {
-        if is_bound(binding.subjects.as_deref(), user, "") {
-            rules.extend(rules_of_role(state, &binding.role_ref, ""));
-        }
-    }
-    let bindings = state.view(kind_of::<RoleBinding>());
-    for binding in bindings.list(namespace).filter_map(|object| object.typed::<RoleBinding>()) {
-        if is_bound(binding.subjects.as_deref(), user, namespace) {
-            rules.extend(rules_of_role(state, &binding.role_ref, namespace));
-        }
-    }
+    rules.extend(rbac::rules(state, user, namespace));
     rules
-}
-
-fn is_bound(subjects: Option<&[Subject]>, user: &Authenticated, namespace: &str) -> bool {
-    subjects.into_iter().flatten().any(|subject| match subject.kind.as_str() {
-        "User" => subject.name == **user.user(),
-        "Group" => user.is_in(&subject.name),
-        "ServiceAccount" => {
-            let namespace = subject.namespace.as_deref().unwrap_or(namespace);
-            **user.user() == *format!("system:serviceaccount:{namespace}:{}", subject.name)
-        }
-        _ => false,
-    })
-}
-
-fn rules_of_role(state: &State, role: &RoleRef, namespace: &str) -> Vec<PolicyRule> {
-    let rules = if role.kind == "ClusterRole" {
-        let found = state.get(kind_of::<ClusterRole>(), &Key::new("", role.name.as_str()));
-        found.and_then(|object| object.typed::<ClusterRole>().and_then(|role| role.rules.clone()))
-    } else {
-        let found = state.get(kind_of::<Role>(), &Key::new(namespace, role.name.as_str()));
-        found.and_then(|object| object.typed::<Role>().and_then(|role| role.rules.clone()))
-    };
-    rules.unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Parts of objects that are no streams: status, scale, binding, eviction, token, finalize.
+//! Parts of objects that are no streams: status, scale, binding, eviction, token, finalize, approval,
+//! ephemeral containers, resize.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::resources::Change;
 use super::{Call, ResourceCall, body, eviction, resources, respond};
-use crate::engine::{Wanted, scale_of};
+use crate::engine::{Binding, Wanted, scale_of};
 use crate::identity::TokenRequest;
 
 /// The message of a Scale in the protobuf tables.
@@ -31,18 +32,33 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
         return Err(Failure::generic(Reason::NotFound));
     };
     match (part, call.call.method.clone()) {
-        (Subresource::Status | Subresource::Approval, Method::GET) => {
+        (
+            Subresource::Status
+            | Subresource::Approval
+            | Subresource::EphemeralContainers
+            | Subresource::Resize,
+            Method::GET,
+        ) => {
             let who = call.authorize("get")?;
             let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
             call.object(StatusCode::OK, &object)
         }
-        (Subresource::Status | Subresource::Approval, Method::PUT) => {
-            resources::update(call, Part::Status, body).await
+        (Subresource::Status, Method::PUT) => resources::update(call, Part::Status, body).await,
+        (Subresource::Status, Method::PATCH) => resources::patch(call, Part::Status, body).await,
+        (
+            Subresource::Approval
+            | Subresource::EphemeralContainers
+            | Subresource::Resize
+            | Subresource::Finalize,
+            Method::PUT,
+        ) => {
+            let part = Part::Sub(*part);
+            resources::update(call, part, body).await
         }
-        (Subresource::Status | Subresource::Approval, Method::PATCH) => {
-            resources::patch(call, Part::Status, body).await
+        (Subresource::Approval | Subresource::EphemeralContainers | Subresource::Resize, Method::PATCH) => {
+            let part = Part::Sub(*part);
+            resources::patch(call, part, body).await
         }
-        (Subresource::Finalize, Method::PUT) => resources::update(call, Part::Whole, body).await,
         (Subresource::Scale, Method::GET) => get_scale(call).await,
         (Subresource::Scale, Method::PUT) => put_scale(call, body).await,
         (Subresource::Scale, Method::PATCH) => patch_scale(call, body).await,
@@ -55,8 +71,24 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
 
 async fn get_scale(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("get")?;
-    let object = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await?;
+    let found = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await;
+    let object = found.map_err(|failure| scale_not_found(failure, &call))?;
     Ok(respond::value(StatusCode::OK, &shown_scale(&object)?))
+}
+
+/// That there is nothing to scale: the refusal of a read names the part, too, and of core kinds the group
+/// that scales are of.
+fn scale_not_found(failure: Failure, call: &ResourceCall) -> Failure {
+    if failure.reason != Reason::NotFound {
+        return failure;
+    }
+    let mut named = failure;
+    named.kind = format!("{}/scale", call.kind.descriptor().plural);
+    if named.group.is_empty() {
+        named.group = "autoscaling".to_owned();
+    }
+    named.message = format!("{}.{} \"{}\" not found", named.kind, named.group, call.path.name);
+    named
 }
 
 /// A Scale as it is answered: no replicas are left out.
@@ -133,8 +165,11 @@ pub(super) async fn bind_pod(
     if node.is_empty() {
         return Err(Failure::bad_request("target.name: Required value"));
     }
-    let bindings = vec![(pod, text("/metadata/uid"), node)];
-    let answers = call.front.engine.bind(who, bindings).await;
+    let annotations = value.pointer("/metadata/annotations").and_then(Value::as_object);
+    let annotation = |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
+    let annotations = annotations.into_iter().flatten().filter_map(annotation).collect();
+    let binding = Binding { pod, uid: text("/metadata/uid"), node, annotations };
+    let answers = call.front.engine.bind(who, vec![binding]).await;
     let answer = answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")));
     answer.map_err(|mut failure| {
         if failure.reason == Reason::Conflict {

@@ -2,7 +2,8 @@
 //!
 //! - [`defaults`]: what the client left open;
 //! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `resources`,
-//!   `scheduling`: its parts; `update`: what a pod may still change;
+//!   `scheduling`: its parts; `update`: what a pod may still change; `resize`: what its
+//!   containers may use, changed while they run;
 //! - [`template`]: pod templates.
 //!
 //! Wordings and order are those of `k8s.io/kubernetes` `pkg/apis/core/validation`.
@@ -11,6 +12,7 @@ mod containers;
 pub mod defaults;
 mod env;
 mod probes;
+pub(crate) mod resize;
 pub mod resources;
 pub(crate) mod scheduling;
 pub mod template;

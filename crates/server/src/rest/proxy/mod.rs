@@ -10,11 +10,19 @@ mod pass;
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::{Failure, Key, Reason};
-use http::header::{HeaderValue, LOCATION};
-use http::{Method, StatusCode};
+use balsa_rt::TaskKind;
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue, LOCATION};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
 
 use super::ResourceCall;
+use crate::front::Front;
+
+/// Bytes of an answer of a node that are read.
+const LARGEST_ANSWER: usize = 16 << 20;
 
 /// Marks an answer that is somebody else's: it goes out as it came.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +86,32 @@ pub(super) async fn serve(
     let mut response = pass::pass(&call, &prefix, &path, backend, body, switch).await?;
     response.extensions_mut().insert(Verbatim);
     Ok(response)
+}
+
+/// What a node's own endpoint answers to a GET.
+///
+/// # Errors
+/// When the node cannot be reached, or does not answer as it should.
+pub(crate) async fn get_from_node(front: &Front, node: &str, path: &str) -> Result<Bytes, Failure> {
+    let failed = |why: String| {
+        Failure::new(Reason::ServiceUnavailable, format!("error trying to reach node \"{node}\": {why}"))
+    };
+    let address = Address { https: false, name: node.to_owned(), port: String::new() };
+    let backend::Backend { io, host, .. } = backend::node(front, &address).await?;
+    let handshake = hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(io));
+    let (mut sender, connection) = handshake.await.map_err(|error| failed(error.to_string()))?;
+    balsa_rt::spawn(TaskKind::Connection, async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a connection to a node ended");
+        }
+    });
+    let request = Request::get(path).header(HOST, host).body(Body::empty()).map_err(Failure::internal)?;
+    let answer = sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
+    if answer.status() != StatusCode::OK {
+        return Err(failed(format!("it answers {} to {path}", answer.status())));
+    }
+    let body = Limited::new(answer.into_body(), LARGEST_ANSWER).collect().await;
+    Ok(body.map_err(|error| failed(error.to_string()))?.to_bytes())
 }
 
 /// The part of a path up to `proxy`, and what follows it; both as they came.
