@@ -59,7 +59,8 @@ with helm.Config(namespace=NAMESPACE) as releases, helm.Chart.load(CHART) as cha
     releases.rollback(NAME, version=1, **waiting)
     assert running() == ([FIRST], 2, "good morning from revision 1"), running()
     assert releases.status(NAME)["revision"] == 4
-    assert [one["name"] for one in releases.list(all_namespaces=True, name_filter="^shop$")] == [NAME]
+    everywhere = releases.list(all_namespaces=True, name_filter="^shop$")
+    assert (NAME, NAMESPACE) in [(one["name"], one["namespace"]) for one in everywhere], everywhere
 
     releases.uninstall(NAME, wait="watcher", timeout=PATIENCE)
     assert releases.list(all_states=True) == []
