@@ -4,6 +4,8 @@
 //! never wait. Subscribers hear of every change after the cache shows it. The objects are shared with
 //! whoever handed them out: in a server's process, with its views.
 
+use std::borrow::Borrow;
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,10 +14,13 @@ use balsa_model::selector::Filter;
 use balsa_model::{Failure, Key, KindRef, Object, Reason, Revision};
 use balsa_rt::{Backoff, Scope, TaskKind};
 use futures::StreamExt as _;
-use imbl::OrdMap;
+use imbl::OrdSet;
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{Backend, Start, WatchEvent, WatchStream};
+
+/// Events that are shown together at most.
+const BATCH: usize = 256;
 
 /// What happened to an object in the cache.
 #[derive(Clone, Debug)]
@@ -36,10 +41,40 @@ impl Changed {
 /// Changes as they come, starting with every object that was there at subscription.
 pub type Subscription = mpsc::UnboundedReceiver<Changed>;
 
+/// An object by its key: one pointer, of which there is one for each object in the cluster.
+#[derive(Clone)]
+struct Keyed(Arc<Object>);
+
+impl Borrow<Key> for Keyed {
+    fn borrow(&self) -> &Key {
+        self.0.key()
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for Keyed {}
+
+impl PartialOrd for Keyed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Keyed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.key().cmp(other.0.key())
+    }
+}
+
 struct Shared {
     kind: KindRef,
     filter: Filter,
-    cache: ArcSwap<OrdMap<Key, Arc<Object>>>,
+    cache: ArcSwap<OrdSet<Keyed>>,
     /// The last revision seen, once synced.
     reached: watch::Sender<Option<Revision>>,
     /// Unbounded, because each holds at most pointers to objects that the subscriber's queue
@@ -85,12 +120,12 @@ impl Informer {
 
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
-        self.0.cache.load().get(key).cloned()
+        self.0.cache.load().get(key).map(|keyed| keyed.0.clone())
     }
 
     /// All objects, by namespace and name.
     pub fn list(&self) -> Vec<Arc<Object>> {
-        self.0.cache.load().values().cloned().collect()
+        self.0.cache.load().iter().map(|keyed| keyed.0.clone()).collect()
     }
 
     /// All objects of a namespace, by name.
@@ -98,8 +133,8 @@ impl Informer {
         let cache = self.0.cache.load();
         cache
             .range(Key::new(namespace, "")..)
-            .take_while(|(key, _)| &*key.namespace == namespace)
-            .map(|(_, object)| object.clone())
+            .map(|keyed| keyed.0.clone())
+            .take_while(|object| &*object.key().namespace == namespace)
             .collect()
     }
 
@@ -108,8 +143,8 @@ impl Informer {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut subscribers = lock(&self.0.subscribers);
         // Under the lock: the keeper tells of later changes only after this.
-        for object in self.0.cache.load().values() {
-            let _ = sender.send(Changed { old: None, new: Some(object.clone()) });
+        for object in self.0.cache.load().iter() {
+            let _ = sender.send(Changed { old: None, new: Some(object.0.clone()) });
         }
         subscribers.push(sender);
         receiver
@@ -143,70 +178,81 @@ impl Shared {
         }
     }
 
-    async fn follow(
-        &self,
-        mut stream: WatchStream,
-        start: Start,
-        backoff: &mut Backoff,
-    ) -> Result<(), Failure> {
+    async fn follow(&self, stream: WatchStream, start: Start, backoff: &mut Backoff) -> Result<(), Failure> {
         // Objects told before `Synced`: what the cache has beside them is gone.
-        let mut listed = (start == Start::Initial).then(OrdMap::new);
-        while let Some(event) = stream.next().await {
-            let event = event?;
+        let mut listed = (start == Start::Initial).then(OrdSet::new);
+        // What comes together is shown together: a copy of the map's changed nodes for each event is what an
+        // informer would cost most.
+        let mut batches = stream.ready_chunks(BATCH);
+        while let Some(batch) = batches.next().await {
             backoff.reset();
-            match (event, &mut listed) {
-                (WatchEvent::Applied(object), Some(listed)) => {
-                    listed.insert(object.key().clone(), object);
+            let mut changes = Vec::with_capacity(batch.len());
+            let mut ended = Ok(());
+            for event in batch {
+                match (event, &mut listed) {
+                    (Err(failure), _) => {
+                        ended = Err(failure);
+                        break;
+                    }
+                    (Ok(WatchEvent::Applied(object)), Some(listed)) => {
+                        listed.insert(Keyed(object));
+                    }
+                    (Ok(WatchEvent::Synced(revision)), Some(complete)) => {
+                        self.replace(std::mem::take(complete), revision);
+                        listed = None;
+                    }
+                    (Ok(event), None) => changes.push(event),
+                    (Ok(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_)), Some(_)) => {}
                 }
-                (WatchEvent::Synced(revision), Some(complete)) => {
-                    self.replace(std::mem::take(complete), revision);
-                    listed = None;
-                }
-                (WatchEvent::Applied(object), None) => {
-                    let revision = object.revision();
-                    self.change(object.key().clone(), Some(object), revision);
-                }
-                (WatchEvent::Deleted(object), None) => {
-                    let revision = object.meta().resource_version.as_deref().and_then(|v| v.parse().ok());
-                    self.change(object.key().clone(), None, revision.unwrap_or(object.revision()));
-                }
-                (WatchEvent::Bookmark(revision) | WatchEvent::Synced(revision), None) => {
-                    self.advance(revision);
-                }
-                (WatchEvent::Deleted(_) | WatchEvent::Bookmark(_), Some(_)) => {}
             }
+            self.change(changes);
+            ended?;
         }
         Ok(())
     }
 
-    fn replace(&self, fresh: OrdMap<Key, Arc<Object>>, revision: Revision) {
+    fn replace(&self, fresh: OrdSet<Keyed>, revision: Revision) {
         let old = self.cache.swap(Arc::new(fresh.clone()));
         let mut subscribers = lock(&self.subscribers);
-        for (key, object) in old.iter().filter(|(key, _)| !fresh.contains_key(*key)) {
-            tracing::trace!(%key, "gone while the watch was down");
+        for Keyed(object) in old.iter().filter(|keyed| !fresh.contains(*keyed)) {
+            tracing::trace!(key = %object.key(), "gone while the watch was down");
             tell(&mut subscribers, &Changed { old: Some(object.clone()), new: None });
         }
-        for (key, object) in &fresh {
-            let before = old.get(key).cloned();
-            if before.as_ref().map(|o| o.revision()) != Some(object.revision()) {
-                tell(&mut subscribers, &Changed { old: before, new: Some(object.clone()) });
+        for keyed in &fresh {
+            let before = old.get(keyed).map(|keyed| keyed.0.clone());
+            if before.as_ref().map(|o| o.revision()) != Some(keyed.0.revision()) {
+                tell(&mut subscribers, &Changed { old: before, new: Some(keyed.0.clone()) });
             }
         }
         drop(subscribers);
         self.advance(revision);
     }
 
-    fn change(&self, key: Key, new: Option<Arc<Object>>, revision: Revision) {
+    /// Shows what changed, then tells of it, each change by itself.
+    fn change(&self, events: Vec<WatchEvent>) {
+        let Some(reached) = events.iter().map(revision_of).max() else { return };
         let mut subscribers = lock(&self.subscribers);
-        let mut cache = OrdMap::clone(&self.cache.load());
-        let old = match &new {
-            Some(object) => cache.insert(key, object.clone()),
-            None => cache.remove(&key),
-        };
-        self.cache.store(Arc::new(cache));
-        tell(&mut subscribers, &Changed { old, new });
+        let mut cache = OrdSet::clone(&self.cache.load());
+        let mut changed = Vec::with_capacity(events.len());
+        for event in events {
+            match event {
+                WatchEvent::Applied(object) => {
+                    let old = cache.insert(Keyed(object.clone())).map(|keyed| keyed.0);
+                    changed.push(Changed { old, new: Some(object) });
+                }
+                WatchEvent::Deleted(object) => {
+                    let old = cache.remove(object.key()).map(|keyed| keyed.0);
+                    changed.push(Changed { old, new: None });
+                }
+                WatchEvent::Bookmark(_) | WatchEvent::Synced(_) => {}
+            }
+        }
+        if !changed.is_empty() {
+            self.cache.store(Arc::new(cache));
+        }
+        changed.iter().for_each(|changed| tell(&mut subscribers, changed));
         drop(subscribers);
-        self.advance(revision);
+        self.advance(reached);
     }
 
     fn advance(&self, revision: Revision) {
@@ -217,6 +263,18 @@ impl Shared {
             }
             forward
         });
+    }
+}
+
+/// How far a watch has come with an event.
+fn revision_of(event: &WatchEvent) -> Revision {
+    match event {
+        WatchEvent::Applied(object) => object.revision(),
+        WatchEvent::Deleted(object) => {
+            let version = object.meta().resource_version.as_deref().and_then(|version| version.parse().ok());
+            version.unwrap_or(object.revision())
+        }
+        WatchEvent::Bookmark(revision) | WatchEvent::Synced(revision) => *revision,
     }
 }
 

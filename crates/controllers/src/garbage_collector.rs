@@ -82,31 +82,42 @@ fn lock(index: &Mutex<Index>) -> std::sync::MutexGuard<'_, Index> {
 fn on_change(change: &Changed, index: &Mutex<Index>, queue: &Queue<AnyKey>) {
     let Some(object) = change.object() else { return };
     let this = AnyKey { kind: object.kind(), key: object.key().clone() };
-    let mut index = lock(index);
-    if let Some(old) = &change.old {
-        let replaced = change.new.as_ref().is_none_or(|new| new.uid() != old.uid());
-        if replaced {
-            index.dependents(old.uid()).into_iter().for_each(|dependent| queue.add(dependent));
-            index.forget(&this, old.uid());
-        }
-        for owner in old.meta().owner_references.iter().flatten() {
-            index.unlink(&owner.uid, &this);
-            if let Some(owner) = index.find(&owner.uid) {
-                queue.add(owner);
+    let new_owners = owners_of(change.new.as_deref());
+    // Most objects come without an owner, and nothing is to be kept of them.
+    if change.old.is_some() || !new_owners.is_empty() {
+        // One lock for both: whoever asks for dependents must not miss one that keeps its owner.
+        let mut index = lock(index);
+        if let Some(old) = &change.old {
+            let replaced = change.new.as_ref().is_none_or(|new| new.uid() != old.uid());
+            if replaced {
+                index.dependents(old.uid()).into_iter().for_each(|dependent| queue.add(dependent));
+            }
+            for owner in owners_of(change.old.as_deref()) {
+                index.unlink(&owner.uid, &this);
+                if let Some(owner) = key_of(owner, old) {
+                    queue.add(owner);
+                }
             }
         }
+        new_owners.iter().for_each(|owner| index.link(&owner.uid, &this));
     }
-    if let Some(new) = &change.new {
-        index.know(new.uid(), &this);
-        for owner in new.meta().owner_references.iter().flatten() {
-            index.link(&owner.uid, &this);
-        }
-        if is_held(new.meta())
-            || new.meta().owner_references.as_ref().is_some_and(|owners| !owners.is_empty())
-        {
-            queue.add(this);
-        }
+    if change.new.as_ref().is_some_and(|new| is_held(new.meta())) || !new_owners.is_empty() {
+        queue.add(this);
     }
+}
+
+fn owners_of(object: Option<&Object>) -> &[OwnerReference] {
+    object.and_then(|object| object.meta().owner_references.as_deref()).unwrap_or_default()
+}
+
+/// Where the owner of an object is, if it can be one: `None` when its kind is not served, or when an object
+/// of the cluster names one of a namespace.
+fn key_of(owner: &OwnerReference, dependent: &Object) -> Option<AnyKey> {
+    let kind = balsa_model::kinds::by_api_version(&owner.api_version, &owner.kind)?.stored();
+    let namespaced = kind.descriptor().is_namespaced();
+    let namespace = if namespaced { dependent.key().namespace.clone() } else { "".into() };
+    let possible = !namespaced || !namespace.is_empty();
+    possible.then(|| AnyKey { kind, key: Key::new(namespace, owner.name.as_str()) })
 }
 
 fn has_finalizer(meta: &ObjectMeta, name: &str) -> bool {
@@ -130,23 +141,14 @@ impl Collector {
 
     /// What has become of an owner. The cache may prove that it is there, only the server that it is not.
     async fn state_of(&self, owner: &OwnerReference, dependent: &Object) -> Result<OwnerState, Failure> {
-        let Some(kind) = balsa_model::kinds::by_api_version(&owner.api_version, &owner.kind) else {
-            // A kind that is not served: nobody can say that it is gone.
-            return Ok(OwnerState::Solid);
-        };
-        let kind = kind.stored();
-        let namespace =
-            if kind.descriptor().is_namespaced() { dependent.key().namespace.clone() } else { "".into() };
-        if kind.descriptor().is_namespaced() && namespace.is_empty() {
-            // Objects of the cluster cannot be owned by those of a namespace; such a reference is an
-            // error of whoever wrote it and no reason to delete anything.
-            return Ok(OwnerState::Solid);
-        }
-        let any = AnyKey { kind, key: Key::new(namespace, owner.name.as_str()) };
+        // Of a kind that is not served nobody can say that it is gone, and objects of the cluster cannot be
+        // owned by those of a namespace: such a reference is an error of whoever wrote it and no reason to
+        // delete anything.
+        let Some(any) = key_of(owner, dependent) else { return Ok(OwnerState::Solid) };
         let cached = self.cached(&any).filter(|object| object.uid() == owner.uid);
         let current = match cached {
             Some(object) => object,
-            None => match self.client.backend().get(kind, &any.key).await {
+            None => match self.client.backend().get(any.kind, &any.key).await {
                 Ok(object) if object.uid() == owner.uid => object,
                 Ok(_) => return Ok(OwnerState::Gone),
                 Err(failure) if failure.reason == Reason::NotFound => return Ok(OwnerState::Gone),

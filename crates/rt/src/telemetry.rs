@@ -1,5 +1,7 @@
 //! Logs and metrics: installed once by the binary.
 
+use std::time::Duration;
+
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -31,7 +33,12 @@ const SECONDS: &[f64] = &[
     5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0, 45.0, 60.0,
 ];
 
-/// Installs the process's metrics recorder; the handle renders `/metrics`.
+/// How often what histograms have gathered is summed up. Until then, or until somebody asks for the metrics,
+/// every single value is kept.
+const SUM_UP: Duration = Duration::from_secs(5);
+
+/// Installs the process's metrics recorder; the handle renders `/metrics`. To be called within a runtime,
+/// which keeps the recorder small from then on.
 ///
 /// # Errors
 /// When a recorder is installed already.
@@ -40,7 +47,17 @@ pub fn install_metrics() -> Result<PrometheusHandle, BuildError> {
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)?
         .install_recorder()?;
     crate::task::count_failures();
+    let recorder = handle.clone();
+    drop(crate::spawn(crate::TaskKind::Helper, sum_up(recorder)));
     Ok(handle)
+}
+
+async fn sum_up(recorder: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(SUM_UP);
+    loop {
+        ticks.tick().await;
+        recorder.run_upkeep();
+    }
 }
 
 pub use metrics_exporter_prometheus::PrometheusHandle as MetricsHandle;

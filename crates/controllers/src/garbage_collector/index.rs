@@ -8,27 +8,9 @@ use super::AnyKey;
 #[derive(Default)]
 pub(super) struct Index {
     dependents: HashMap<String, HashSet<AnyKey>>,
-    known: HashMap<String, AnyKey>,
 }
 
 impl Index {
-    /// An object with that UID is there.
-    pub(super) fn know(&mut self, uid: &str, at: &AnyKey) {
-        self.known.insert(uid.to_owned(), at.clone());
-    }
-
-    /// The object with that UID is gone.
-    pub(super) fn forget(&mut self, at: &AnyKey, uid: &str) {
-        if self.known.get(uid) == Some(at) {
-            self.known.remove(uid);
-        }
-    }
-
-    /// Where the object with that UID is.
-    pub(super) fn find(&self, uid: &str) -> Option<AnyKey> {
-        self.known.get(uid).cloned()
-    }
-
     /// `dependent` refers to the owner with that UID.
     pub(super) fn link(&mut self, owner: &str, dependent: &AnyKey) {
         self.dependents.entry(owner.to_owned()).or_default().insert(dependent.clone());

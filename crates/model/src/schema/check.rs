@@ -26,7 +26,7 @@ pub fn check(message: &str, value: Value) -> Result<Checked, Failure> {
         return Ok(Checked { value, unknown: Vec::new() });
     };
     let mut walk = Walk { unknown: Vec::new(), path: String::new(), depth: 0 };
-    let result = walk.message(id, value, Place { owner: None, go_type: String::new() });
+    let result = walk.message(id, value, Place { owner: None, of: "", ty: Type::Opaque });
     let message = id.get();
     match result {
         Ok(value) => Ok(Checked { value, unknown: walk.unknown }),
@@ -34,10 +34,20 @@ pub fn check(message: &str, value: Value) -> Result<Checked, Failure> {
     }
 }
 
-/// Where a value stands, for messages: the message that has the field, and what Go calls its type.
+/// Where a value stands, for messages: the message that has the field, and the type of the value; `of` is
+/// what Go writes before it where it is that of the items.
+#[derive(Clone, Copy)]
 struct Place {
     owner: Option<&'static Message>,
-    go_type: String,
+    of: &'static str,
+    ty: Type,
+}
+
+impl Place {
+    /// What Go calls the type.
+    fn go_type(self) -> String {
+        format!("{}{}", self.of, go_type(self.ty))
+    }
 }
 
 struct Walk {
@@ -47,16 +57,38 @@ struct Walk {
 }
 
 impl Walk {
-    /// Runs `inner` with the path extended.
-    fn at<T>(&mut self, part: &str, inner: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
-        if self.depth >= MAX_DEPTH {
-            return Err(format!("exceeded max depth of {MAX_DEPTH} at {}", self.path));
-        }
+    /// Runs `inner` with the path extended by the name of a field.
+    fn at<T>(&mut self, name: &str, inner: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         let length = self.path.len();
-        if !part.starts_with('[') && length > 0 {
+        if length > 0 {
             self.path.push('.');
         }
-        self.path.push_str(part);
+        self.path.push_str(name);
+        self.below(length, inner)
+    }
+
+    /// Runs `inner` with the path extended by an index.
+    fn at_index<T>(
+        &mut self,
+        index: &dyn std::fmt::Display,
+        inner: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        let length = self.path.len();
+        // Writing into a String does not fail.
+        let _ = std::fmt::Write::write_fmt(&mut self.path, format_args!("[{index}]"));
+        self.below(length, inner)
+    }
+
+    /// Runs `inner` one level deeper, and cuts the path back to `length` then.
+    fn below<T>(
+        &mut self,
+        length: usize,
+        inner: impl FnOnce(&mut Self) -> Result<T, String>,
+    ) -> Result<T, String> {
+        if self.depth >= MAX_DEPTH {
+            self.path.truncate(length);
+            return Err(format!("exceeded max depth of {MAX_DEPTH} at {}", self.path));
+        }
         self.depth += 1;
         let result = inner(self);
         self.depth -= 1;
@@ -66,7 +98,7 @@ impl Walk {
 
     fn message(&mut self, id: MessageId, value: Value, place: Place) -> Result<Value, String> {
         let message = id.get();
-        let Value::Object(map) = value else { return Err(self.mismatch(&value, &place)) };
+        let Value::Object(map) = value else { return Err(self.mismatch(&value, place)) };
         let mut out = Map::with_capacity(map.len());
         let root = self.depth == 0;
         for (name, value) in map {
@@ -100,19 +132,15 @@ impl Walk {
         field: &'static Field,
         value: Value,
     ) -> Result<Value, String> {
-        let element = go_type(field.ty);
-        let place = |go_type: String| Place { owner: Some(owner), go_type };
+        let place = |of: &'static str| Place { owner: Some(owner), of, ty: field.ty };
         match (field.cardinality, value) {
-            (Cardinality::One, value) => self.one(field.ty, value, place(element)),
+            (Cardinality::One, value) => self.one(field.ty, value, place("")),
             (Cardinality::List, Value::Array(items)) => {
                 let mut out = Vec::with_capacity(items.len());
                 for (i, item) in items.into_iter().enumerate() {
-                    let item = self.at(&format!("[{i}]"), |walk| {
-                        // A null in a list is the empty value of its type.
-                        let item = if item.is_null() { empty(field.ty) } else { item };
-                        walk.one(field.ty, item, place(element.clone()))
-                    })?;
-                    out.push(item);
+                    // A null in a list is the empty value of its type.
+                    let item = if item.is_null() { empty(field.ty) } else { item };
+                    out.push(self.at_index(&i, |walk| walk.one(field.ty, item, place("")))?);
                 }
                 Ok(Value::Array(out))
             }
@@ -121,14 +149,13 @@ impl Walk {
                 for (key, entry) in entries {
                     let entry = if entry.is_null() { empty(field.ty) } else { entry };
                     // As an index: Go names the field that holds a map, not the key.
-                    let entry = self
-                        .at(&format!("[{key}]"), |walk| walk.one(field.ty, entry, place(element.clone())))?;
+                    let entry = self.at_index(&key, |walk| walk.one(field.ty, entry, place("")))?;
                     out.insert(key, entry);
                 }
                 Ok(Value::Object(out))
             }
-            (Cardinality::List, other) => Err(self.mismatch(&other, &place(format!("[]{element}")))),
-            (Cardinality::Map, other) => Err(self.mismatch(&other, &place(format!("map[string]{element}")))),
+            (Cardinality::List, other) => Err(self.mismatch(&other, place("[]"))),
+            (Cardinality::Map, other) => Err(self.mismatch(&other, place("map[string]"))),
         }
     }
 
@@ -160,7 +187,7 @@ impl Walk {
                 Ok(Value::Array(items))
             }
             (Type::SchemaOr(id, other), value) => self.schema_or(id, other, value, place),
-            (_, value) => Err(self.mismatch(&value, &place)),
+            (_, value) => Err(self.mismatch(&value, place)),
         }
     }
 
@@ -178,16 +205,18 @@ impl Walk {
             Some(field) if value.is_object() || value.is_array() || value.is_boolean() => {
                 self.field(message, field, value)
             }
-            _ => Err(self.mismatch(&value, &place)),
+            _ => Err(self.mismatch(&value, place)),
         }
     }
 
-    fn mismatch(&self, value: &Value, place: &Place) -> String {
+    fn mismatch(&self, value: &Value, place: Place) -> String {
         let found = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
             // Go names the number where the type was right and only the number was not.
-            Value::Number(n) if matches!(place.go_type.as_str(), "int32" | "int64") => format!("number {n}"),
+            Value::Number(n) if place.of.is_empty() && matches!(place.ty, Type::Int32 | Type::Int64) => {
+                format!("number {n}")
+            }
             Value::Number(_) => "number".to_owned(),
             Value::String(_) => "string".to_owned(),
             Value::Array(_) => "array".to_owned(),
@@ -198,7 +227,7 @@ impl Walk {
                 "json: cannot unmarshal {found} into Go struct field {}.{} of type {}",
                 owner.short_name(),
                 without_indices(&self.path),
-                place.go_type
+                place.go_type()
             ),
             None => format!("json: cannot unmarshal {found} into Go value of type map[string]interface {{}}"),
         }
