@@ -118,13 +118,33 @@ impl Log {
         }
     }
 
+    /// A place among the proposals under way, for one of so many `bytes`.
+    ///
+    /// # Errors
+    /// `Overloaded` when there is none.
+    pub fn enter(&self, bytes: usize) -> Result<Turn, ProposeError> {
+        let turn = Turn::enter(self.shared.clone(), bytes, false);
+        turn.inspect_err(|error| metrics::proposal_failed(reason(error)))
+    }
+
     /// Has `payload` committed and applied by the leader, wherever that is; its index and the state
     /// machine's reply. This server may not have applied it yet when it does not lead.
     ///
     /// # Errors
     /// See [`ProposeError`]: all but `Unknown` mean that nothing was proposed.
     pub async fn propose(&self, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
-        let outcome = match self.shared.propose_here(payload.clone(), None).await {
+        let turn = self.shared.fits(&payload);
+        let turn = turn.and_then(|()| Turn::enter(self.shared.clone(), payload.len(), false));
+        let turn = turn.inspect_err(|error| metrics::proposal_failed(reason(error)))?;
+        self.propose_in(&turn, payload).await
+    }
+
+    /// Like [`Log::propose`], for somebody who has a turn already, or several.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_in(&self, _turn: &Turn, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
+        let outcome = match self.shared.submit(payload.clone(), None).await {
             Err(ProposeError::NotLeader { leader: Some(leader) }) if leader != self.shared.config.node_id => {
                 self.shared.forward(leader, payload).await
             }
@@ -229,15 +249,23 @@ impl Log {
 impl Shared {
     /// Proposes without forwarding; in `term` only, if one is given.
     pub(crate) async fn propose_here(
-        &self,
+        self: &Arc<Self>,
         payload: Bytes,
         term: Option<u64>,
     ) -> Result<(LogIndex, Bytes), ProposeError> {
-        let limit = self.config.max_payload;
-        if payload.len() > limit {
-            return Err(ProposeError::TooLarge { size: payload.len(), limit });
-        }
-        let _pending = Pending::enter(self, payload.len(), term.is_some())?;
+        self.fits(&payload)?;
+        let _turn = Turn::enter(self.clone(), payload.len(), term.is_some())?;
+        self.submit(payload, term).await
+    }
+
+    fn fits(&self, payload: &Bytes) -> Result<(), ProposeError> {
+        let (size, limit) = (payload.len(), self.config.max_payload);
+        if size > limit { Err(ProposeError::TooLarge { size, limit }) } else { Ok(()) }
+    }
+
+    /// What [`Self::propose_here`] does once there is a turn.
+    async fn submit(&self, payload: Bytes, term: Option<u64>) -> Result<(LogIndex, Bytes), ProposeError> {
+        self.fits(&payload)?;
         let leads = self.leadership.borrow().leader == Some(self.config.node_id);
         let (reply, outcome) = oneshot::channel();
         let mut request = self.raft.write(Payload(payload)).responder(Reply(reply));
@@ -269,7 +297,6 @@ impl Shared {
     }
 
     async fn forward(&self, leader: NodeId, payload: Bytes) -> Result<(LogIndex, Bytes), ProposeError> {
-        let _pending = Pending::enter(self, payload.len(), false)?;
         let lost = ProposeError::NotLeader { leader: Some(leader) };
         let address = address_of(&self.raft, leader).ok_or_else(|| lost.clone())?;
         let mut client =
@@ -331,34 +358,36 @@ pub(crate) struct Waiting {
     bytes: AtomicUsize,
 }
 
-/// Counts a proposal while it is under way.
-struct Pending<'a> {
-    waiting: &'a Waiting,
+/// A place among the proposals under way, of which there is a limited number, and of which the bytes are limited
+/// too. Dropping it frees it.
+pub struct Turn {
+    shared: Arc<Shared>,
     bytes: usize,
 }
 
-impl<'a> Pending<'a> {
+impl Turn {
     /// Room for a payload of so many `bytes`; `own` is what the leader's own work proposes.
-    fn enter(shared: &'a Shared, bytes: usize, own: bool) -> Result<Self, ProposeError> {
-        let (config, waiting) = (&shared.config, &shared.waiting);
-        let reserve = if own { config.max_pending / 10 + OWN_PENDING } else { 0 };
-        let count = waiting.count.fetch_add(1, Ordering::Relaxed);
-        let held = waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let pending = Self { waiting, bytes };
+    fn enter(shared: Arc<Shared>, bytes: usize, own: bool) -> Result<Self, ProposeError> {
+        let reserve = if own { shared.config.max_pending / 10 + OWN_PENDING } else { 0 };
+        let count = shared.waiting.count.fetch_add(1, Ordering::Relaxed);
+        let held = shared.waiting.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let turn = Self { shared, bytes };
+        let config = &turn.shared.config;
         let is_full = count >= config.max_pending + reserve;
         // One that is larger than all the room is taken when it comes alone.
         if is_full || (!own && held > 0 && held + bytes > config.max_pending_bytes) {
             return Err(ProposeError::Overloaded);
         }
         metrics::proposals_pending(count + 1);
-        Ok(pending)
+        Ok(turn)
     }
 }
 
-impl Drop for Pending<'_> {
+impl Drop for Turn {
     fn drop(&mut self) {
-        self.waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        let before = self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+        let waiting = &self.shared.waiting;
+        waiting.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        let before = waiting.count.fetch_sub(1, Ordering::Relaxed);
         metrics::proposals_pending(before.saturating_sub(1));
     }
 }

@@ -48,7 +48,7 @@ pub use bytes::Bytes;
 
 pub use config::{DiskFaults, LogConfig};
 pub use error::{LogError, ProposeError, ReadError, StateMachineError};
-pub use handle::Log;
+pub use handle::{Log, Turn};
 pub use leadership::Leadership;
 pub use machine::{Committed, LogIndex, StateMachine};
 pub use members::{LogStatus, Member, Role};

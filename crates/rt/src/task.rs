@@ -45,6 +45,8 @@ macro_rules! task_kinds {
 task_kinds! {
     /// Feeds committed entries to the kind actors. Without it the server's state stands still.
     Applier => "applier", Abort;
+    /// Puts what is proposed into entries of the log. Without it nothing can be written.
+    Proposer => "proposer", Abort;
     /// Owns the state of one kind.
     KindActor => "kind-actor", Abort;
     /// Raft's own loops and its transport.

@@ -27,7 +27,7 @@ impl Table {
     pub(crate) fn new(rows: Rows) -> Self {
         let owners = rows
             .iter()
-            .flat_map(|(key, row)| row.claims.iter().map(move |token| (token.clone(), key.clone())))
+            .flat_map(|row| row.claims.iter().map(move |token| (token.clone(), row.object.key().clone())))
             .collect();
         Self { rows, owners }
     }
@@ -73,7 +73,11 @@ impl Table {
         self.check_claims(proposal)?;
         let object = Arc::new(seal(proposal, revision)?);
         let fields = field_values(&object);
-        let claims: Arc<[String]> = proposal.claims.iter().map(|claim| claim.token.clone()).collect();
+        let claims: Arc<[String]> = if proposal.claims.is_empty() {
+            Arc::default()
+        } else {
+            proposal.claims.iter().map(|claim| claim.token.clone()).collect()
+        };
         for token in claims.iter() {
             self.owners.insert(token.clone(), proposal.key.clone());
         }
@@ -103,12 +107,12 @@ impl Table {
         &mut self,
         proposal: &Proposal,
         revision: Revision,
-        old: Option<Row>,
+        old: Option<Arc<Row>>,
         new: Option<(Arc<Object>, FieldValues)>,
         last: Option<Arc<Object>>,
     ) -> Arc<SharedChange> {
         self.rows.changed = revision;
-        let (old, old_fields) = old.map(|row| (row.object, row.fields)).unzip();
+        let (old, old_fields) = old.map(|row| (row.object.clone(), row.fields.clone())).unzip();
         let (new, new_fields) = new.unzip();
         let (kind, key, user) = (proposal.kind, proposal.key.clone(), proposal.user.clone());
         let change = Change { revision, kind, key, old, new, user };

@@ -16,6 +16,10 @@ pub(crate) type FieldValues = Arc<[Arc<str>]>;
 /// The values of the fields that `object`'s kind indexes.
 pub(crate) fn field_values(object: &Object) -> FieldValues {
     let labels = object.kind().descriptor().indexed_fields;
+    if labels.is_empty() {
+        // Shared: there are many such objects.
+        return Arc::default();
+    }
     labels.iter().map(|label| text_at(object.bytes(), label).unwrap_or_default().into()).collect()
 }
 

@@ -4,12 +4,13 @@
 //! - [`Store`]: what proposes Mutations to the log, and reads linearizably;
 //! - [`Machine`]: what the log feeds with committed entries.
 //!
-//! Inside, along the way of a Mutation: `codec` (entries and rows as bytes), `applier` (numbers, shares
+//! Inside, along the way of a Mutation: `entries` (who shares one), `codec` (entries and rows as bytes), `applier` (numbers, shares
 //! out, gathers), `actor` (one a kind) with `fold` (the judgement), `view`, `event`, `watchers`, `history`.
 
 mod actor;
 mod applier;
 mod codec;
+mod entries;
 mod event;
 mod fold;
 mod history;

@@ -25,6 +25,7 @@ pub(crate) fn describe() {
         metrics::Unit::Seconds,
         "Time to publish the views of a batch"
     );
+    metrics::describe_histogram!("balsa_state_entry_mutations", "Mutations proposed with one entry");
     metrics::describe_gauge!("balsa_state_mailbox", "Messages that wait for an actor, by resource");
     metrics::describe_gauge!("balsa_state_revision", "The revision that this server has reached");
     metrics::describe_gauge!("balsa_state_history_changes", "Changes kept in the history");
@@ -37,6 +38,10 @@ pub(crate) fn folded(took: Duration, refused: u64, history: Extent) {
     counter!("balsa_state_refused_total").increment(refused);
     gauge!("balsa_state_history_changes").set(history.changes as f64);
     gauge!("balsa_state_history_bytes").set(history.bytes as f64);
+}
+
+pub(crate) fn proposed(mutations: usize) {
+    histogram!("balsa_state_entry_mutations").record(mutations as f64);
 }
 
 pub(crate) fn published(took: Duration, revision: u64) {

@@ -4,13 +4,15 @@
 //! the views it has given out stay as they were. Invariant: every index names exactly the rows that
 //! are in `rows`, with the values their objects have.
 
-use std::ops::Bound;
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
 
 use balsa_model::kind::KindRef;
 use balsa_model::selector::Filter;
 use balsa_model::{Key, Object, Revision};
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 
 use crate::indexed::FieldValues;
 
@@ -23,13 +25,52 @@ pub(crate) struct Row {
     pub(crate) claims: Arc<[String]>,
 }
 
+/// A row under the key of its object. One pointer, so that the maps' nodes are small and quickly copied.
+#[derive(Clone, Debug)]
+struct Keyed(Arc<Row>);
+
+impl Keyed {
+    fn key(&self) -> &Key {
+        self.0.object.key()
+    }
+}
+
+impl Borrow<Key> for Keyed {
+    fn borrow(&self) -> &Key {
+        self.key()
+    }
+}
+
+impl PartialEq for Keyed {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Keyed {}
+
+impl PartialOrd for Keyed {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Keyed {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key().cmp(other.key())
+    }
+}
+
+/// Rows by the value of a field, and key.
+type Index = OrdMap<(Arc<str>, Key), Arc<Row>>;
+
 /// The rows of one kind and their indexes. Cloning shares everything.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
     pub(crate) kind: KindRef,
-    rows: OrdMap<Key, Row>,
+    rows: OrdSet<Keyed>,
     /// One a field of `Descriptor::indexed_fields`: value and key → row.
-    indexes: Vec<OrdMap<(Arc<str>, Key), Row>>,
+    indexes: Vec<Index>,
     /// The last change of this kind.
     pub(crate) changed: Revision,
     /// Of the objects' JSON.
@@ -39,11 +80,11 @@ pub(crate) struct Rows {
 impl Rows {
     pub(crate) fn new(kind: KindRef) -> Self {
         let indexes = kind.descriptor().indexed_fields.iter().map(|_| OrdMap::new()).collect();
-        Self { kind, rows: OrdMap::new(), indexes, changed: Revision(0), bytes: 0 }
+        Self { kind, rows: OrdSet::new(), indexes, changed: Revision(0), bytes: 0 }
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
-        self.rows.get(key)
+        self.rows.get(key).map(|keyed| &*keyed.0)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -55,17 +96,22 @@ impl Rows {
         self.bytes
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Key, &Row)> {
-        self.rows.iter()
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().map(|keyed| &*keyed.0)
+    }
+
+    fn range(&self, range: impl RangeBounds<Key>) -> impl Iterator<Item = &Row> + Send {
+        self.rows.range(range).map(|keyed| &*keyed.0)
     }
 
     /// Puts a row, and hands back the one that it replaces.
-    pub(crate) fn insert(&mut self, row: Row) -> Option<Row> {
-        let key = row.object.key().clone();
-        let old = self.rows.insert(key.clone(), row.clone());
+    pub(crate) fn insert(&mut self, row: Row) -> Option<Arc<Row>> {
+        let row = Arc::new(row);
+        let old = self.rows.insert(Keyed(row.clone())).map(|keyed| keyed.0);
         self.bytes += row.object.bytes().len();
         self.bytes -= old.as_ref().map_or(0, |old| old.object.bytes().len());
         for (i, index) in self.indexes.iter_mut().enumerate() {
+            let key = row.object.key();
             if let Some(old) = old.as_ref().filter(|old| old.fields[i] != row.fields[i]) {
                 index.remove(&(old.fields[i].clone(), key.clone()));
             }
@@ -75,8 +121,8 @@ impl Rows {
     }
 
     /// Takes a row away.
-    pub(crate) fn remove(&mut self, key: &Key) -> Option<Row> {
-        let old = self.rows.remove(key)?;
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Row>> {
+        let old = self.rows.remove(key)?.0;
         self.bytes -= old.object.bytes().len();
         for (index, value) in self.indexes.iter_mut().zip(old.fields.iter()) {
             index.remove(&(value.clone(), key.clone()));
@@ -129,12 +175,12 @@ impl KindView {
 
     /// All objects, by namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.rows.rows.values().map(|row| &row.object)
+        self.rows.iter().map(|row| &row.object)
     }
 
     /// The objects after `cursor`, by namespace and name: the next page of a list.
     pub fn iter_after(&self, cursor: &Key) -> impl Iterator<Item = &Arc<Object>> {
-        self.rows.rows.range((Bound::Excluded(cursor.clone()), Bound::Unbounded)).map(|(_, row)| &row.object)
+        self.rows.range((Bound::Excluded(cursor.clone()), Bound::Unbounded)).map(|row| &row.object)
     }
 
     /// The objects of a namespace, by name.
@@ -150,10 +196,9 @@ impl KindView {
     fn within(&self, from: Key, bound: fn(Key) -> Bound<Key>) -> impl Iterator<Item = &Arc<Object>> {
         let namespace = from.namespace.clone();
         self.rows
-            .rows
             .range((bound(from), Bound::Unbounded))
-            .take_while(move |(key, _)| key.namespace == namespace)
-            .map(|(_, row)| &row.object)
+            .map(|row| &row.object)
+            .take_while(move |object| object.key().namespace == namespace)
     }
 
     /// The objects whose indexed field `label` has `value`, by namespace and name; `None` when the kind
@@ -177,12 +222,12 @@ impl KindView {
             Narrow::Namespace(namespace) => {
                 let from = after.clone().filter(|after| after.namespace >= namespace);
                 let from = from.unwrap_or_else(|| Key::new(namespace.clone(), ""));
-                let rows = self.rows.rows.range((Bound::Included(from), Bound::Unbounded));
-                Box::new(rows.take_while(move |(key, _)| key.namespace == namespace).map(|(_, row)| row))
+                let rows = self.rows.range((Bound::Included(from), Bound::Unbounded));
+                Box::new(rows.take_while(move |row| row.object.key().namespace == namespace))
             }
             Narrow::Nothing => {
                 let from = after.clone().map_or(Bound::Unbounded, Bound::Excluded);
-                Box::new(self.rows.rows.range((from, Bound::Unbounded)).map(|(_, row)| row))
+                Box::new(self.rows.range((from, Bound::Unbounded)))
             }
         };
         let is_after = move |row: &&Row| after.as_ref().is_none_or(|after| row.object.key() > after);
@@ -194,7 +239,7 @@ impl KindView {
         self.rows.indexes[field]
             .range((Bound::Included((value.clone(), Key::default())), Bound::Unbounded))
             .take_while(move |((found, _), _)| *found == value)
-            .map(|(_, row)| row)
+            .map(|(_, row)| &**row)
     }
 
     pub(crate) fn rows(&self) -> &Arc<Rows> {
