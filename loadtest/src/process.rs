@@ -38,11 +38,25 @@ pub(crate) struct Resident {
 /// Resident memory of a process.
 pub(crate) fn resident(pid: u32) -> anyhow::Result<Resident> {
     let status = read(pid, "status")?;
-    let field = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
-    };
-    Ok(Resident { all: field("VmRSS"), own: field("RssAnon") })
+    Ok(Resident { all: field(&status, "VmRSS"), own: field(&status, "RssAnon") })
+}
+
+/// The most that a process has had resident at a time, in KiB, since [`forget_peak`].
+pub(crate) fn peak(pid: u32) -> anyhow::Result<u64> {
+    Ok(field(&read(pid, "status")?, "VmHWM"))
+}
+
+/// Begins a new peak of a process, which is what it has resident now.
+pub(crate) fn forget_peak(pid: u32) -> anyhow::Result<u64> {
+    // In the kernel's words: 5 resets the peak resident set size.
+    let path = Path::new("/proc").join(pid.to_string()).join("clear_refs");
+    std::fs::write(&path, "5").with_context(|| path.display().to_string())?;
+    Ok(resident(pid)?.all)
+}
+
+fn field(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

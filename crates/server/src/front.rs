@@ -1,5 +1,6 @@
 //! What both front doors share: who asks, what they may, and what answers.
 
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use balsa_model::Failure;
@@ -14,11 +15,15 @@ use crate::identity::{
     ServiceAccountTokens, SharedSettings,
 };
 use crate::members::Members;
+use crate::rest::Counted;
 use crate::sessions::Sessions;
 
-/// What the handlers of the front doors work with. Cheap to clone.
+/// What the handlers of the front doors work with. Every request has one: cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Front {
+pub(crate) struct Front(Arc<Parts>);
+
+/// What is in it.
+pub(crate) struct Parts {
     pub(crate) engine: Engine,
     pub(crate) authenticator: Authenticator,
     pub(crate) authorizer: Authorizer,
@@ -31,6 +36,16 @@ pub(crate) struct Front {
     pub(crate) fairness: Fairness,
     /// What all servers of the cluster agree on.
     pub(crate) shared: Arc<SharedSettings>,
+    /// How requests are counted.
+    pub(crate) counted: Counted,
+}
+
+impl Deref for Front {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 /// The client certificate of a connection, put into every request by the listener.
@@ -70,6 +85,11 @@ impl PeerServer {
 }
 
 impl Front {
+    /// A front of these parts.
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self(Arc::new(parts))
+    }
+
     /// Like [`Self::authenticate`]; what this server does not know yet, because it is behind, is not taken
     /// for unknown.
     pub(crate) async fn authenticate_fresh(

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
 use balsa_rt::{CancellationToken, TaskKind};
 use http::Request;
 use hyper::body::Incoming;
@@ -22,8 +23,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-use crate::front::{Peer, PeerServer};
+use crate::front::{Front, Peer, PeerServer};
 use crate::identity::IdentityError;
+use crate::rest;
 use until::{UntilStopped, is_grpc};
 
 /// How long connections are served as ever after the last one was taken.
@@ -46,7 +48,21 @@ pub(crate) fn tls_config(
     let mut roots = RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(ca.as_bytes()).map_err(|e| malformed(&e))?;
     roots.add(ca).map_err(|e| malformed(&e))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut provider = rustls::crypto::ring::default_provider();
+    // Of long lists and many watches most of the time is encryption: the shorter key of AES first, as Go has it.
+    provider.cipher_suites.sort_by_key(|suite| {
+        use rustls::CipherSuite::{
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+            TLS13_AES_128_GCM_SHA256,
+        };
+        let short = [
+            TLS13_AES_128_GCM_SHA256,
+            TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+            TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+        ];
+        !short.contains(&suite.suite())
+    });
+    let provider = Arc::new(provider);
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()
@@ -56,15 +72,37 @@ pub(crate) fn tls_config(
         .map_err(|e| malformed(&e))?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
+    config.ignore_client_order = true;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
-/// Serves `router` on `listener` until the token is cancelled; then lets requests in flight end.
+/// What is behind the port.
+#[derive(Clone)]
+pub(crate) struct Doors {
+    /// For REST.
+    pub(crate) front: Front,
+    /// For gRPC.
+    pub(crate) grpc: Router,
+}
+
+impl Doors {
+    async fn answer(self, request: Request<Body>, is_grpc: bool) -> Response {
+        // What is to be passed on to a pod is below /api, whatever it is.
+        if is_grpc && !request.uri().path().starts_with("/api") {
+            let Ok(response) = self.grpc.oneshot(request).await;
+            return response;
+        }
+        // What this may grow to is not to be moved about.
+        Box::pin(rest::serve(self.front, request)).await
+    }
+}
+
+/// Serves what is behind the `doors` on `listener` until the token is cancelled; then lets requests in flight end.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<ServerConfig>,
-    router: Router,
+    doors: Doors,
     token: CancellationToken,
     drain: Duration,
 ) -> Result<(), std::io::Error> {
@@ -83,10 +121,10 @@ pub(crate) async fn serve(
                 }
             },
         };
-        let (acceptor, router, watcher) = (acceptor.clone(), router.clone(), graceful.watcher());
+        let (acceptor, doors, watcher) = (acceptor.clone(), doors.clone(), graceful.watcher());
         let stopping = token.clone();
         balsa_rt::spawn(TaskKind::Connection, async move {
-            connection(socket, address, acceptor, router, (watcher, stopping)).await;
+            connection(socket, address, acceptor, doors, (watcher, stopping)).await;
         });
     }
     drop(listener);
@@ -102,7 +140,7 @@ async fn connection(
     socket: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
-    router: Router,
+    doors: Doors,
     (watcher, stopping): (hyper_util::server::graceful::Watcher, CancellationToken),
 ) {
     let _ = socket.set_nodelay(true);
@@ -123,9 +161,9 @@ async fn connection(
             request.extensions_mut().insert(server.clone());
         }
         let is_grpc = is_grpc(request.headers());
-        let (router, stopping) = (router.clone(), stopping.clone());
+        let (doors, stopping) = (doors.clone(), stopping.clone());
         async move {
-            let response = router.oneshot(request.map(Body::new)).await?;
+            let response = doors.answer(request.map(Body::new), is_grpc).await;
             Ok::<_, std::convert::Infallible>(
                 response.map(|body| UntilStopped::body(body, is_grpc, stopping)),
             )

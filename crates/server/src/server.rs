@@ -20,14 +20,16 @@ use crate::authorize::{Authorized, Authorizer};
 use crate::bootstrap::{self, Seed};
 use crate::engine::{Engine, LocalBackend};
 use crate::fairness::{Fairness, Limits};
-use crate::front::Front;
+use crate::front::{Front, Parts};
 use crate::identity::{
     Authenticator, Authority, Certificates, IdentityError, ServerId, ServiceAccountTokens, SharedSettings,
     Wanted,
 };
+use crate::listener::Doors;
 use crate::members::{self, Members};
+use crate::rest::Counted;
 use crate::sessions::Sessions;
-use crate::{follower, grpc, leases, listener, rest, signer, usage};
+use crate::{follower, grpc, leases, listener, signer, usage};
 
 /// The issuer of service accounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -148,7 +150,7 @@ impl Server {
         let admission = Admission::new(state.clone(), admission_config);
         let engine = Engine::new(store, admission, config.storage_quota, clock.clone());
         let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
-        let front = Front {
+        let front = Front::new(Parts {
             authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
             authorizer: Authorizer::new(state),
             engine,
@@ -160,10 +162,11 @@ impl Server {
             certificates: certificates.clone(),
             fairness: Fairness::new(config.limits),
             shared: Arc::new(shared),
-        };
+            counted: Counted::default(),
+        });
         let scope = Scope::new();
-        let router = rest::router(front.clone()).merge(grpc::router(&front));
-        scope.spawn(TaskKind::Listener, listener::serve(listener, tls, router, scope.token(), DRAIN));
+        let doors = Doors { front: front.clone(), grpc: grpc::router(&front) };
+        scope.spawn(TaskKind::Listener, listener::serve(listener, tls, doors, scope.token(), DRAIN));
         let (watched, token) = (log.clone(), scope.token());
         scope.spawn(TaskKind::Raft, async move {
             // Storage that failed once cannot be trusted: better to end, and be started again.

@@ -144,7 +144,8 @@ impl Bench<'_> {
     async fn reads(&mut self) -> anyhow::Result<()> {
         let balsa = Balsa::start(self.options, 0).await?;
         self.measure(&balsa, Scenario::Watch(watch::Size { watchers: 1_000, writes: 100 })).await?;
-        self.measure(&balsa, Scenario::List(list::Size { pods: 10_000, rounds: 20 })).await?;
+        self.measure(&balsa, Scenario::List(list::Size { pods: 10_000, rounds: 20, pid: Some(balsa.pid) }))
+            .await?;
         balsa.stop().await?;
         for as_pods in [false, true] {
             let balsa = Balsa::start(self.options, 0).await?;

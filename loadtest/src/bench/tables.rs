@@ -146,6 +146,11 @@ fn others(lines: &[Value]) -> String {
         ("… its size", of("list", "/bytes").map(|bytes| format!("{:.1} MB", bytes / 1e6)), ""),
         ("… time for the whole list: median, p99", pair("list", "latency_ms"), ""),
         (
+            "… what the server's memory grows by meanwhile, at most",
+            of("list", "/peak_extra_mib").map(|mib| format!("{mib:.1} MiB")),
+            "not with the list",
+        ),
+        (
             "1,000 watchers, acknowledged write to the last of them: median, p99",
             pair("watch", "acknowledged_to_last_ms"),
             "",

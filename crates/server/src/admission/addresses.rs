@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
-use balsa_model::{AnyObject, Failure, Reason};
+use balsa_model::{AnyObject, Failure, KindRef, Reason};
 use balsa_state::{Refusal, State};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -119,6 +119,11 @@ fn pick_node_ports(state: &State, (first, last): (u16, u16), spec: &mut ServiceS
 
 fn protocol(port: &ServicePort) -> String {
     port.protocol.clone().unwrap_or_else(|| "TCP".to_owned())
+}
+
+/// Whether an object of a kind may be given addresses or ports when it is admitted.
+pub(crate) fn picks_addresses(kind: KindRef) -> bool {
+    kind == kind_of::<Service>()
 }
 
 /// Whether a proposal failed only because somebody else has just taken what was picked for it.

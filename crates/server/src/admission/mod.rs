@@ -19,7 +19,7 @@ use ipnet::IpNet;
 
 use crate::authorize::Authorized;
 
-pub(crate) use addresses::is_address_collision;
+pub(crate) use addresses::{is_address_collision, picks_addresses};
 pub(crate) use quotas::Charge;
 
 /// What of a cluster's configuration admission needs.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{ATTEMPTS, Engine, Target, check_precondition, precondition_of, refused, shown};
-use crate::admission::is_address_collision;
+use crate::admission::{is_address_collision, picks_addresses};
 use crate::authorize::Authorized;
 use crate::rest::body::{self, FieldValidation};
 
@@ -72,9 +72,12 @@ impl Engine {
         dry_run: bool,
     ) -> Result<Written, Failure> {
         let base = generated_base(&value);
+        // Only what is picked here can be taken by somebody else in the meantime.
+        let attempts = if base.is_some() || picks_addresses(kind) { ATTEMPTS } else { 1 };
         let mut last = Failure::internal("no attempt was made");
-        for _ in 0..ATTEMPTS {
-            let mut value = value.clone();
+        let mut body = value;
+        for left in (0..attempts).rev() {
+            let mut value = if left == 0 { std::mem::take(&mut body) } else { body.clone() };
             if let Some(base) = &base {
                 let cut = base.len().min(LONGEST_BASE);
                 let name = format!("{}{}", base.get(..cut).unwrap_or(base), balsa_rt::random_suffix(SUFFIX));

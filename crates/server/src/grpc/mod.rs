@@ -52,8 +52,7 @@ pub(crate) fn router(front: &Front) -> Router {
         }
         Err(error) => tracing::error!(%error, "server reflection is not available"),
     }
-    // Paths of no service are for the REST door to answer.
-    routes.routes().into_axum_router().reset_fallback()
+    routes.routes().into_axum_router()
 }
 
 /// Who asks.

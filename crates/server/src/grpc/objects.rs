@@ -20,13 +20,14 @@ use tonic::{Request, Response, Status};
 
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
-use crate::engine::{Binding, Configuration, Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::engine::{Binding, Configuration, Listed, Page, Patch, Wanted, Written, scale_of, watch_failed};
 use crate::fairness::{Seat, Sort, Watching};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
 
-/// Objects in one message of a list, in bytes of JSON: well below what clients take at once.
-const LIST_CHUNK_BYTES: usize = 512 * 1024;
+/// Objects in one message of a list, in bytes of JSON: well below what clients take at once, and all that is
+/// copied of a list at a time.
+const LIST_CHUNK_BYTES: usize = 64 * 1024;
 /// How often a quiet watch tells how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(10);
 /// Watches in one stream.
@@ -107,25 +108,27 @@ fn delete_options(options: &v1::DeleteOptions) -> (DeleteOptions, Precondition) 
     (DeleteOptions { grace_period_seconds: options.grace_period_seconds, propagation }, precondition)
 }
 
-/// Cuts a list into messages; the last one says where the next page starts.
-fn list_messages(listed: crate::engine::Listed) -> Vec<v1::ListResponse> {
+/// Cuts a list into messages, each made when the one before is on its way; the last one says where the next
+/// page starts.
+fn list_messages(listed: Listed) -> impl Iterator<Item = v1::ListResponse> {
     let revision = listed.revision.0;
-    let mut messages = vec![v1::ListResponse { revision, ..Default::default() }];
-    let mut size = 0;
-    for item in &listed.items {
-        if size > LIST_CHUNK_BYTES {
-            messages.push(v1::ListResponse { revision, ..Default::default() });
-            size = 0;
+    let (mut items, mut continue_token) = (listed.items.into_iter(), Some(listed.continue_token));
+    std::iter::from_fn(move || {
+        // Taken with the last message.
+        continue_token.as_ref()?;
+        let mut message = v1::ListResponse { revision, ..Default::default() };
+        let mut size = 0;
+        while size <= LIST_CHUNK_BYTES
+            && let Some(item) = items.next()
+        {
+            size += item.bytes().len();
+            message.objects.extend(object(&item));
         }
-        size += item.bytes().len();
-        if let Some(last) = messages.last_mut() {
-            last.objects.extend(object(item));
+        if items.as_slice().is_empty() {
+            message.continue_token = continue_token.take().unwrap_or_default();
         }
-    }
-    if let Some(last) = messages.last_mut() {
-        last.continue_token = listed.continue_token;
-    }
-    messages
+        Some(message)
+    })
 }
 
 fn event_message(event: &Event) -> v1::WatchEvent {

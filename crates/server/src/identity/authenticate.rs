@@ -13,7 +13,7 @@ use super::service_account::ServiceAccountTokens;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authenticated {
     user: Arc<str>,
-    groups: Vec<String>,
+    groups: Arc<[String]>,
     uid: String,
     extra: BTreeMap<String, Vec<String>>,
 }
@@ -22,18 +22,18 @@ impl Authenticated {
     /// A part of the server itself, with all rights: controllers, scheduler, bootstrap.
     pub(crate) fn component(name: &str) -> Self {
         let groups = vec!["system:masters".to_owned(), "system:authenticated".to_owned()];
-        Self { user: name.into(), groups, ..Self::default() }
+        Self { user: name.into(), groups: groups.into(), ..Self::default() }
     }
 
     fn known(user: &str, mut groups: Vec<String>) -> Self {
         groups.push("system:authenticated".to_owned());
-        Self { user: user.into(), groups, ..Self::default() }
+        Self { user: user.into(), groups: groups.into(), ..Self::default() }
     }
 
     fn anonymous() -> Self {
         Self {
             user: "system:anonymous".into(),
-            groups: vec!["system:unauthenticated".to_owned()],
+            groups: ["system:unauthenticated".to_owned()].into(),
             ..Self::default()
         }
     }
@@ -43,7 +43,7 @@ impl Authenticated {
         if !groups.iter().any(|g| g == "system:authenticated") && user != "system:anonymous" {
             groups.push("system:authenticated".to_owned());
         }
-        Self { user: user.into(), groups, ..Self::default() }
+        Self { user: user.into(), groups: groups.into(), ..Self::default() }
     }
 
     /// The user's name.

@@ -1,7 +1,9 @@
 //! The encodings of answers and bodies beside JSON: YAML for people, CBOR for who asks for it.
 //!
 //! Handlers answer in JSON, which is what is stored; the front door turns an answer into what the
-//! client prefers, line by line where it is a watch. Gzip for long answers is the router's.
+//! client prefers, line by line where it is a watch.
+
+use std::convert::Infallible;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -11,11 +13,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ciborium::Value as Cbor;
 use futures::StreamExt as _;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{HeaderMap, StatusCode};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::{HeaderMap, Request, StatusCode};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
+use tower::{Layer as _, ServiceExt as _};
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::Predicate;
@@ -108,15 +111,27 @@ fn sequence(lines: &[u8]) -> Bytes {
     out.into()
 }
 
-/// Compresses long answers for those who accept it. What has no length is a stream, and streams are told
-/// at once.
-pub(super) fn gzip() -> CompressionLayer<LongAnswers> {
-    CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(LongAnswers)
+/// Compresses a long answer for a client that `accepted` it. What has no length is a stream, and streams are
+/// told at once.
+pub(super) async fn gzip(response: Response, accepted: Option<HeaderValue>) -> Response {
+    if !LongAnswers.should_compress(&response) {
+        return response;
+    }
+    let mut request = Request::new(());
+    request.headers_mut().extend(accepted.map(|accepted| (ACCEPT_ENCODING, accepted)));
+    let answer = std::future::ready(Ok::<_, Infallible>(response));
+    let mut answer = Some(answer);
+    let service = tower::service_fn(move |_: Request<()>| {
+        answer.take().unwrap_or_else(|| std::future::ready(Ok(Response::default())))
+    });
+    let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(LongAnswers);
+    let Ok(response) = layer.layer(service).oneshot(request).await;
+    response.map(Body::new)
 }
 
 /// What is worth the time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct LongAnswers;
+struct LongAnswers;
 
 impl Predicate for LongAnswers {
     fn should_compress<B: http_body::Body>(&self, response: &http::Response<B>) -> bool {

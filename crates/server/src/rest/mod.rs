@@ -3,9 +3,11 @@
 
 mod accept;
 pub(crate) mod body;
+mod counted;
 mod encode;
 mod eviction;
 mod info;
+mod listing;
 mod logs;
 pub(crate) mod path;
 pub(crate) mod proxy;
@@ -18,13 +20,10 @@ mod subresources;
 mod usage;
 mod watch;
 
-use std::time::Instant;
-
-use axum::Router;
 use axum::body::Body;
-use axum::extract::State;
 use axum::response::Response;
 use balsa_model::{Failure, KindRef, Reason, kinds};
+use http::header::ACCEPT_ENCODING;
 use http::{HeaderMap, Method, Request, Uri};
 use hyper::upgrade::OnUpgrade;
 
@@ -32,13 +31,9 @@ use crate::authorize::Attributes;
 use crate::fairness::Sort;
 use crate::front::{Front, Peer};
 use crate::identity::Authenticated;
+pub(crate) use counted::Counted;
 use path::ResourcePath;
 use query::Query;
-
-/// The routes of the REST API: everything that is no gRPC.
-pub(crate) fn router(front: Front) -> Router {
-    Router::new().fallback(handle).layer(encode::gzip()).with_state(front)
-}
 
 /// A request, taken apart.
 pub(crate) struct Call {
@@ -57,13 +52,17 @@ pub(crate) struct ResourceCall {
     pub(super) path: ResourcePath,
 }
 
-async fn handle(State(front): State<Front>, request: Request<Body>) -> Response {
-    let started = Instant::now();
-    let labels = Labels::of(&request);
+/// Answers a request: everything that is no gRPC.
+pub(crate) async fn serve(front: Front, request: Request<Body>) -> Response {
+    let path = path::parse(request.uri().path());
+    let query = Query::parse(request.uri().query());
+    let counting = counted::Request::begin(request.method(), path.as_ref(), &query);
+    let counted = front.counted.clone();
     let audit_id = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).map(str::to_owned);
     let encoding = accept::encoding(request.headers());
-    let pretty = encode::is_for_people(request.headers(), &Query::parse(request.uri().query()));
-    let response = match dispatch(front, request).await {
+    let accepted = request.headers().get(ACCEPT_ENCODING).cloned();
+    let pretty = encode::is_for_people(request.headers(), &query);
+    let response = match dispatch(front, request, path, query).await {
         Ok(response) => response,
         Err(failure) => respond::failure(&failure),
     };
@@ -72,23 +71,22 @@ async fn handle(State(front): State<Front>, request: Request<Body>) -> Response 
         None => encode::transcode(response, encoding, pretty).await,
     };
     respond::audit_id(&mut response, &audit_id.unwrap_or_else(balsa_rt::new_uid));
-    labels.record(started, response.status().as_u16());
-    response
+    counted.end(counting, response.status().as_u16());
+    encode::gzip(response, accepted).await
 }
 
-async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Failure> {
+async fn dispatch(
+    front: Front,
+    request: Request<Body>,
+    path: Option<ResourcePath>,
+    query: Query,
+) -> Result<Response, Failure> {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let user = front.authenticate_fresh(&peer, request.headers()).await?;
-    let (mut parts, body) = request.into_parts();
-    let call = Call {
-        front,
-        user,
-        query: Query::parse(parts.uri.query()),
-        method: parts.method.clone(),
-        uri: parts.uri.clone(),
-        headers: parts.headers.clone(),
-    };
-    let Some(path) = path::parse(call.uri.path()) else {
+    let (parts, body) = request.into_parts();
+    let mut extensions = parts.extensions;
+    let call = Call { front, user, query, method: parts.method, uri: parts.uri, headers: parts.headers };
+    let Some(path) = path else {
         return info::serve(call, body).await;
     };
     if let Some(review) = reviews::question(&path) {
@@ -112,9 +110,9 @@ async fn dispatch(front: Front, request: Request<Body>) -> Result<Response, Fail
     match call.path.subresource.as_str() {
         "" => resources::serve(call, body).await,
         "exec" | "attach" | "portforward" if is_pod(&call.path) => {
-            streams::serve(call, parts.extensions.remove::<OnUpgrade>()).await
+            streams::serve(call, extensions.remove::<OnUpgrade>()).await
         }
-        "proxy" => proxy::serve(call, body, parts.extensions.remove::<OnUpgrade>()).await,
+        "proxy" => proxy::serve(call, body, extensions.remove::<OnUpgrade>()).await,
         "log" => logs::serve(call).await,
         _ => subresources::serve(call, body).await,
     }
@@ -169,62 +167,5 @@ impl ResourceCall {
     /// That a method makes no sense here.
     pub(super) fn not_allowed(&self) -> Failure {
         Failure::generic(Reason::MethodNotAllowed)
-    }
-}
-
-/// The labels under which a request is counted: Kubernetes' own, so that its dashboards work.
-struct Labels {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-}
-
-impl Labels {
-    fn of(request: &Request<Body>) -> Self {
-        let path = path::parse(request.uri().path()).filter(|path| served_kind(path).is_ok());
-        let path = path.unwrap_or_default();
-        let query = Query::parse(request.uri().query());
-        let verb = match (request.method(), path.name.is_empty()) {
-            (&Method::GET, _) if query.flag("watch") => "WATCH",
-            (&Method::GET, true) if !path.plural.is_empty() => "LIST",
-            (&Method::GET, _) => "GET",
-            (&Method::POST, _) => "POST",
-            (&Method::PUT, _) => "PUT",
-            (&Method::PATCH, _) => "PATCH",
-            (&Method::DELETE, true) => "DELETECOLLECTION",
-            (&Method::DELETE, false) => "DELETE",
-            _ => "other",
-        };
-        let scope = match (path.plural.is_empty(), path.name.is_empty(), path.namespace.is_empty()) {
-            (true, ..) => "",
-            (_, false, _) => "resource",
-            (_, true, false) => "namespace",
-            (_, true, true) => "cluster",
-        };
-        let (group, version, resource) = (path.group, path.version, path.plural);
-        Self { verb, group, version, resource, subresource: path.subresource, scope }
-    }
-
-    fn record(self, started: Instant, code: u16) {
-        let Self { verb, group, version, resource, subresource, scope } = self;
-        metrics::counter!(
-            "apiserver_request_total",
-            "verb" => verb, "group" => group.clone(), "version" => version, "resource" => resource.clone(),
-            "subresource" => subresource.clone(), "scope" => scope, "component" => "apiserver",
-            "code" => code.to_string(),
-        )
-        .increment(1);
-        // A watch lasts as long as the client wants: it says nothing about how fast answers are.
-        if verb != "WATCH" {
-            metrics::histogram!(
-                "apiserver_request_duration_seconds",
-                "verb" => verb, "group" => group, "resource" => resource, "subresource" => subresource,
-                "scope" => scope, "component" => "apiserver",
-            )
-            .record(started.elapsed());
-        }
     }
 }

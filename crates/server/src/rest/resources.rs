@@ -107,7 +107,7 @@ async fn list(call: ResourceCall) -> Result<Response, Failure> {
     let (wanted, page) = (query.list_wanted()?, query.page()?);
     let engine = &call.call.front.engine;
     let listed = engine.list(&who, call.kind, &filter, wanted, &page).await?;
-    Ok(respond::list(call.kind, &listed, &shown, engine.clock().now()))
+    Ok(respond::list(call.kind, listed, &shown, engine.clock().now()))
 }
 
 async fn get(call: ResourceCall) -> Result<Response, Failure> {
@@ -313,5 +313,5 @@ async fn delete_collection(call: ResourceCall, body: Body) -> Result<Response, F
     let items = engine.delete_collection(&who, call.kind, &filter, &options, dry_run).await?;
     let listed = crate::engine::Listed { items, revision: engine.state().revision(), ..Default::default() };
     let shown = Shown::new(accept::negotiate(&call.call.headers)?, call.call.query.get("includeObject"))?;
-    Ok(respond::list(call.kind, &listed, &shown, engine.clock().now()))
+    Ok(respond::list(call.kind, listed, &shown, engine.clock().now()))
 }

@@ -14,16 +14,23 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::accept::{Accepted, Form};
+use super::listing::Listing;
 use crate::engine::Listed;
+
+const JSON: &str = "application/json";
 
 /// A JSON answer.
 pub(super) fn json(status: StatusCode, body: impl Into<Bytes>) -> Response {
-    typed(status, "application/json", body)
+    typed(status, JSON, body)
 }
 
 /// An answer of some media type.
 pub(super) fn typed(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Body::from(body.into()));
+    with_body(status, media_type, Body::from(body.into()))
+}
+
+fn with_body(status: StatusCode, media_type: &'static str, body: Body) -> Response {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
@@ -114,7 +121,7 @@ pub(super) fn object(status: StatusCode, object: &Arc<Object>, shown: &Shown, no
 }
 
 /// A list in the wanted form.
-pub(super) fn list(kind: KindRef, listed: &Listed, shown: &Shown, now: Timestamp) -> Response {
+pub(super) fn list(kind: KindRef, listed: Listed, shown: &Shown, now: Timestamp) -> Response {
     let mut meta = json!({"resourceVersion": listed.revision.to_string()});
     if !listed.continue_token.is_empty() {
         meta["continue"] = listed.continue_token.clone().into();
@@ -123,7 +130,7 @@ pub(super) fn list(kind: KindRef, listed: &Listed, shown: &Shown, now: Timestamp
         meta["remainingItemCount"] = remaining.into();
     }
     match shown.form {
-        Form::Whole => json(StatusCode::OK, spliced(kind, listed, &meta)),
+        Form::Whole => with_body(StatusCode::OK, JSON, Body::new(Listing::new(kind, &meta, listed.items))),
         Form::Table => value(StatusCode::OK, &table(kind, &listed.items, &meta, now, shown, true)),
         Form::Metadata | Form::MetadataList => {
             let items: Vec<Value> = listed.items.iter().map(|item| partial(item, shown)).collect();
@@ -133,30 +140,6 @@ pub(super) fn list(kind: KindRef, listed: &Listed, shown: &Shown, now: Timestamp
             value(StatusCode::OK, &body)
         }
     }
-}
-
-/// The bytes of a list: the stored bytes of its objects between commas, but for the type, which the
-/// list has said already.
-fn spliced(kind: KindRef, listed: &Listed, meta: &Value) -> Vec<u8> {
-    let descriptor = kind.descriptor();
-    let size: usize = listed.items.iter().map(|item| item.bytes().len() + 1).sum();
-    let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
-        descriptor.kind,
-        descriptor.api_version()
-    );
-    let mut out = Vec::with_capacity(head.len() + size + 4);
-    out.extend_from_slice(head.as_bytes());
-    let typed = kind.prefix().find("\"metadata\"").unwrap_or(1);
-    for (i, item) in listed.items.iter().enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        out.push(b'{');
-        out.extend_from_slice(item.bytes().get(typed..).unwrap_or_default());
-    }
-    out.extend_from_slice(b"]}\n");
-    out
 }
 
 /// `PartialObjectMetadata`.

@@ -1,0 +1,151 @@
+//! How requests are counted: under Kubernetes' own names and labels, so that its dashboards work.
+//!
+//! To look a metric up by its labels costs more than to count; the series of plain objects, which are few, are
+//! therefore kept. Series with a part of the URL that clients choose are not.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use http::Method;
+use metrics::{Counter, Histogram};
+
+use super::path::ResourcePath;
+use super::query::Query;
+use super::served_kind;
+
+/// The series that were counted in before. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Counted(Arc<RwLock<HashMap<(Series, u16), Metrics>>>);
+
+/// What tells series of plain objects apart, but for the answer's code.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Series {
+    verb: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    scope: &'static str,
+}
+
+#[derive(Clone)]
+struct Metrics {
+    total: Counter,
+    duration: Histogram,
+}
+
+/// A request that is under way.
+pub(super) struct Request {
+    series: Series,
+    subresource: String,
+    started: Instant,
+}
+
+impl Request {
+    /// A request that begins; `path` is none of a resource when it is absent.
+    pub(super) fn begin(method: &Method, path: Option<&ResourcePath>, query: &Query) -> Self {
+        let kind = path.and_then(|path| served_kind(path).ok());
+        let descriptor = kind.map(|kind| kind.descriptor());
+        let path = path.filter(|_| kind.is_some());
+        let is_named = path.is_some_and(|path| !path.name.is_empty());
+        let is_namespaced = path.is_some_and(|path| !path.namespace.is_empty());
+        let verb = match (method, is_named) {
+            (&Method::GET, _) if query.flag("watch") => "WATCH",
+            (&Method::GET, false) if kind.is_some() => "LIST",
+            (&Method::GET, _) => "GET",
+            (&Method::POST, _) => "POST",
+            (&Method::PUT, _) => "PUT",
+            (&Method::PATCH, _) => "PATCH",
+            (&Method::DELETE, false) => "DELETECOLLECTION",
+            (&Method::DELETE, true) => "DELETE",
+            _ => "other",
+        };
+        let scope = match (kind.is_some(), is_named, is_namespaced) {
+            (false, ..) => "",
+            (_, true, _) => "resource",
+            (_, false, true) => "namespace",
+            (_, false, false) => "cluster",
+        };
+        let (group, resource) = descriptor.map_or(("", ""), |kind| (kind.group, kind.plural));
+        let subresource = path.map(|path| path.subresource.clone()).unwrap_or_default();
+        Self { series: Series { verb, group, resource, scope }, subresource, started: Instant::now() }
+    }
+}
+
+impl Counted {
+    /// Counts a request that was answered.
+    pub(super) fn end(&self, request: Request, code: u16) {
+        let Request { series, subresource, started } = request;
+        let metrics =
+            if subresource.is_empty() { self.kept(series, code) } else { find(series, subresource, code) };
+        metrics.total.increment(1);
+        // A watch lasts as long as the client wants: it says nothing about how fast answers are.
+        if series.verb != "WATCH" {
+            metrics.duration.record(started.elapsed());
+        }
+    }
+
+    fn kept(&self, series: Series, code: u16) -> Metrics {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&(series, code)).cloned();
+        known.unwrap_or_else(|| {
+            let found = find(series, String::new(), code);
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert((series, code), found.clone());
+            found
+        })
+    }
+}
+
+fn find(series: Series, subresource: String, code: u16) -> Metrics {
+    let Series { verb, group, resource, scope } = series;
+    Metrics {
+        total: metrics::counter!(
+            "apiserver_request_total",
+            "verb" => verb, "group" => group, "version" => "v1", "resource" => resource,
+            "subresource" => subresource.clone(), "scope" => scope, "component" => "apiserver",
+            "code" => code.to_string(),
+        ),
+        duration: metrics::histogram!(
+            "apiserver_request_duration_seconds",
+            "verb" => verb, "group" => group, "resource" => resource, "subresource" => subresource,
+            "scope" => scope, "component" => "apiserver",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::path;
+    use super::*;
+
+    #[test]
+    fn requests_are_named_as_kubernetes_names_them() {
+        let cases = [
+            (Method::GET, "/api/v1/pods", "", ("LIST", "", "pods", "cluster", "")),
+            (Method::GET, "/api/v1/namespaces/n/pods", "watch=1", ("WATCH", "", "pods", "namespace", "")),
+            (Method::GET, "/api/v1/namespaces/n/pods/p/log", "", ("GET", "", "pods", "resource", "log")),
+            (
+                Method::POST,
+                "/apis/apps/v1/namespaces/n/deployments",
+                "",
+                ("POST", "apps", "deployments", "namespace", ""),
+            ),
+            (
+                Method::DELETE,
+                "/api/v1/namespaces/n/pods",
+                "",
+                ("DELETECOLLECTION", "", "pods", "namespace", ""),
+            ),
+            (Method::DELETE, "/api/v1/nodes/n", "", ("DELETE", "", "nodes", "resource", "")),
+            (Method::GET, "/api/v1/nonsense/x/y", "", ("GET", "", "", "", "")),
+            (Method::GET, "/version", "", ("GET", "", "", "", "")),
+        ];
+        for (method, at, query, expected) in cases {
+            let request = Request::begin(&method, path::parse(at).as_ref(), &Query::parse(Some(query)));
+            let Series { verb, group, resource, scope } = request.series;
+            assert_eq!(
+                (verb, group, resource, scope, request.subresource.as_str()),
+                expected,
+                "{method} {at}"
+            );
+        }
+    }
+}
