@@ -382,12 +382,13 @@ mod tests {
     async fn a_full_queue_is_told_at_once_and_who_goes_away_makes_room() {
         let seats = Seats::new("mutating", 2, 1);
         let held = now(&seats, "a");
-        let mut waits = Box::pin(seats.take(&user("a")));
+        let a = user("a");
+        let mut waits = Box::pin(seats.take(&a));
         assert!(waits.as_mut().now_or_never().is_none());
         let refused = seats.take(&user("a")).await.err().unwrap();
         assert_eq!((refused.reason, refused.retry_after_seconds), (Reason::TooManyRequests, 1));
         drop(waits);
-        let mut waits = Box::pin(seats.take(&user("a")));
+        let mut waits = Box::pin(seats.take(&a));
         assert!(waits.as_mut().now_or_never().is_none());
         drop(held);
         // It was given the seat and goes away without having looked: nothing is lost.

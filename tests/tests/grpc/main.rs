@@ -59,7 +59,7 @@ async fn connect(cluster: &Cluster, credentials: &Credentials) -> Objects {
 }
 
 fn resource(group: &str, plural: &str) -> Option<v1::Resource> {
-    Some(v1::Resource { group: group.to_owned(), plural: plural.to_owned() })
+    Some(v1::Resource { group: group.to_owned(), plural: plural.to_owned(), version: String::new() })
 }
 
 fn key(name: &str) -> Option<v1::ObjectKey> {

@@ -27,7 +27,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut table = Table::new(["NAME", "SHORTNAMES", "APIVERSION", "NAMESPACED", "KIND"]);
     for kind in session.remote.kinds().await? {
         let KindDescription { resource, version, kind, namespaced, short_names, .. } = kind;
-        let Resource { group, plural } = resource.unwrap_or_default();
+        let Resource { group, plural, .. } = resource.unwrap_or_default();
         let wanted = args.namespaced.is_none_or(|n| n == namespaced)
             && args.api_group.as_ref().is_none_or(|g| *g == group);
         if wanted {
