@@ -22,8 +22,12 @@ clean-cluster: ## Removes what `make run` made: containers, networks, rules, fil
 test: ## All tests: unit, integration, end to end.
 	@scripts/test.sh
 
-simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n fresh seeds.
-	BALSA_SEEDS=$(or $(SEEDS),10) cargo nextest run -p balsa-state --test simulation --run-ignored all --no-fail-fast
+simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n fresh seeds, SEED=s for that one.
+ifdef SEED
+	BALSA_SEED=$(SEED) BALSA_SCRIPT=$(or $(SCRIPT),drawn) cargo test -p balsa-state --test simulation -- --exact seeds::one_run --nocapture
+else
+	BALSA_SEEDS=$(or $(SEEDS),10) cargo test -p balsa-state --test simulation -- --exact seeds::fresh_seeds_find_nothing_either --nocapture
+endif
 
 robustness: ## Real servers under faults; SCHEDULES=n of them, and BALSA_SEED=n for the same again. Root.
 	BALSA_SCHEDULES=$(or $(SCHEDULES),20) cargo test -p balsa-tests --test robustness -- --nocapture --test-threads 1 survive

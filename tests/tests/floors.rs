@@ -16,6 +16,7 @@ const ALL: &[&str] = &["*"];
 const FLOORS: &[(&str, u8, &[&str])] = &[
     ("balsa-model", 0, &[]),
     ("balsa-rt", 0, &[]),
+    ("balsa-entropy", 0, &[]),
     ("balsa-spdy", 0, &[]),
     ("balsa-proto", 1, &["balsa-model"]),
     ("balsa-runtime", 1, &["balsa-model", "balsa-rt"]),
@@ -166,6 +167,14 @@ fn heavy_dependencies_enter_through_their_crate_alone() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn no_program_draws_its_keys_from_a_seed() {
+    for (name, package) in packages() {
+        let used = dependencies(&package, false);
+        assert!(!used.contains("balsa-entropy"), "balsa-entropy is for tests, not for what {name} is");
+    }
 }
 
 #[test]

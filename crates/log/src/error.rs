@@ -49,6 +49,9 @@ pub enum LogError {
     /// The state machine could not rebuild itself from the tables.
     #[error("rebuilding state from the tables: {0}")]
     Restore(String),
+    /// The tables are not what the state machine has put into them; another server's must take their place.
+    #[error("the tables are damaged: {0}")]
+    Damaged(String),
     /// The certificates for talking to other servers cannot be used.
     #[error("certificates for talking to other servers: {0}")]
     Transport(String),
@@ -116,6 +119,9 @@ pub enum ReadError {
         /// Who leads, as far as this server knows.
         leader: Option<NodeId>,
     },
+    /// What is here differs from the other servers' and is being replaced; they can be read from.
+    #[error("the state of this server is not to be trusted and is being rebuilt; ask another server")]
+    Distrusted,
     /// No quorum confirmed the leader in time.
     #[error("no quorum of servers answered in time; try again")]
     Unavailable,
@@ -129,13 +135,21 @@ pub enum ReadError {
 
 /// A state machine could not rebuild itself.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct StateMachineError(Box<dyn std::error::Error + Send + Sync>);
+#[error("{cause}")]
+pub struct StateMachineError {
+    cause: Box<dyn std::error::Error + Send + Sync>,
+    pub(crate) damaged: bool,
+}
 
 impl StateMachineError {
     /// Wraps a cause, or a sentence.
     pub fn new(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self(cause.into())
+        Self { cause: cause.into(), damaged: false }
+    }
+
+    /// The tables are not what the state machine has put into them. The log gets them from another server.
+    pub fn damaged(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { cause: cause.into(), damaged: true }
     }
 }
 

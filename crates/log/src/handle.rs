@@ -1,7 +1,7 @@
 //! [`Log`]: open it, propose, read, ask how it is, shut it down.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,7 +43,9 @@ pub(crate) struct Shared {
     pub(crate) config: LogConfig,
     pub(crate) store: Arc<Store>,
     pub(crate) raft: Raft,
-    transport: TransportConfig,
+    pub(crate) transport: TransportConfig,
+    /// Its tables are not to be trusted: nobody gets them.
+    pub(crate) suspect: AtomicBool,
     waiting: Waiting,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogIndex>,
@@ -72,7 +74,8 @@ impl Log {
         let log_store = LogStore::open(store.clone(), config.cache_bytes)?;
         let (announce_applied, applied) = watch::channel(LogIndex::default());
         let machine =
-            Machine::open(store.clone(), log_store.clone(), Box::new(machine), announce_applied).await?;
+            Machine::open(store.clone(), log_store.clone(), Box::new(machine), announce_applied, &transport)
+                .await?;
         let network = Network { transport: transport.clone() };
         let raft = Raft::new(node_id, raft_config, network, log_store, machine)
             .await
@@ -93,6 +96,7 @@ impl Log {
             store,
             raft,
             transport,
+            suspect: AtomicBool::new(false),
             waiting: Waiting::default(),
             leadership,
             applied,
@@ -173,6 +177,9 @@ impl Log {
     /// # Errors
     /// When no leader, or no quorum, can be reached.
     pub async fn read_index(&self) -> Result<LogIndex, ReadError> {
+        if self.is_distrusted() {
+            return Err(ReadError::Distrusted);
+        }
         let (waiter, answer) = oneshot::channel();
         self.shared.readers.send(waiter).map_err(|_| ReadError::Shutdown)?;
         let index = answer.await.map_err(|_| ReadError::Shutdown)??;

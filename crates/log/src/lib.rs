@@ -15,7 +15,8 @@
 //!   from what its tables reflect.
 //! - The tables hold the state at exactly one index, [`Tables`] readers may be a batch behind.
 //! - A storage error stops this server's part in the cluster; damage found at opening keeps it from
-//!   starting. Nothing is repaired silently.
+//!   starting. Nothing is repaired silently: tables that the state machine does not recognize, or that
+//!   differ from the other servers', are replaced by another server's ([`Log::rebuild`]), loudly.
 //!
 //! openraft's types end in this crate. It has a single member or many; nothing here knows which.
 
@@ -33,6 +34,7 @@ mod members;
 mod metrics;
 mod network;
 mod read_index;
+mod rebuild;
 pub mod recovery;
 mod runtime;
 mod service;

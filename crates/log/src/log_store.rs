@@ -143,9 +143,30 @@ impl LogStore {
         wait(waiter).await
     }
 
+    /// Lets tables that another server gave stand in for the entries up to `applied`, if these are not here.
+    /// What is here instead is of a leader that was deposed, and was never committed.
+    pub(crate) async fn restart_at(&self, applied: Option<LogId>) -> io::Result<()> {
+        let Some(applied) = applied else { return Ok(()) };
+        let entry = self.read((applied.index, applied.index + 1), usize::MAX)?;
+        let has_it = entry.first().is_some_and(|entry| entry.log_id == applied);
+        let purged = self.purged();
+        if has_it || purged >= Some(applied) {
+            return Ok(());
+        }
+        let mut log = self.clone();
+        log.truncate_after(purged).await?;
+        log.purge(applied).await?;
+        self.sync().await
+    }
+
     /// Up to here entries are committed, as far as this server was told.
     pub(crate) fn committed(&self) -> Option<LogId> {
         self.state().committed
+    }
+
+    /// Entries up to here are gone.
+    fn purged(&self) -> Option<LogId> {
+        self.state().purged
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -21,9 +21,11 @@ use crate::codec;
 use crate::error::{LogError, StateMachineError};
 use crate::log_store::LogStore;
 use crate::metrics::{self, SnapshotWork};
-use crate::snapshot::{self, SnapshotData};
+use crate::rebuild;
+use crate::snapshot::{self, SnapshotData, SnapshotFile};
 use crate::store::{Key, Store};
 use crate::tables::{TableBatch, Tables};
+use crate::transport::TransportConfig;
 use crate::types::{EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, Types};
 
 /// Entries applied with one call and one batch.
@@ -75,12 +77,14 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Finishes what a crash interrupted, and rebuilds the machine's memory.
+    /// Finishes what a crash interrupted, and rebuilds the machine's memory; from another server's tables
+    /// if its own are damaged.
     pub(crate) async fn open(
         store: Arc<Store>,
         log: LogStore,
         machine: Box<dyn StateMachine>,
         announce: watch::Sender<LogIndex>,
+        transport: &TransportConfig,
     ) -> Result<Self, LogError> {
         let resumed = store.clone();
         blocking(move || snapshot::resume_install(&resumed)).await?;
@@ -92,8 +96,36 @@ impl Machine {
             membership: StoredMembership::default(),
             announce,
         };
-        opened.load().await?;
+        match opened.load().await {
+            Err(LogError::Damaged(why)) => opened.rescue(transport, &why).await?,
+            loaded => loaded?,
+        }
         Ok(opened)
+    }
+
+    /// Takes another server's tables, before this one has any part in the cluster.
+    async fn rescue(&mut self, transport: &TransportConfig, why: &str) -> Result<(), LogError> {
+        tracing::error!(why, "the tables are damaged: this server takes those of another one");
+        metrics::rebuilt();
+        let members = self.store.membership()?;
+        let (file, meta) = rebuild::fetch_from_any(&self.store, &members, transport, why).await?;
+        // First the log: cut short in between, the tables are still damaged, and all this begins again.
+        self.log.restart_at(meta.last_log_id).await.map_err(|error| LogError::Fatal(error.to_string()))?;
+        let store = self.store.clone();
+        blocking(move || snapshot::install(&store, SnapshotData::File(file))).await?;
+        self.load().await
+    }
+
+    /// Replaces tables that are not to be trusted while the log goes on. `false`: the file is older than
+    /// what is applied here, which openraft would not apply again.
+    pub(crate) async fn replace(&mut self, file: SnapshotFile, upto: LogId) -> Result<bool, LogError> {
+        if Some(upto) < self.applied {
+            return Ok(false);
+        }
+        let store = self.store.clone();
+        blocking(move || snapshot::install(&store, SnapshotData::File(file))).await?;
+        self.load().await?;
+        Ok(true)
     }
 
     async fn load(&mut self) -> Result<(), LogError> {
@@ -102,7 +134,10 @@ impl Machine {
         let tables = Tables::new(self.store.clone());
         let applied = self.applied.map(|applied| LogIndex(applied.index));
         let restored = self.machine().restore(&tables, applied).await;
-        restored.map_err(|error| LogError::Restore(error.to_string()))?;
+        restored.map_err(|error| match error.damaged {
+            true => LogError::Damaged(error.to_string()),
+            false => LogError::Restore(error.to_string()),
+        })?;
         if let Some(applied) = applied {
             self.announce(applied).await;
         }
@@ -128,6 +163,11 @@ impl Machine {
         let mut waiting = Vec::with_capacity(chunk.len());
         let mut last = None;
         for (entry, responder) in chunk {
+            // Tables that were replaced may be ahead of what openraft knows to be applied. Whoever proposed it
+            // here proposes it again, and is told what came of it.
+            if Some(entry.log_id) <= self.applied {
+                continue;
+            }
             last = Some(entry.log_id);
             let reply = match entry.payload {
                 EntryPayload::Normal(payload) => {
@@ -185,7 +225,7 @@ fn release(waiting: Vec<(Option<ApplyResponder<Types>>, bool)>, replies: Vec<Byt
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, LogError> {
     balsa_rt::spawn_blocking(work)

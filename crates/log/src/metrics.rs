@@ -23,6 +23,10 @@ pub(crate) fn describe() {
     );
     metrics::describe_gauge!("balsa_log_apply_lag", "Entries committed and not yet applied here");
     metrics::describe_histogram!("balsa_log_batch_entries", "Entries written with one sync");
+    metrics::describe_counter!(
+        "balsa_log_rebuilds_total",
+        "Times this server's tables were not to be trusted and were replaced by another server's"
+    );
     metrics::describe_gauge!("balsa_raft_term", "Term this server is in");
     metrics::describe_gauge!("balsa_raft_is_leader", "1 on the server that leads");
     metrics::describe_counter!("balsa_raft_leader_changes_total", "Changes of leader seen by this server");
@@ -120,6 +124,10 @@ pub(crate) fn leadership(term: u64, is_leader: bool) {
 
 pub(crate) fn leader_changed() {
     counter!("balsa_raft_leader_changes_total").increment(1);
+}
+
+pub(crate) fn rebuilt() {
+    counter!("balsa_log_rebuilds_total").increment(1);
 }
 
 pub(crate) fn proposals_pending(count: usize) {

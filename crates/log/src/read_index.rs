@@ -53,14 +53,9 @@ async fn find_index(
 pub(crate) async fn confirmed_index(raft: &Raft) -> Result<LogIndex, ReadError> {
     let asked = tokio::time::timeout(ROUND_TIMEOUT, raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
     match asked {
-        Ok(Ok(linearizer)) => {
-            // openraft counts what this leader may apply. While its disk is slower than a quorum of
-            // the others, that is less than what is committed and what a follower already shows: who
-            // has read there must not be taken back in time here.
-            let committed = raft.with_raft_state(|state| state.cluster_committed().map(|last| last.index()));
-            let committed = committed.await.map_err(|fatal| fatal_read(&fatal))?.unwrap_or(0);
-            Ok(LogIndex(linearizer.read_log_id().index().max(committed)))
-        }
+        // At least the entry with which its term began: what is committed was committed by then, or in this term
+        // and so by this server, as long as it leads through no restart (see `LogConfig::raft`).
+        Ok(Ok(linearizer)) => Ok(LogIndex(linearizer.read_log_id().index())),
         Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to)))) => {
             Err(ReadError::NotLeader { leader: to.leader_id })
         }

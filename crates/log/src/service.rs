@@ -4,10 +4,12 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -169,6 +171,21 @@ impl pb::raft_service_server::RaftService for PeerService {
         Ok(Response::new(pb::ProposeResponse { result: Some(result) }))
     }
 
+    type FetchSnapshotStream = BoxStream<'static, Result<pb::FetchSnapshotResponse, Status>>;
+
+    async fn fetch_snapshot(
+        &self,
+        request: Request<pb::FetchSnapshotRequest>,
+    ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
+        self.check_target(request.into_inner().to)?;
+        if self.shared.suspect.load(Ordering::Acquire) {
+            return Err(Status::failed_precondition("the tables of this server are not to be trusted"));
+        }
+        let chunks = crate::network::chunks(SnapshotData::Tables(self.shared.store.clone()));
+        let chunks = chunks.map(|chunk| Ok(pb::FetchSnapshotResponse { chunk }));
+        Ok(Response::new(chunks.boxed()))
+    }
+
     async fn read_index(
         &self,
         request: Request<pb::ReadIndexRequest>,
@@ -179,7 +196,9 @@ impl pb::raft_service_server::RaftService for PeerService {
             Ok(index) => Wire::Index(index.0),
             Err(ReadError::NotLeader { leader }) => Wire::NotLeader(pb::NotLeader { leader }),
             Err(ReadError::Unavailable) => Wire::Unavailable(pb::Blank {}),
-            Err(ReadError::Shutdown) => Wire::NotLeader(pb::NotLeader { leader: None }),
+            Err(ReadError::Shutdown | ReadError::Distrusted) => {
+                Wire::NotLeader(pb::NotLeader { leader: None })
+            }
             Err(ReadError::Fatal(reason)) => Wire::Fatal(reason),
         };
         Ok(Response::new(pb::ReadIndexResponse { result: Some(result) }))

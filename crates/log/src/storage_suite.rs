@@ -15,6 +15,7 @@ use crate::log_store::LogStore;
 use crate::machine::{Committed, LogIndex, Machine, StateMachine};
 use crate::store::Store;
 use crate::tables::{Table, TableBatch, Tables};
+use crate::transport::TransportConfig;
 use crate::types::Types;
 
 /// Keeps what it is given under its index.
@@ -44,7 +45,10 @@ impl StoreBuilder<Types, LogStore, Machine, TempDir> for Builder {
         let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
         let log = LogStore::open(store.clone(), 1 << 20).unwrap();
         let (announce, _) = watch::channel(LogIndex::default());
-        let machine = Machine::open(store, log.clone(), Box::new(Keeper), announce).await.unwrap();
+        let machine =
+            Machine::open(store, log.clone(), Box::new(Keeper), announce, &TransportConfig::plain())
+                .await
+                .unwrap();
         Ok((dir, log, machine))
     }
 }

@@ -151,10 +151,9 @@ impl Store {
         if format > u64::from(FORMAT) {
             return Err(LogError::Newer { what: format!("the database in {}", self.path.display()) });
         }
-        match self.number(Key::Node)? {
-            Some(found) if found == node_id => Ok(()),
-            Some(found) => Err(LogError::WrongNode { path: self.path.clone(), found, expected: node_id }),
-            None => Err(self.corrupt("whose it is is not written in it")),
+        match self.node_id()? {
+            found if found == node_id => Ok(()),
+            found => Err(LogError::WrongNode { path: self.path.clone(), found, expected: node_id }),
         }
     }
 
@@ -256,6 +255,11 @@ impl Store {
         let bytes: [u8; 8] =
             bytes.try_into().map_err(|_| self.corrupt(format!("{key:?} is not a number")))?;
         Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Whose database it is.
+    pub(crate) fn node_id(&self) -> Result<NodeId, LogError> {
+        self.number(Key::Node)?.ok_or_else(|| self.corrupt("whose it is is not written in it"))
     }
 
     fn message<M: Message + Default>(&self, key: Key) -> Result<Option<M>, LogError> {

@@ -1,5 +1,5 @@
 //! What a server does whether it leads or not: it lets itself be taken in, tells the others where it is
-//! and which nodes it has heard of, and ends when the cluster has removed it.
+//! and which nodes it has heard of, compares its state with theirs, and ends when the cluster has removed it.
 
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub(crate) fn start(front: &Front, config: &ServerConfig, scope: &Scope) {
     scope.spawn(TaskKind::Helper, until(scope.token(), introduced, ()));
     scope.spawn(TaskKind::Helper, until(scope.token(), report_nodes(front.clone()), ()));
     scope.spawn(TaskKind::Helper, until(scope.token(), front.certificates.clone().keep_fresh(), ()));
+    // An error ends the process: at its next start the server knows that its tables are damaged.
+    let checked = members::check_replicas(members.clone());
+    scope.spawn(TaskKind::Raft, until(scope.token(), checked, Ok(())));
     let removed = async move { Err::<(), String>(removed(members).await) };
     scope.spawn(TaskKind::Raft, until(scope.token(), removed, Ok(())));
 }

@@ -20,6 +20,7 @@ use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::{Proposal, pb};
+use crate::digest::Digest;
 use crate::event::SharedChange;
 use crate::fold::Table as FoldTable;
 use crate::indexed::field_values;
@@ -40,11 +41,25 @@ pub(crate) type Share = Vec<(usize, Revision, Proposal)>;
 
 /// What came of a share.
 pub(crate) struct Folded {
-    pub(crate) verdicts: Vec<(usize, Result<Revision, Refusal>)>,
+    pub(crate) judged: Vec<Judged>,
     pub(crate) writes: Vec<Write>,
     /// How much the writes add to the history.
     pub(crate) recorded: history::Extent,
     pub(crate) rows: Arc<Rows>,
+}
+
+/// What came of one Mutation.
+pub(crate) struct Judged {
+    pub(crate) slot: usize,
+    pub(crate) verdict: Result<Revision, Refusal>,
+    /// By how much it moved the digest of the state.
+    pub(crate) moved: Digest,
+}
+
+/// A kind as it was rebuilt.
+pub(crate) struct Restored {
+    pub(crate) rows: Arc<Rows>,
+    pub(crate) digest: Digest,
 }
 
 /// What a new watcher starts from.
@@ -85,7 +100,7 @@ pub(crate) enum Message {
     Restore {
         stored: Vec<Bytes>,
         revision: Revision,
-        reply: oneshot::Sender<Result<Arc<Rows>, TableError>>,
+        reply: oneshot::Sender<Result<Restored, TableError>>,
     },
     Fold {
         share: Share,
@@ -219,7 +234,7 @@ impl Actor {
         }
     }
 
-    fn on_restore(&mut self, stored: Vec<Bytes>, revision: Revision) -> Result<Arc<Rows>, TableError> {
+    fn on_restore(&mut self, stored: Vec<Bytes>, revision: Revision) -> Result<Restored, TableError> {
         let mut rows = Rows::new(self.table.rows.kind);
         for row in stored {
             let row = read_row(rows.kind, row)?;
@@ -236,14 +251,15 @@ impl Actor {
         self.labels.watchers(0);
         self.labels.objects(self.table.rows.len());
         self.delivered.store(revision.0, Ordering::Release);
-        Ok(Arc::new(rows))
+        Ok(Restored { rows: Arc::new(rows), digest: self.table.digest() })
     }
 
     fn on_fold(&mut self, share: Share) -> Folded {
-        let mut verdicts = Vec::with_capacity(share.len());
+        let mut judged = Vec::with_capacity(share.len());
         let mut writes = Vec::with_capacity(share.len() * 3);
         let mut recorded = history::Extent::default();
         for (slot, revision, proposal) in share {
+            let before = self.table.digest();
             let verdict = self.table.fold(&proposal, revision).map(|change| {
                 writes.push(self.object_write(&change));
                 if self.keeps_history {
@@ -252,9 +268,9 @@ impl Actor {
                 self.pending.push(change);
                 revision
             });
-            verdicts.push((slot, verdict));
+            judged.push(Judged { slot, verdict, moved: self.table.digest().minus(before) });
         }
-        Folded { verdicts, writes, recorded, rows: Arc::new(self.table.rows.clone()) }
+        Folded { judged, writes, recorded, rows: Arc::new(self.table.rows.clone()) }
     }
 
     fn object_write(&self, change: &SharedChange) -> Write {

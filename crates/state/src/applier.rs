@@ -8,21 +8,23 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::{ControlFlow, Range};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use balsa_log::Table;
+use balsa_log::{Committed, Table};
 use balsa_model::Revision;
 use bytes::Bytes;
 use prost::Message as _;
 
 use crate::actor::{Folded, Message, Share};
 use crate::codec::{EntryError, NewerError, Proposal, ProposalId, Verdicts, decode_entry, encode_reply, pb};
+use crate::digest::Digest;
 use crate::refusal::Refusal;
+use crate::replicas::{CHECK_EVERY, Check};
 use crate::state::{Published, Reached, State};
 use crate::tables::{
-    END, OBJECTS, REVISION, TableError, Tables, Write, number_of, read_number, reply_key, resource_of,
+    DIGEST, END, OBJECTS, REVISION, TableError, Tables, Write, number_of, read_number, reply_key, resource_of,
 };
 use crate::view::Rows;
 use crate::{history, metrics};
@@ -57,6 +59,16 @@ pub(crate) enum RestoreError {
     Newer(#[from] NewerError),
     #[error("the actor of {0} has stopped")]
     Stopped(String),
+    /// Something else than the fold has changed them.
+    #[error(
+        "the tables are not what was folded: the digest of their objects is {found}, and should be {expected}"
+    )]
+    Damaged {
+        /// Of the objects that are there.
+        found: Digest,
+        /// What was written along with them.
+        expected: Digest,
+    },
 }
 
 /// See the module.
@@ -68,6 +80,10 @@ pub(crate) struct Applier {
     recorded: history::Extent,
     /// What was folded and not yet published, by place of the kind.
     folded: BTreeMap<usize, Arc<Rows>>,
+    /// Of the objects of all kinds.
+    digest: Digest,
+    /// The index of the last entry.
+    index: u64,
 }
 
 /// A batch on its way to the actors.
@@ -100,42 +116,70 @@ impl Applier {
             replies: Replies::default(),
             recorded: history::Extent::default(),
             folded: BTreeMap::new(),
+            digest: Digest::default(),
+            index: 0,
         }
     }
 
     /// Applies entries in order: a reply for each, and what belongs into the tables.
     pub(crate) async fn apply(
         &mut self,
-        entries: Vec<Bytes>,
+        entries: Vec<Committed>,
     ) -> Result<(Vec<Bytes>, Vec<Write>), ApplyError> {
         let started = Instant::now();
+        let (before, indexes) =
+            (self.revision, entries.iter().map(|entry| entry.index.0).collect::<Vec<u64>>());
         let Batch { outcomes, shares, slots } = self.share_out(entries)?;
-        let before = self.recorded;
+        let recorded_before = self.recorded;
         let mut verdicts: Vec<Option<Result<Revision, Refusal>>> = vec![None; slots];
+        let mut moved = vec![Digest::default(); slots];
         let mut writes = Vec::new();
         for (place, folded) in self.fold(shares).await? {
-            folded.verdicts.into_iter().for_each(|(slot, verdict)| verdicts[slot] = Some(verdict));
+            for judged in folded.judged {
+                verdicts[judged.slot] = Some(judged.verdict);
+                moved[judged.slot] = judged.moved;
+            }
             writes.extend(folded.writes);
             self.recorded += folded.recorded;
             self.folded.insert(place, folded.rows);
         }
         let refused = verdicts.iter().flatten().filter(|verdict| verdict.is_err()).count();
+        self.check(before, &indexes, &outcomes, &moved);
         let replies = self.reply(outcomes, verdicts, &mut writes);
         self.trim(&mut writes)?;
-        if self.recorded != before {
+        if self.recorded != recorded_before {
             writes.push(history::remember(self.recorded));
         }
         writes.push(Write::Put(Table::Objects, REVISION.to_vec(), self.revision.0.to_be_bytes().to_vec()));
+        writes.push(Write::Put(Table::Objects, DIGEST.to_vec(), stored_digest(self.digest, self.revision)));
         metrics::folded(started.elapsed(), refused as u64, self.recorded);
         Ok((replies, writes))
     }
 
+    /// Keeps the digest up, and remembers it where servers compare theirs.
+    fn check(&mut self, before: Revision, indexes: &[u64], outcomes: &[Outcome], moved: &[Digest]) {
+        let mut revision = before.0;
+        for (index, outcome) in indexes.iter().zip(outcomes) {
+            // The log has entries of its own, which are not seen here: what counts is that the index was passed.
+            let passed = index - index % CHECK_EVERY;
+            if passed > self.index {
+                let check = Check { index: passed, hash: self.digest.hash(revision) };
+                self.state.shared.checks.lock().unwrap_or_else(PoisonError::into_inner).add(check);
+            }
+            self.index = *index;
+            if let Outcome::Slots(slots, _) = outcome {
+                revision += slots.len() as u64;
+                self.digest = moved[slots.clone()].iter().fold(self.digest, |digest, by| digest.plus(*by));
+            }
+        }
+    }
+
     /// Numbers the mutations of new entries and groups them by kind.
-    fn share_out(&mut self, entries: Vec<Bytes>) -> Result<Batch, NewerError> {
+    fn share_out(&mut self, entries: Vec<Committed>) -> Result<Batch, NewerError> {
         let mut batch = Batch::default();
         let mut in_batch = HashMap::new();
-        for (i, payload) in entries.into_iter().enumerate() {
-            let outcome = match decode_entry(payload, &self.state.shared.kinds) {
+        for (i, entry) in entries.into_iter().enumerate() {
+            let outcome = match decode_entry(entry.payload, &self.state.shared.kinds) {
                 Err(EntryError::Newer(newer)) => return Err(newer),
                 Err(EntryError::Undecodable(why)) => Outcome::Refused(Refusal::Undecodable(why)),
                 Ok(entry) => match entry.id.and_then(|id| self.repeated(id, i, &mut in_batch)) {
@@ -282,10 +326,17 @@ impl Applier {
         let restore = stored.objects.into_iter().enumerate().map(async |(place, stored)| {
             let revision = self.revision;
             let restore = |reply| Message::Restore { stored, revision, reply };
-            let rows = shared.actors[place].ask(restore).await;
-            Ok::<_, RestoreError>(rows.ok_or_else(|| RestoreError::Stopped(self.name(place)))??)
+            let restored = shared.actors[place].ask(restore).await;
+            Ok::<_, RestoreError>(restored.ok_or_else(|| RestoreError::Stopped(self.name(place)))??)
         });
-        let rows = futures::future::try_join_all(restore).await?;
+        let restored = futures::future::try_join_all(restore).await?;
+        let found: Digest = restored.iter().map(|restored| restored.digest).sum();
+        if let Some(expected) = stored.digest.filter(|expected| *expected != found) {
+            return Err(RestoreError::Damaged { found, expected });
+        }
+        (self.digest, self.index) = (found, index.unwrap_or(0));
+        shared.checks.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let rows: Vec<Arc<Rows>> = restored.into_iter().map(|restored| restored.rows).collect();
         let objects: usize = rows.iter().map(|rows| rows.len()).sum();
         shared.history_floor.store(stored.history_floor.0, Ordering::Release);
         shared.published.store(Arc::new(Published { revision: self.revision, rows }));
@@ -293,6 +344,17 @@ impl Applier {
         tracing::info!(revision = self.revision.0, objects, took = ?started.elapsed(), "state restored");
         Ok(())
     }
+}
+
+fn stored_digest(digest: Digest, revision: Revision) -> Vec<u8> {
+    [revision.0.to_be_bytes().as_slice(), &digest.to_bytes()].concat()
+}
+
+/// The digest that was written with `revision`. One of an older revision was left by a release that did not
+/// keep it up: it says nothing.
+fn read_digest(stored: &[u8], revision: Revision) -> Option<Digest> {
+    let (of, digest) = stored.split_first_chunk::<8>()?;
+    (u64::from_be_bytes(*of) == revision.0).then_some(Digest::from_bytes(digest.try_into().ok()?))
 }
 
 /// What the tables hold.
@@ -303,6 +365,7 @@ struct Stored {
     history_floor: Revision,
     /// Rows of objects, by place of their kind.
     objects: Vec<Vec<Bytes>>,
+    digest: Option<Digest>,
 }
 
 impl Stored {
@@ -329,7 +392,8 @@ impl Stored {
         let (recorded, history_floor) = history::measure(tables)?;
         let replies = Replies::read(tables)?;
         let revision = Revision(revision.unwrap_or(0));
-        Ok(Self { revision, replies, recorded, history_floor, objects })
+        let digest = tables.get(Table::Objects, DIGEST)?.and_then(|stored| read_digest(&stored, revision));
+        Ok(Self { revision, replies, recorded, history_floor, objects, digest })
     }
 }
 

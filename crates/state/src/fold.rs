@@ -10,6 +10,7 @@ use std::sync::Arc;
 use balsa_model::{Change, Key, Object, Operation, Revision};
 
 use crate::codec::{Proposal, pb};
+use crate::digest::Digest;
 use crate::event::{SharedChange, reseal};
 use crate::indexed::{FieldValues, field_values};
 use crate::refusal::Refusal;
@@ -21,6 +22,11 @@ pub(crate) struct Table {
     pub(crate) rows: Rows,
     /// Who owns what the cluster has one of. Invariant: exactly the claims of the rows.
     owners: HashMap<String, Key>,
+    resource: String,
+    /// Invariant: the sum over the rows.
+    digest: Digest,
+    /// Where the digest's bytes are put together.
+    buffer: Vec<u8>,
 }
 
 impl Table {
@@ -29,7 +35,9 @@ impl Table {
             .iter()
             .flat_map(|row| row.claims.iter().map(move |token| (token.clone(), row.object.key().clone())))
             .collect();
-        Self { rows, owners }
+        let (resource, mut buffer) = (rows.kind.descriptor().resource(), Vec::new());
+        let digest = rows.iter().map(|row| Digest::of_row(&resource, row, &mut buffer)).sum();
+        Self { rows, owners, resource, digest, buffer }
     }
 
     /// Judges a Mutation and carries it out.
@@ -44,6 +52,21 @@ impl Table {
             Operation::Create | Operation::Replace => self.put(proposal, revision),
             Operation::Remove => self.remove(proposal, revision),
         }
+    }
+
+    /// Of all rows.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn digest_of(&mut self, row: &Row) -> Digest {
+        Digest::of_row(&self.resource, row, &mut self.buffer)
+    }
+
+    fn replaced(&mut self, old: Option<&Row>, new: Option<&Row>) {
+        let old = old.map(|row| self.digest_of(row)).unwrap_or_default();
+        let new = new.map(|row| self.digest_of(row)).unwrap_or_default();
+        self.digest = self.digest.minus(old).plus(new);
     }
 
     #[cfg(test)]
@@ -82,7 +105,8 @@ impl Table {
             self.owners.insert(token.clone(), proposal.key.clone());
         }
         let row = Row { object: object.clone(), fields: fields.clone(), claims: claims.clone() };
-        let old = self.rows.insert(row);
+        let old = self.rows.insert(row.clone());
+        self.replaced(old.as_deref(), Some(&row));
         for token in old.iter().flat_map(|old| old.claims.iter()).filter(|token| !claims.contains(token)) {
             self.owners.remove(token);
         }
@@ -97,6 +121,7 @@ impl Table {
         };
         let last = last.ok_or_else(|| Refusal::Undecodable("the object that is there".to_owned()))?;
         let old = self.rows.remove(&proposal.key);
+        self.replaced(old.as_deref(), None);
         for token in old.iter().flat_map(|old| old.claims.iter()) {
             self.owners.remove(token);
         }

@@ -5,11 +5,13 @@
 //! - [`Machine`]: what the log feeds with committed entries.
 //!
 //! Inside, along the way of a Mutation: `entries` (who shares one), `codec` (entries and rows as bytes), `applier` (numbers, shares
-//! out, gathers), `actor` (one a kind) with `fold` (the judgement), `view`, `event`, `watchers`, `history`.
+//! out, gathers), `actor` (one a kind) with `fold` (the judgement), `view`, `event`, `watchers`, `history`;
+//! beside it `digest` and `replicas`: how servers know that they have the same state.
 
 mod actor;
 mod applier;
 mod codec;
+mod digest;
 mod entries;
 mod event;
 mod fold;
@@ -20,6 +22,7 @@ mod metrics;
 mod past;
 mod pins;
 mod refusal;
+mod replicas;
 mod state;
 mod store;
 mod tables;
@@ -36,6 +39,7 @@ pub use event::{Encoding, Event, Version};
 pub use history::{HistoryError, PastVersion};
 pub use machine::Machine;
 pub use refusal::Refusal;
+pub use replicas::{Check, Comparison, Replicas};
 pub use state::{Reached, State, StateConfig};
 pub use store::Store;
 pub use tables::{Revisions, TableError};

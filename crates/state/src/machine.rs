@@ -9,7 +9,7 @@ use balsa_model::kind::KindRef;
 use balsa_rt::TaskKind;
 use bytes::Bytes;
 
-use crate::applier::Applier;
+use crate::applier::{Applier, RestoreError};
 use crate::state::{State, StateConfig};
 use crate::tables::{TableError, Tables, Visit, Write};
 
@@ -40,12 +40,15 @@ impl StateMachine for Machine {
         applied: Option<LogIndex>,
     ) -> Result<(), StateMachineError> {
         let tables = Arc::new(tables.clone());
-        self.applier.restore(tables, applied.map(|index| index.0)).await.map_err(StateMachineError::new)
+        let restored = self.applier.restore(tables, applied.map(|index| index.0)).await;
+        restored.map_err(|error| match error {
+            RestoreError::Damaged { .. } => StateMachineError::damaged(error),
+            other => StateMachineError::new(other),
+        })
     }
 
     async fn apply(&mut self, entries: Vec<Committed>, batch: &mut TableBatch) -> Vec<Bytes> {
-        let payloads = entries.into_iter().map(|entry| entry.payload).collect();
-        match self.applier.apply(payloads).await {
+        match self.applier.apply(entries).await {
             Ok((replies, writes)) => {
                 writes.into_iter().for_each(|write| put(write, batch));
                 replies

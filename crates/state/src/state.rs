@@ -4,7 +4,7 @@
 //! store; reading never waits for writing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use balsa_model::kind::KindRef;
@@ -18,6 +18,7 @@ use crate::history::{self, HistoryError, PastVersion};
 use crate::metrics;
 use crate::past;
 use crate::pins::Pins;
+use crate::replicas::{Check, Checks};
 use crate::tables::{TableError, Tables};
 use crate::view::{KindView, Rows};
 use crate::watch::{Start, Watch, WatchError, WatchRequest};
@@ -101,6 +102,7 @@ pub(crate) struct Shared {
     /// The revision up to which the history was trimmed.
     pub(crate) history_floor: AtomicU64,
     pub(crate) config: StateConfig,
+    pub(crate) checks: Mutex<Checks>,
 }
 
 impl State {
@@ -120,6 +122,7 @@ impl State {
             tables: OnceLock::new(),
             history_floor: AtomicU64::new(0),
             config,
+            checks: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -323,6 +326,11 @@ impl State {
     /// The oldest revision from which a watch can start.
     pub fn oldest(&self) -> Revision {
         Revision(self.shared.history_floor.load(Ordering::Acquire))
+    }
+
+    /// The last checks of this server's state, oldest first.
+    pub fn checks(&self) -> Vec<Check> {
+        self.shared.checks.lock().unwrap_or_else(PoisonError::into_inner).all()
     }
 
     /// How the actors are.

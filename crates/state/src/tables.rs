@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | objects | resource `\0` namespace `\0` name | `StoredObject` |
 //! | objects | `\0revision` | the last revision handed out, big-endian |
+//! | objects | `\0digest` | the digest of the objects, and the revision that it belongs to, big-endian |
 //! | objects | `\0reply` number | `StoredReply`, numbered in log order |
 //! | history | resource `\0` namespace `\0` name `\0` revision | `StoredChange` |
 //! | history | `\0r` revision | what was changed: see [`crate::history`] |
@@ -43,6 +44,7 @@ pub(crate) trait Tables: Send + Sync + 'static {
 }
 
 pub(crate) const REVISION: &[u8] = b"\0revision";
+pub(crate) const DIGEST: &[u8] = b"\0digest";
 pub(crate) const HISTORY_FLOOR: &[u8] = b"\0floor";
 pub(crate) const HISTORY_BYTES: &[u8] = b"\0bytes";
 const REPLY: &[u8] = b"\0reply";

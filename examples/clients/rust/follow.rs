@@ -56,7 +56,7 @@ async fn connect(server: &str, files: [&String; 3]) -> anyhow::Result<Objects> {
 }
 
 fn resource(plural: &str) -> Option<v1::Resource> {
-    Some(v1::Resource { group: String::new(), plural: plural.to_owned() })
+    Some(v1::Resource { group: String::new(), plural: plural.to_owned(), version: String::new() })
 }
 
 /// Server-side apply: the object is there afterwards, whether it was before or not.

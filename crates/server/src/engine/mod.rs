@@ -83,12 +83,21 @@ impl Engine {
         &self.clock
     }
 
+    /// That what is here may be shown, and judged by.
+    fn in_service(&self) -> Result<(), Failure> {
+        match self.store.log().is_distrusted() {
+            true => Err(read_failed(&ReadError::Distrusted)),
+            false => Ok(()),
+        }
+    }
+
     /// Proposes what was admitted: one verdict a mutation.
     async fn propose(
         &self,
         who: &Authorized,
         admitted: Admitted,
     ) -> Result<Vec<Result<Revision, Refusal>>, Failure> {
+        self.in_service()?;
         let mutations = admitted.into_mutations();
         if let Some(large) = mutations.iter().find(|m| m.object.len() > MAX_OBJECT_BYTES) {
             let message = format!(

@@ -134,6 +134,7 @@ impl Engine {
         start: Start,
         bookmarks: Option<Duration>,
     ) -> Result<Watch, Failure> {
+        self.in_service()?;
         match start {
             Start::After(revision) => self.reach(revision).await?,
             Start::Initial => {
@@ -146,6 +147,7 @@ impl Engine {
     }
 
     async fn view(&self, kind: KindRef, wanted: Wanted) -> Result<KindView, Failure> {
+        self.in_service()?;
         match wanted {
             Wanted::Any => {}
             Wanted::Latest => {

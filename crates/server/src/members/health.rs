@@ -50,6 +50,7 @@ impl Members {
     /// How this server is.
     pub(crate) fn inspect(&self) -> peer::InspectResponse {
         let status = self.log().status();
+        let check = self.0.state.checks().pop();
         peer::InspectResponse {
             place: Some(self.place()),
             role: role(status.role).to_owned(),
@@ -62,8 +63,9 @@ impl Members {
             pid: std::process::id(),
             machine: machine(),
             stored_bytes: status.log_bytes + status.objects_bytes + status.history_bytes,
-            alarms: status.fatal.into_iter().collect(),
-            ..peer::InspectResponse::default()
+            checked_index: check.as_ref().map_or(0, |check| check.index),
+            checked_hash: check.map(|check| check.hash).unwrap_or_default(),
+            alarms: status.fatal.into_iter().chain(self.doubt()).collect(),
         }
     }
 
@@ -96,7 +98,7 @@ impl Members {
         members
     }
 
-    async fn ask(&self, node: u64) -> Result<peer::InspectResponse, String> {
+    pub(super) async fn ask(&self, node: u64) -> Result<peer::InspectResponse, String> {
         let mut client = self.peer(node).map_err(|failure| failure.message)?;
         match tokio::time::timeout(ASK, client.inspect(peer::InspectRequest {})).await {
             Ok(Ok(said)) => Ok(said.into_inner()),

@@ -2,6 +2,7 @@
 //!
 //! - `join`: how a machine becomes a server; `introduce`: how servers that moved find each other;
 //! - `alone`: how one goes on when the majority is lost for good;
+//! - `replicas`: that all of them have the same state;
 //! - `health`: how all of them are; `change`: what may be changed without losing the quorum.
 //!
 //! Invariant: a change of members is carried out by the leader alone, and only when a majority of the
@@ -12,8 +13,9 @@ mod change;
 mod health;
 mod introduce;
 mod join;
+mod replicas;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use balsa_log::{Lane, Log, LogError, TransportConfig};
@@ -31,6 +33,7 @@ pub use health::machine;
 pub(crate) use health::{MemberHealth, can_lose};
 pub(crate) use introduce::keep_introduced;
 pub(crate) use join::{enter_cluster, identify};
+pub(crate) use replicas::check_replicas;
 
 /// How long another server may take to say how it is.
 const ASK: Duration = Duration::from_secs(1);
@@ -47,6 +50,8 @@ struct Inner {
     log: Log,
     transport: TransportConfig,
     state: State,
+    /// What comparing states came to, if it is not well.
+    doubt: Mutex<Option<String>>,
 }
 
 impl Members {
@@ -57,7 +62,7 @@ impl Members {
         transport: TransportConfig,
         state: State,
     ) -> Self {
-        Self(Arc::new(Inner { id, address, log, transport, state }))
+        Self(Arc::new(Inner { id, address, log, transport, state, doubt: Mutex::default() }))
     }
 
     /// This server.

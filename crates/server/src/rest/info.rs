@@ -207,7 +207,7 @@ impl Check {
 }
 
 /// `/livez`: the process runs. `/readyz`: it also has a leader, which leads a majority, and has caught up with
-/// it. A full storage quota is told and is no reason to send reads elsewhere: it is full there too.
+/// it, and has the same state as the other servers. A full storage quota is told and is no reason to send reads elsewhere: it is full there too.
 async fn health(call: &Call, parts: &[&str]) -> Response {
     let mut checks = vec![Check::new("ping", true)];
     if parts.first() == Some(&"readyz") {
@@ -216,6 +216,7 @@ async fn health(call: &Call, parts: &[&str]) -> Response {
         checks.push(Check::new("leader", leader));
         checks.push(Check::new("read", leader && log.is_readable().await));
         checks.push(Check::new("lag", log.lag() <= NEAR));
+        checks.push(Check::new("state", !log.is_distrusted()));
         let problem = call.front.engine.quota().alarm();
         checks.push(Check { name: "storage-quota", problem, counts: false });
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_log::{Committed, LogIndex};
 use balsa_model::kind::{Claim, Descriptor, Kind, KindRef, kind_of};
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::{Key, Mutation, Object, Operation, Precondition, Revision};
@@ -151,36 +152,45 @@ impl Bench {
     }
 
     pub(crate) async fn over(tables: MemoryTables, config: StateConfig) -> Self {
+        Self::at(0, tables, config).await
+    }
+
+    /// A server that starts with what its tables reflect.
+    async fn at(index: u64, tables: MemoryTables, config: StateConfig) -> Self {
         let state = State::start(&[gadgets(), config_maps()], config);
         let mut applier = Applier::new(state.clone());
-        applier.restore(Arc::new(tables.clone()), None).await.unwrap();
-        Self { state, tables, applier, index: 0, proposals: 0 }
+        applier.restore(Arc::new(tables.clone()), (index > 0).then_some(index)).await.unwrap();
+        Self { state, tables, applier, index, proposals: 0 }
     }
 
     /// A server that starts again.
     pub(crate) async fn restart(self) -> Self {
         let config = self.state.shared.config.clone();
-        let mut restarted = Self::over(self.tables, config).await;
-        (restarted.index, restarted.proposals) = (self.index, self.proposals);
-        restarted
+        Self { proposals: self.proposals, ..Self::at(self.index, self.tables, config).await }
     }
 
     /// A snapshot that replaces the state of a running server.
     pub(crate) async fn restore(&mut self, tables: &MemoryTables) {
         self.tables.replace_with(tables);
-        self.applier.restore(Arc::new(self.tables.clone()), None).await.unwrap();
+        self.applier.restore(Arc::new(self.tables.clone()), Some(self.index)).await.unwrap();
+    }
+
+    fn next(&mut self, payload: Bytes) -> Committed {
+        self.index += 1;
+        Committed { index: LogIndex(self.index), payload }
     }
 
     pub(crate) async fn commit(&mut self, payloads: Vec<Bytes>) -> Vec<Bytes> {
-        let (replies, writes) = self.applier.apply(payloads).await.unwrap();
+        let entries = payloads.into_iter().map(|payload| self.next(payload)).collect();
+        let (replies, writes) = self.applier.apply(entries).await.unwrap();
         self.tables.write(writes);
-        self.index += 1;
         self.applier.publish(self.index).await;
         replies
     }
 
     pub(crate) async fn try_commit(&mut self, payload: Bytes) -> Result<(), String> {
-        self.applier.apply(vec![payload]).await.map(|_| ()).map_err(|error| error.to_string())
+        let entry = self.next(payload);
+        self.applier.apply(vec![entry]).await.map(|_| ()).map_err(|error| error.to_string())
     }
 
     pub(crate) fn entry(&mut self, mutations: &[Mutation]) -> Bytes {

@@ -42,6 +42,42 @@ async fn damage_is_not_started_with() {
 }
 
 #[tokio::test]
+async fn tables_that_are_not_what_was_folded_are_not_started_with() {
+    let mut bench = Bench::new().await;
+    bench.must(create("a", "n1")).await;
+    bench.must(claiming("ip/1", create("b", "n1"))).await;
+    bench.must(create_map("m")).await;
+    let row = crate::tables::object_key(gadgets(), &key("b"));
+    bench.tables.write(vec![crate::tables::Write::Delete(balsa_log::Table::Objects, row)]);
+    let state = State::start(&[gadgets(), config_maps()], StateConfig::default());
+    let error = Applier::new(state).restore(Arc::new(bench.tables), None).await.unwrap_err();
+    assert!(matches!(error, crate::applier::RestoreError::Damaged { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn servers_that_folded_the_same_say_the_same_of_it() {
+    let (mut one, mut other) = (Bench::new().await, Bench::new().await);
+    for round in 0..300 {
+        let name = format!("g{}", round % 7);
+        let mutations = vec![create(&name, "n1"), replace(&name, &format!("n{round}")), create_map("m")];
+        let removal = vec![remove(&name)];
+        let entries = [one.entry(&mutations), one.entry(&removal)];
+        // In one batch, and one by one with a restart now and then.
+        one.commit(entries.to_vec()).await;
+        for entry in entries {
+            other.commit(vec![entry]).await;
+        }
+        if round == 200 {
+            other = other.restart().await;
+        }
+    }
+    let (one, other) = (one.state.checks(), other.state.checks());
+    assert_eq!(one.iter().map(|check| check.index).collect::<Vec<_>>(), [128, 256, 384, 512]);
+    assert_eq!(other, one[3..], "from the restart on");
+    assert_ne!(one[0].hash, one[1].hash, "revisions are part of it");
+}
+
+#[tokio::test]
 async fn a_kind_that_is_not_known_is_not_started_with() {
     let mut bench = Bench::new().await;
     bench.must(create("a", "n1")).await;

@@ -49,6 +49,12 @@ pub(crate) fn check(shared: &Shared, dumps: &BTreeMap<NodeId, Dump>, faults: usi
     summary(shared, changes, faults)
 }
 
+/// Panics when the servers have not come to the same, whatever clients were told.
+pub(crate) fn check_servers(shared: &Shared, dumps: &BTreeMap<NodeId, Dump>, faults: usize) -> Summary {
+    servers_agree(dumps);
+    summary(shared, &dumps[&1].changes, faults)
+}
+
 fn servers_agree(dumps: &BTreeMap<NodeId, Dump>) {
     let first = &dumps[&1];
     for (server, dump) in dumps.iter().filter(|(server, _)| **server <= 3) {

@@ -12,6 +12,8 @@ use serde_json::json;
 use crate::world::{Call, Did, Told, World, key, kind};
 
 const KEYS: u64 = 5;
+/// An object that is there and stays as it is.
+pub(crate) const BYSTANDER: &str = "bystander";
 /// A reader gives up after this.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -74,6 +76,12 @@ async fn write(store: &Store, world: &World, key: Key, value: String) {
         Err(_) => Told::Refused,
     };
     world.end(call, did(told));
+}
+
+/// Makes the object that nobody changes.
+pub(crate) async fn create_bystander(store: Store) {
+    let (mutation, _) = change(&key(BYSTANDER), None, BYSTANDER);
+    while store.propose(vec![mutation.clone()]).await.is_err() {}
 }
 
 fn change(key: &Key, current: Option<Revision>, value: &str) -> (Mutation, Option<Revision>) {

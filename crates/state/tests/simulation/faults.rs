@@ -12,26 +12,64 @@ use turmoil::Sim;
 use crate::check::{self, Summary};
 use crate::host;
 use crate::watchers::Memory;
-use crate::world::{Dump, SERVERS, World, name};
+use crate::world::{Dump, SERVERS, StateFault, World, name};
 
 const FAULTS: usize = 10;
 const WATCHERS: usize = 5;
 /// Simulated time within which a cluster without faults must come to rest.
 const SETTLE: Duration = Duration::from_secs(90);
 
+/// What goes wrong in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Script {
+    /// Whatever the seed draws.
+    Drawn,
+    /// See [`crate::scenarios`].
+    LeaderComesBackAtOnce,
+    /// See [`crate::scenarios`].
+    StateGoesWrong(StateFault),
+}
+
+impl Script {
+    const ALL: [Self; 4] = [
+        Self::Drawn,
+        Self::LeaderComesBackAtOnce,
+        Self::StateGoesWrong(StateFault::Fold),
+        Self::StateGoesWrong(StateFault::Table),
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Drawn => "drawn",
+            Self::LeaderComesBackAtOnce => "leader-comes-back-at-once",
+            Self::StateGoesWrong(StateFault::Fold) => "fold-goes-wrong",
+            Self::StateGoesWrong(StateFault::Table) => "table-goes-wrong",
+        }
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
+        Self::ALL.into_iter().find(|script| script.name() == name).expect("BALSA_SCRIPT names a script")
+    }
+}
+
 /// One run. Panics when the cluster does not recover, or somebody was told what is not true.
-pub(crate) fn run(seed: u64) -> Summary {
+pub(crate) fn run(seed: u64, script: Script) -> Summary {
     balsa_rt::simulate_on_this_thread(seed);
     let world = World::new();
     let mut run = Run { sim: simulation(seed, &world), world, log: Vec::new() };
     run.until("the cluster forms", |world| world.shared().voting.len() == 3);
     run.world.shared().idle_watchers = vec![Memory::default(); WATCHERS];
-    for _ in 0..FAULTS {
-        run.fault();
-        run.pass(100..1500);
+    match script {
+        Script::Drawn => run.drawn(),
+        Script::LeaderComesBackAtOnce => run.leader_comes_back_at_once(),
+        Script::StateGoesWrong(fault) => run.state_goes_wrong(fault),
     }
     let dumps = run.settle();
-    check::check(&run.world.shared(), &dumps, run.log.len())
+    match script {
+        // Until it is found out, who reads from that server is told what is not true.
+        Script::StateGoesWrong(_) => check::check_servers(&run.world.shared(), &dumps, run.log.len()),
+        _ => check::check(&run.world.shared(), &dumps, run.log.len()),
+    }
 }
 
 fn simulation(seed: u64, world: &World) -> Sim<'static> {
@@ -50,30 +88,37 @@ fn simulation(seed: u64, world: &World) -> Sim<'static> {
     sim
 }
 
-struct Run {
+pub(crate) struct Run {
     sim: Sim<'static>,
-    world: World,
+    pub(crate) world: World,
     /// What was done, for whoever looks for the cause of a failure.
     log: Vec<String>,
 }
 
 impl Run {
+    fn drawn(&mut self) {
+        for _ in 0..FAULTS {
+            self.fault();
+            self.pass(100..1500);
+        }
+    }
+
     fn step(&mut self) {
-        self.world.shared().now = self.sim.elapsed();
+        self.world.set_now(self.sim.elapsed());
         let stepped = self.sim.step();
         let failures = std::mem::take(&mut self.world.shared().failures);
         assert!(stepped.is_ok() && failures.is_empty(), "{stepped:?} {failures:?}\nfaults: {:#?}", self.log);
     }
 
     /// Lets a drawn number of milliseconds pass.
-    fn pass(&mut self, milliseconds: std::ops::Range<u64>) {
+    pub(crate) fn pass(&mut self, milliseconds: std::ops::Range<u64>) {
         let end = self.sim.elapsed() + Duration::from_millis(Random.random_range(milliseconds));
         while self.sim.elapsed() < end {
             self.step();
         }
     }
 
-    fn until(&mut self, what: &str, mut condition: impl FnMut(&World) -> bool) {
+    pub(crate) fn until(&mut self, what: &str, mut condition: impl FnMut(&World) -> bool) {
         let end = self.sim.elapsed() + SETTLE;
         while !condition(&self.world) {
             assert!(self.sim.elapsed() < end, "in vain: {what}\nfaults: {:#?}", self.log);
@@ -81,7 +126,7 @@ impl Run {
         }
     }
 
-    fn note(&mut self, what: String) {
+    pub(crate) fn note(&mut self, what: String) {
         self.log.push(format!("{:?} {what}", self.sim.elapsed()));
     }
 
@@ -177,14 +222,14 @@ impl Run {
         self.pass(500..4000);
     }
 
-    fn crash(&mut self, server: NodeId) {
+    pub(crate) fn crash(&mut self, server: NodeId) {
         self.sim.crash(name(server));
         let disk = self.world.disk(server);
         disk.set_delay(Duration::ZERO);
         disk.lose_unsynced();
     }
 
-    fn start(&mut self, server: NodeId) {
+    pub(crate) fn start(&mut self, server: NodeId) {
         self.sim.bounce(name(server));
     }
 

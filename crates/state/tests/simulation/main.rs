@@ -6,7 +6,13 @@
 //! synced. Clients read and write through their servers, watchers resume on one server after another;
 //! in the end [`check`] holds what they were told against what the servers agree on.
 //!
-//! `make simulate` runs it: `SEEDS=n` that many fresh seeds besides the fixed ones, `BALSA_SEED=s` just that one.
+//! Each run is a process of its own: what one process counts through all its life (tokio seeds `select!`
+//! from such a counter) begins anew, the system's random numbers come from the seed ([`balsa_entropy`]), and
+//! a server that ends the process, as its task table says, ends that run only. So a seed repeats itself
+//! to the last step.
+//!
+//! `make test` runs a fixed set of seeds and some fresh ones, `make simulate SEEDS=n` that many fresh ones,
+//! `make simulate SEED=s` just that one.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod check;
@@ -15,51 +21,7 @@ mod disk;
 mod faults;
 mod host;
 mod network;
+mod scenarios;
+mod seeds;
 mod watchers;
 mod world;
-
-use rand::RngExt as _;
-
-/// What a run with `seed` did, as one number; it has panicked if anything is wrong with that.
-fn simulate(seed: u64) -> u64 {
-    let outcome = std::panic::catch_unwind(|| faults::run(seed));
-    match outcome {
-        Ok(summary) => {
-            println!("seed {seed}: {summary}");
-            summary.fingerprint
-        }
-        Err(panic) => {
-            eprintln!("seed {seed} failed; BALSA_SEED={seed} repeats it");
-            std::panic::resume_unwind(panic)
-        }
-    }
-}
-
-#[test]
-#[ignore = "finds reads older than what was known, see docs/plans/three-servers.md; `make simulate` runs it"]
-fn what_was_told_is_true() {
-    match std::env::var("BALSA_SEED") {
-        Ok(seed) => {
-            simulate(seed.parse().expect("BALSA_SEED is a number"));
-        }
-        Err(_) => (1..=3).for_each(|seed| {
-            simulate(seed);
-        }),
-    }
-}
-
-#[test]
-#[ignore = "finds reads older than what was known, see docs/plans/three-servers.md; `make simulate` runs it"]
-fn fresh_seeds_find_nothing_either() {
-    let count =
-        std::env::var("BALSA_SEEDS").map_or(1, |count| count.parse().expect("BALSA_SEEDS is a number"));
-    for _ in 0..count {
-        simulate(rand::rng().random());
-    }
-}
-
-#[test]
-#[ignore = "finds reads older than what was known, see docs/plans/three-servers.md; `make simulate` runs it"]
-fn a_seed_repeats_itself() {
-    assert_eq!(simulate(42), simulate(42), "two runs of one seed differ");
-}

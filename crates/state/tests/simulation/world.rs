@@ -7,7 +7,10 @@ use std::time::Duration;
 use balsa_log::NodeId;
 use balsa_model::kind::{KindRef, kind_of};
 use balsa_model::{Key, Object, Revision};
+use balsa_rt::{Clock, ManualClock};
+use balsa_state::Check;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::jiff::Timestamp;
 use tempfile::TempDir;
 
 use crate::disk::Disk;
@@ -17,6 +20,9 @@ use crate::watchers::Memory;
 pub(crate) const SERVERS: u64 = 4;
 /// The port of their log.
 pub(crate) const PORT: u16 = 7000;
+
+/// When a simulation begins, for whoever asks the system instead of tokio. No clock shows less.
+const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 /// The name under which the network knows a server.
 pub(crate) fn name(server: NodeId) -> String {
@@ -70,6 +76,15 @@ pub(crate) struct Dump {
     pub(crate) changes: BTreeMap<Revision, (Key, Option<String>)>,
 }
 
+/// How a server's state goes wrong: never by what the code does, so it must be done to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StateFault {
+    /// It folds something else than the others.
+    Fold,
+    /// A row goes missing in its tables, and not in its memory.
+    Table,
+}
+
 #[derive(Default)]
 pub(crate) struct Shared {
     pub(crate) calls: Vec<Call>,
@@ -93,6 +108,14 @@ pub(crate) struct Shared {
     pub(crate) failures: Vec<String>,
     /// Writes under way, also those that are tried again.
     pub(crate) writing: usize,
+    /// The last check of each server's state.
+    pub(crate) checks: BTreeMap<NodeId, Check>,
+    /// Whose state is to go wrong, and how.
+    pub(crate) fault: Option<(NodeId, StateFault)>,
+    /// Otherwise states that differ fail the run.
+    pub(crate) states_may_differ: bool,
+    /// Servers that were rebuilt from another one's tables.
+    pub(crate) rebuilt: Vec<NodeId>,
     /// Simulated time, the same for all servers: what happens at one moment has no order in time.
     pub(crate) now: Duration,
 }
@@ -102,16 +125,23 @@ pub(crate) struct Shared {
 pub(crate) struct World {
     shared: Arc<Mutex<Shared>>,
     disks: Arc<BTreeMap<NodeId, Arc<Disk>>>,
+    /// What clocks on the wall show.
+    clock: ManualClock,
 }
 
 impl World {
     pub(crate) fn new() -> Self {
         // Memory where there is some: the disk's speed is simulated.
         let root = std::path::Path::new("/dev/shm");
+        balsa_entropy::set_clock(EPOCH);
         let new_dir = || if root.is_dir() { TempDir::new_in(root) } else { TempDir::new() };
         let disks = (1..=SERVERS).map(|server| (server, Arc::new(Disk::new(new_dir().unwrap())))).collect();
         let shared = Shared { voters: BTreeSet::from([1, 2, 3]), ..Shared::default() };
-        Self { shared: Arc::new(Mutex::new(shared)), disks: Arc::new(disks) }
+        Self {
+            shared: Arc::new(Mutex::new(shared)),
+            disks: Arc::new(disks),
+            clock: ManualClock::at(Timestamp::UNIX_EPOCH),
+        }
     }
 
     pub(crate) fn shared(&self) -> MutexGuard<'_, Shared> {
@@ -120,6 +150,17 @@ impl World {
 
     pub(crate) fn now(&self) -> Duration {
         self.shared().now
+    }
+
+    /// Time has come to `now`.
+    pub(crate) fn set_now(&self, now: Duration) {
+        let before = std::mem::replace(&mut self.shared().now, now);
+        self.clock.advance(now.saturating_sub(before));
+        balsa_entropy::set_clock(EPOCH + now);
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.clock.clock()
     }
 
     pub(crate) fn disk(&self, server: NodeId) -> &Arc<Disk> {
