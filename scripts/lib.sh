@@ -101,6 +101,40 @@ need_packages() {
   if [ -d /usr/lib/ccache ]; then export PATH=/usr/lib/ccache:$PATH; fi
 }
 
+# Programs that suites start themselves, on ports of their own. They are taken out of their packages: a package that
+# is installed would start its service, for everybody and for good.
+TOOLS='docker-registry:docker-registry'
+
+# fetch_tools DIR PACKAGE…: unpacks packages and installs nothing.
+fetch_tools() {
+  local directory=$1 package
+  shift
+  mkdir -p "$directory"
+  for package in "$@"; do
+    (
+      cd "$directory"
+      apt-get download "$package" || { $SUDO apt-get update && apt-get download "$package"; }
+      dpkg-deb -x "$package"_*.deb .
+      rm -f "$package"_*.deb
+    )
+  done
+}
+
+# They end up in PATH, after what the machine has.
+need_tools() {
+  local directory pair missing=
+  directory=$(target_dir)/tools
+  export PATH=$PATH:$directory/usr/bin
+  for pair in $TOOLS; do
+    command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+  done
+  if [ -z "$missing" ]; then return; fi
+  if ! command -v apt-get >/dev/null; then
+    die "missing:$missing (these are Debian's names). Put their programs into PATH and run it again."
+  fi
+  step "fetching$missing" fetch_tools "$directory" $missing
+}
+
 need_rust() {
   if ! command -v cargo >/dev/null; then
     die "the Rust toolchain is missing. Install it, and then run this again:

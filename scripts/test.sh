@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 
 # shellcheck disable=SC2086 # words
 need_packages $TEST_PACKAGES
+need_tools
 need_rust
 need_docker
 scripts/clients.sh

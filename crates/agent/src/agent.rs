@@ -15,8 +15,10 @@ use crate::config::AgentConfig;
 use crate::context::NodeContext;
 use crate::error::AgentError;
 use crate::logs::Logs;
+use crate::net::shown::Shown;
 use crate::net::{NetworkSeam, wiring};
 use crate::node::facts::Machine;
+use crate::node::garbage::{self, Pulled};
 use crate::node::lease;
 use crate::node::register::Registrar;
 use crate::objects::Objects;
@@ -93,11 +95,14 @@ impl Agent {
             Objects::new(self.client.clone(), config.data_dir.join("objects"), scope.token());
         let (ready_sender, ready) = watch::channel(false);
         let services = self.client.informer::<Service>(Filter::everything(), &scope);
+        let shown = Shown::new(self.session.clone());
+        let pulled = Arc::new(Pulled::open(garbage::list_in(&config.data_dir), self.clock.clone()));
         let node = Arc::new(NodeContext {
             engine: version.engine.clone(),
             pause_image,
             network: self.network.clone(),
             network_ready: ready.clone(),
+            shown: shown.clone(),
             objects: objects.clone(),
             volumes: volumes::Shared {
                 config: config.clone(),
@@ -106,7 +111,7 @@ impl Agent {
                 tokens: Tokens::new(self.tokens),
                 clock: self.clock.clone(),
             },
-            images: Images::new(self.runtime.clone()),
+            images: Images::new(self.runtime.clone(), pulled.clone(), config.timing.pull_progress),
             board: StatusBoard::start(self.client.clone(), &scope),
             logs: Logs::new(config.data_dir.join("logs"), self.runtime.clone()),
             recorder: Recorder::new(self.client.clone(), "kubelet", self.clock.clone()),
@@ -117,6 +122,7 @@ impl Agent {
             runtime: self.runtime.clone(),
             http: std::sync::OnceLock::new(),
         });
+        keep(&scope, garbage::watch(pulled, self.runtime.clone(), config.data_dir.clone()));
         let registrar = Arc::new(Registrar {
             config: config.clone(),
             client: self.client.clone(),
@@ -135,7 +141,7 @@ impl Agent {
         let informer =
             self.client.informer::<Pod>(Filter { fields: on_node, ..Filter::everything() }, &scope);
         let pods = Pods::start(node.clone(), informer, objects_changed, &scope);
-        wiring::start(config.clone(), &self.client, services, self.network, pods.clone(), &scope);
+        wiring::start(config.clone(), &self.client, services, self.network, pods.clone(), shown, &scope);
         cleanup::start(self.client.clone(), config.node_name.clone(), &scope);
         let (session_sender, in_session) = watch::channel(false);
         if let Some(endpoint) = self.session {

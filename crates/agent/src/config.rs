@@ -71,6 +71,8 @@ pub struct Timing {
     pub usage: Duration,
     /// How long logs of pods that are gone are kept.
     pub log_retention: Duration,
+    /// The first time that a pull is told to be under way; then after twice as long, and so on.
+    pub pull_progress: Duration,
 }
 
 impl Default for Timing {
@@ -85,6 +87,7 @@ impl Default for Timing {
             restart_reset: Duration::from_secs(600),
             usage: Duration::from_secs(10),
             log_retention: Duration::from_secs(24 * 3600),
+            pull_progress: Duration::from_secs(5),
         }
     }
 }

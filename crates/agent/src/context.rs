@@ -12,6 +12,7 @@ use crate::board::StatusBoard;
 use crate::config::AgentConfig;
 use crate::logs::{LogName, Logs};
 use crate::net::NetworkSeam;
+use crate::net::shown::Shown;
 use crate::node::facts::Machine;
 use crate::objects::Objects;
 use crate::pod::env::service_variables;
@@ -29,6 +30,8 @@ pub(crate) struct NodeContext {
     pub network: NetworkSeam,
     /// Whether pods may be attached.
     pub network_ready: watch::Receiver<bool>,
+    /// What the service proxies show.
+    pub shown: Arc<Shown>,
     pub objects: Arc<Objects>,
     pub volumes: volumes::Shared,
     pub images: Images,

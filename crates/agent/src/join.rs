@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   <data_dir>/pki/node.key   0600     <data_dir>/pki/ca.crt
-//!   <data_dir>/pki/node.crt            <data_dir>/pki/servers
+//!   <data_dir>/pki/node.crt            <data_dir>/pki/servers    <data_dir>/pki/ranges
 //! ```
 //!
 //! The key never leaves the node: the server signs a request. Which server is spoken to is decided by
@@ -15,6 +15,7 @@ use std::time::Duration;
 use balsa_client::remote::join::{Joined, Joining, join as join_cluster, renew as renew_certificate};
 use balsa_client::remote::{Identity, RemoteBackend, RemoteConfig};
 use balsa_rt::{Backoff, Clock};
+use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use rcgen::{CertificateParams, KeyPair};
 use x509_parser::pem::parse_x509_pem;
@@ -22,8 +23,10 @@ use x509_parser::pem::parse_x509_pem;
 use crate::error::AgentError;
 use crate::files::{write_file, write_private};
 
-/// How often a certificate's age is looked at.
+/// A certificate's age is looked at as often at least: the clock may be set, and sleeping does not see it.
 const LOOK: Duration = Duration::from_secs(3600);
+/// Between two looks at least.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What a node says when it joins.
 #[derive(Clone, Debug)]
@@ -53,6 +56,25 @@ pub struct NodeIdentity {
     pub servers: Vec<String>,
     /// From when to when the certificate is good.
     pub validity: (Timestamp, Timestamp),
+    /// The cluster's addresses, as its servers say; none in the files of an older release.
+    pub ranges: Option<Ranges>,
+}
+
+/// The addresses of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ranges {
+    /// Those of Services.
+    pub services: Ipv4Net,
+    /// Those of pods.
+    pub pods: Ipv4Net,
+}
+
+impl Ranges {
+    /// Two lines of text: Services, then pods.
+    fn parse(text: &str) -> Option<Self> {
+        let mut lines = text.lines().map(|line| line.trim().parse().ok());
+        Some(Self { services: lines.next()??, pods: lines.next()?? })
+    }
 }
 
 impl NodeIdentity {
@@ -65,10 +87,11 @@ impl NodeIdentity {
         }
     }
 
-    /// Two thirds of its life are over.
-    fn is_old(&self, now: Timestamp) -> bool {
+    /// How long it is until two thirds of its life are over; none: they are.
+    fn fresh_for(&self, now: Timestamp) -> Option<Duration> {
         let (from, to) = self.validity;
-        now.duration_since(from).as_secs() * 3 >= to.duration_since(from).as_secs() * 2
+        let left = to.duration_since(from) * 2 / 3 - now.duration_since(from);
+        Duration::try_from(left).ok().filter(|left| !left.is_zero())
     }
 }
 
@@ -84,6 +107,10 @@ pub async fn identity(config: &JoinConfig, clock: &Clock) -> Result<NodeIdentity
         let more = config.servers.iter().filter(|server| !known.servers.contains(server)).cloned();
         let more: Vec<String> = more.collect();
         known.servers.extend(more);
+        if known.ranges.is_none() {
+            // The servers say them along with a certificate.
+            return renew(config, &known).await;
+        }
         return Ok(known);
     }
     let token = config.token.clone().ok_or(AgentError::Token("there is none, and no certificate either"))?;
@@ -101,10 +128,10 @@ pub async fn keep_renewed(
     clock: Clock,
     renewed: impl Fn(&NodeIdentity) + Send,
 ) {
-    let mut backoff = Backoff::new(Duration::from_secs(10), LOOK);
+    let mut backoff = Backoff::new(PAUSE, LOOK);
     loop {
-        if !known.is_old(clock.now()) {
-            tokio::time::sleep(LOOK).await;
+        if let Some(left) = known.fresh_for(clock.now()) {
+            tokio::time::sleep(left.clamp(PAUSE, LOOK)).await;
             continue;
         }
         match renew(&config, &known).await {
@@ -168,6 +195,7 @@ fn store(
     write("node.crt", &joined.certificate, false)?;
     write("ca.crt", &joined.ca, false)?;
     write("servers", &servers.join("\n"), false)?;
+    write("ranges", &format!("{}\n{}\n", joined.service_cidr, joined.cluster_cidr), false)?;
     load(directory)
 }
 
@@ -183,6 +211,7 @@ fn load(directory: &Path) -> Result<NodeIdentity, AgentError> {
         key: read("node.key")?,
         ca: read("ca.crt")?,
         servers: read("servers")?.lines().map(str::to_owned).collect(),
+        ranges: read("ranges").ok().and_then(|text| Ranges::parse(&text)),
     })
 }
 
@@ -202,7 +231,13 @@ mod tests {
 
     fn joined(key: &KeyPair) -> Joined {
         let certificate = CertificateParams::default().self_signed(key).unwrap().pem();
-        Joined { ca: certificate.clone(), certificate, servers: vec!["a:6443".to_owned()] }
+        Joined {
+            ca: certificate.clone(),
+            certificate,
+            servers: vec!["a:6443".to_owned()],
+            service_cidr: "10.97.0.0/16".to_owned(),
+            cluster_cidr: "10.245.0.0/16".to_owned(),
+        }
     }
 
     fn config(directory: &Path) -> JoinConfig {
@@ -223,6 +258,11 @@ mod tests {
         store(&root.path().join("pki"), &key.serialize_pem(), joined(&key), &[]).unwrap();
         let found = identity(&config(root.path()), &Clock::system()).await.unwrap();
         assert_eq!(found.servers, ["a:6443", "b:6443"]);
+        let ranges = found.ranges.unwrap();
+        assert_eq!(
+            (ranges.services.to_string(), ranges.pods.to_string()),
+            ("10.97.0.0/16".into(), "10.245.0.0/16".into())
+        );
         let mode = fs::metadata(root.path().join("pki/node.key")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
@@ -236,8 +276,11 @@ mod tests {
             ca: String::new(),
             servers: Vec::new(),
             validity: (at(0), at(300)),
+            ranges: None,
         };
-        assert!(!identity.is_old(at(199)) && identity.is_old(at(200)));
+        assert_eq!(identity.fresh_for(at(150)), Some(Duration::from_secs(50)));
+        assert_eq!(identity.fresh_for(at(200)), None);
+        assert_eq!(identity.fresh_for(at(1000)), None);
     }
 
     #[tokio::test]

@@ -92,6 +92,20 @@ async fn an_image_that_is_not_there_is_asked_for_again_later() {
 }
 
 #[tokio::test]
+async fn a_slow_pull_tells_how_far_it_is() {
+    let runtime = SimulatedRuntime::builder().images_must_be_pulled().pull_delay(Duration::from_millis(700));
+    let mut world = World::new(Arc::new(runtime.build()));
+    world.config.timing.pull_progress = Duration::from_millis(100);
+    world.start().await;
+    world.pod("p", json!({"containers": [{"name": "c", "image": "big:1"}]})).await;
+    world.ready("p").await;
+    let events = world.events().await;
+    let told = |text: &str| events.iter().any(|(reason, message)| reason == "Pulling" && message == text);
+    assert!(told("Pulling image \"big:1\""), "{events:?}");
+    assert!(told("Pulling image \"big:1\": 0 of 1 layers, 0.5 of 1.0 MiB"), "{events:?}");
+}
+
+#[tokio::test]
 async fn a_missing_config_map_is_waited_for() {
     let world = world(SimulatedRuntime::new()).await;
     let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "a"}}}]);

@@ -118,6 +118,11 @@ impl Informer {
         let _ = self.0.reached.subscribe().wait_for(|reached| *reached >= Some(revision)).await;
     }
 
+    /// The last revision whose effect the cache shows; 0 until it is synced.
+    pub fn revision(&self) -> Revision {
+        self.0.reached.borrow().unwrap_or_default()
+    }
+
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
         self.0.cache.load().get(key).map(|keyed| keyed.0.clone())

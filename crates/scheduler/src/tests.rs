@@ -132,6 +132,27 @@ fn filters() {
 }
 
 #[test]
+fn nodes_of_one_machine_share_its_ports() {
+    let at = |name: &str, address: &str| {
+        node(name, json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}}))
+    };
+    let port = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]});
+    let mut view = view(&[at("a", "10.0.0.1"), at("b", "10.0.0.1")]);
+    view.place_pod(pod("web-1", port.clone()), "a");
+    let said = one(&view, pod("web-2", port.clone()));
+    let why = "0/2 nodes are available: 2 node(s) didn't have free ports for the requested pod ports.";
+    assert!(said.starts_with(why), "{said}");
+    let other = json!({"containers": [{"name": "c", "ports": [{"containerPort": 80, "hostPort": 81}]}]});
+    assert!(["a", "b"].contains(&one(&view, pod("other", other)).as_str()));
+    view.set_node(&at("c", "10.0.0.2"));
+    assert_eq!(one(&view, pod("web-2", port.clone())), "c", "another machine has ports of its own");
+    // Loopback is another place on every machine.
+    let mut view = self::view(&[at("a", "127.0.0.1"), at("b", "127.0.0.1")]);
+    view.place_pod(pod("web-1", port.clone()), "a");
+    assert_eq!(one(&view, pod("web-2", port)), "b");
+}
+
+#[test]
 fn pods_that_repel_others_are_heard() {
     let mut view = view(&[node("a", json!({})), node("b", json!({}))]);
     let anti = json!({"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [

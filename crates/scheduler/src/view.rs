@@ -34,6 +34,8 @@ pub(crate) struct NodeView {
     pub(crate) requested: Requests,
     pub(crate) weight: (i64, i64),
     pub(crate) ports: Vec<HostPort>,
+    /// Its machine's address, if others can reach that: nodes of one machine have the same.
+    pub(crate) address: String,
     /// Pods by group.
     pub(crate) groups: HashMap<u64, u32>,
 }
@@ -56,6 +58,7 @@ impl NodeView {
             allocatable,
             max_pods,
             images,
+            address: address(node),
             ..Self::default()
         }
     }
@@ -88,6 +91,14 @@ impl NodeView {
             self.add(pod);
         }
     }
+}
+
+fn address(node: &Node) -> String {
+    let addresses = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    let mut inner = addresses.filter(|address| address.type_ == "InternalIP").map(|address| &address.address);
+    let reachable =
+        |text: &&String| text.parse::<std::net::IpAddr>().is_ok_and(|address| !address.is_loopback());
+    inner.find(reachable).cloned().unwrap_or_default()
 }
 
 /// How many of the pods that it means may go just now.

@@ -61,7 +61,7 @@ pub struct ServerConfig {
     pub join: Vec<String>,
     /// The bootstrap token for servers; needed once.
     pub token: Option<String>,
-    /// How long this server's certificate is good for; it is renewed in its last third.
+    /// How long the certificates of this server and of the nodes are good for; they are renewed in time.
     pub certificate_life: Duration,
     /// Proposals under way at which further ones are refused.
     pub max_pending: usize,

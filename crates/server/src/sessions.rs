@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use balsa_model::{Failure, Reason};
 use balsa_proto::agent::{Open, SessionResponse, StreamRequest, StreamResponse, session_response};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 /// How long an agent may take to open a stream that it was asked for.
@@ -37,6 +37,8 @@ struct Session {
     id: u64,
     sender: mpsc::Sender<SessionResponse>,
     heard: Instant,
+    /// The revision that its service proxy shows, once it has said so.
+    proxied: Option<u64>,
 }
 
 #[derive(Default)]
@@ -50,11 +52,15 @@ struct Table {
 
 /// The sessions of this server. Cheap to clone.
 #[derive(Clone, Default)]
-pub(crate) struct Sessions(Arc<Mutex<Table>>);
+pub(crate) struct Sessions {
+    table: Arc<Mutex<Table>>,
+    /// Counts what may end somebody's wait for the proxies.
+    proxies: Arc<watch::Sender<u64>>,
+}
 
 impl Sessions {
     fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// A node's agent has come; the answer names this session of it.
@@ -62,7 +68,7 @@ impl Sessions {
         let mut table = self.lock();
         table.last_id += 1;
         let id = table.last_id;
-        table.sessions.insert(node.to_owned(), Session { id, sender, heard: Instant::now() });
+        table.sessions.insert(node.to_owned(), Session { id, sender, heard: Instant::now(), proxied: None });
         id
     }
 
@@ -78,6 +84,30 @@ impl Sessions {
         let mut table = self.lock();
         if table.sessions.get(node).is_some_and(|session| session.id == id) {
             table.sessions.remove(node);
+        }
+        drop(table);
+        self.proxies.send_modify(|count| *count += 1);
+    }
+
+    /// The proxy of a node shows the services as of that revision.
+    pub(crate) fn proxied(&self, node: &str, revision: u64) {
+        if let Some(session) = self.lock().sessions.get_mut(node) {
+            session.proxied = Some(revision);
+        }
+        self.proxies.send_modify(|count| *count += 1);
+    }
+
+    /// Waits until the proxies of all nodes heard of within `window` show the services as of that revision.
+    /// A node that has not said what it shows leads nobody anywhere yet.
+    pub(crate) async fn all_proxied(&self, revision: u64, window: Duration) {
+        let mut changes = self.proxies.subscribe();
+        let behind = |session: &Session| {
+            session.heard.elapsed() <= window && session.proxied.is_some_and(|shown| shown < revision)
+        };
+        while self.lock().sessions.values().any(behind) {
+            if changes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -183,6 +213,34 @@ mod tests {
         assert_eq!(sessions.heard_here(PATIENT), ["n1"]);
         assert_eq!(sessions.alive(PATIENT), ["n1", "n2"]);
         assert!(sessions.alive(Duration::ZERO).is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_proxies_are_waited_for_but_those_of_the_dead() {
+        let sessions = Sessions::default();
+        for node in ["n1", "n2", "new"] {
+            sessions.connect(node, mpsc::channel(1).0);
+        }
+        sessions.proxied("n1", 7);
+        sessions.proxied("n2", 5);
+        let waits = async |revision| {
+            tokio::time::timeout(Duration::from_secs(1), sessions.all_proxied(revision, PATIENT))
+                .await
+                .is_err()
+        };
+        assert!(!waits(5).await && waits(6).await);
+        let telling = sessions.clone();
+        let told = async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            telling.proxied("n2", 7);
+        };
+        let (waited, ()) = tokio::join!(waits(7), told);
+        assert!(!waited, "the last one has told");
+        assert!(waits(8).await);
+        tokio::time::sleep(PATIENT).await;
+        sessions.heard("n1");
+        sessions.proxied("n1", 8);
+        assert!(!waits(8).await, "n2 has not been heard of");
     }
 
     #[tokio::test]

@@ -31,17 +31,26 @@ pub struct Options {
     pub nodes: usize,
     /// Whether server and agents are processes of their own.
     pub apart: bool,
+    /// More words on the command line of the server.
+    pub server: Vec<String>,
 }
 
 impl Options {
     /// A server and so many agents, all in one process.
     pub fn nodes(nodes: usize) -> Self {
-        Self { nodes, apart: false }
+        Self { nodes, apart: false, server: Vec::new() }
     }
 
     /// A server and so many agents, each a process; the agents join by a bootstrap token.
     pub fn apart(nodes: usize) -> Self {
-        Self { nodes, apart: true }
+        Self { nodes, apart: true, server: Vec::new() }
+    }
+
+    /// With more words on the command line of the server, or of `balsa up`.
+    #[must_use]
+    pub fn with(mut self, words: &[&str]) -> Self {
+        self.server.extend(words.iter().map(|word| (*word).to_owned()));
+        self
     }
 }
 
@@ -116,6 +125,7 @@ impl Cluster {
         let port = self.port.to_string();
         let mut arguments: Vec<OsString> = [command, "--port", &port, "--data-dir"].map(Into::into).into();
         arguments.push(self.data_dir().into());
+        arguments.extend(self.options.server.iter().map(OsString::from));
         arguments
     }
 

@@ -1,4 +1,4 @@
-//! What clusters leave on a machine: containers, links, nftables tables.
+//! What clusters leave on a machine: containers, links, addresses, nftables tables, mounts.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -86,6 +86,12 @@ impl Footprint {
         found.extend(tables.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
         let chains = output_of("iptables-save", &[]);
         found.extend(chains.lines().filter(|line| line.contains("balsa")).map(str::to_owned));
+        for (what, arguments) in [
+            ("address", ["-o", "addr", "show", "dev", "lo"].as_slice()),
+            ("rule", ["rule", "show"].as_slice()),
+        ] {
+            found.extend(output_of("ip", arguments).lines().map(|line| format!("{what} {line}")));
+        }
         for what in ["network", "volume"] {
             let names = docker([what, "ls", "--format", "{{.Name}}"]).ok();
             found.extend(names.lines().map(|name| format!("Docker's {what} {name}")));

@@ -2,6 +2,7 @@
 //! only counts addresses, for simulated nodes and tests.
 
 mod kernel;
+pub(crate) mod shown;
 pub(crate) mod wiring;
 
 use std::collections::HashMap;

@@ -17,6 +17,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::AgentConfig;
 use crate::net::NetworkSeam;
+use crate::net::shown::{Picture, Shown};
 use crate::pod::manager::Pods;
 use crate::pod::observed::app_containers;
 
@@ -32,13 +33,14 @@ pub(crate) fn start(
     services: Informer,
     network: NetworkSeam,
     pods: Arc<Pods>,
+    shown: Arc<Shown>,
     scope: &Scope,
 ) {
     let slices = client.informer::<EndpointSlice>(Filter::everything(), scope);
     let namespaces = client.informer::<Namespace>(Filter::everything(), scope);
     let token = scope.token();
     scope.spawn(TaskKind::Network, async move {
-        let keeper = Keeper { config, services, slices, namespaces, network, pods };
+        let keeper = Keeper { config, services, slices, namespaces, network, pods, shown };
         tokio::select! {
             () = token.cancelled() => {}
             () = keeper.run() => {}
@@ -54,6 +56,7 @@ struct Keeper {
     namespaces: Informer,
     network: NetworkSeam,
     pods: Arc<Pods>,
+    shown: Arc<Shown>,
 }
 
 impl Keeper {
@@ -67,13 +70,17 @@ impl Keeper {
         let mut host_ports: Option<ProxyInput> = None;
         loop {
             while a.try_recv().is_ok() || b.try_recv().is_ok() || c.try_recv().is_ok() {}
-            let slices = by_service(&self.slices.list());
+            // The revision first: what is listed after it holds all of it.
+            let reached = self.slices.revision().0;
+            let listed = self.slices.list();
+            let slices = by_service(&listed);
             let services: Vec<Arc<Object>> = self.services.list();
             let services: Vec<&Service> =
                 services.iter().filter_map(|object| object.typed::<Service>()).collect();
             let input = self.proxy_input(&services, &slices);
-            if let Err(error) = self.network.sync_services(&input).await {
-                tracing::warn!(%error, "services not made true; will try again");
+            match self.network.sync_services(&input).await {
+                Ok(()) => self.shown.publish(Picture::of(&listed, &self.config.node_name, reached)),
+                Err(error) => tracing::warn!(%error, "services not made true; will try again"),
             }
             self.sync_host_ports(&mut host_ports).await;
             serial = serial.wrapping_add(1);

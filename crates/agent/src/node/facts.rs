@@ -68,6 +68,13 @@ fn disk(path: &Path) -> (i64, i64) {
     (bytes(stat.blocks()), bytes(stat.blocks_available()))
 }
 
+/// Percent of a disk that are in use.
+pub(crate) fn disk_used(path: &Path) -> u8 {
+    let (total, free) = disk(path);
+    let used = i128::from(total - free) * 100 / i128::from(total.max(1));
+    u8::try_from(used).unwrap_or(0)
+}
+
 impl Machine {
     /// Looks at the machine; the configuration may say less than it has.
     pub(crate) fn look(config: &AgentConfig) -> Self {

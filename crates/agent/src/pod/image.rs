@@ -2,25 +2,35 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use balsa_runtime::{Error, ImageInfo, PullReason, RegistryAuth, Runtime, is_reference, with_default_tag};
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Deserialize;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::metrics;
+use crate::node::garbage::Pulled;
 use crate::objects::ObjectSource;
+use crate::pod::progress::Progress;
 
 /// So many pulls at a time: more would only share the same line.
 const PARALLEL: usize = 4;
+/// Between two times that a pull is told to be under way, at most.
+const SELDOM: Duration = Duration::from_secs(120);
+/// Steps of a pull that wait to be looked at; more are missed, and the next one says as much.
+const STEPS: usize = 256;
 
 /// Pulls for all pods of the node: one pull an image at a time.
 pub(crate) struct Images {
     runtime: Arc<dyn Runtime>,
     slots: Semaphore,
     under_way: Mutex<HashMap<String, Arc<Mutex<()>>>>,
+    /// When a pull is told to be under way for the first time.
+    first_told: Duration,
+    pulled: Arc<Pulled>,
 }
 
 /// What became of an image, to be told in the pod's events.
@@ -32,9 +42,9 @@ pub(crate) enum Ready {
         /// What it is.
         info: ImageInfo,
         /// How long the pull took, and how long with the wait for its turn.
-        took: std::time::Duration,
+        took: Duration,
         /// See above.
-        waited: std::time::Duration,
+        waited: Duration,
     },
 }
 
@@ -61,8 +71,8 @@ pub(crate) fn pull_policy(container: &Container) -> &str {
 }
 
 impl Images {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>) -> Self {
-        Self { runtime, slots: Semaphore::new(PARALLEL), under_way: Mutex::default() }
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, pulled: Arc<Pulled>, first_told: Duration) -> Self {
+        Self { runtime, slots: Semaphore::new(PARALLEL), under_way: Mutex::default(), first_told, pulled }
     }
 
     /// The image, if it is here.
@@ -70,13 +80,27 @@ impl Images {
         self.runtime.inspect_image(image).await
     }
 
-    /// Has the image ready. `pulling` is called when a pull is needed, before it starts.
+    /// Has the image ready. `pulling` is called when a pull is needed, before it starts, and while it goes
+    /// on, with how far it has come.
     pub(crate) async fn ensure(
         &self,
         pod: &Pod,
         container: &Container,
         objects: &dyn ObjectSource,
-        pulling: impl FnOnce(),
+        pulling: impl Fn(&str) + Sync,
+    ) -> Result<Ready, Missing> {
+        let ready = self.bring(pod, container, objects, pulling).await?;
+        let image = with_default_tag(container.image.as_deref().unwrap_or_default());
+        self.pulled.wanted(&image, matches!(ready, Ready::Pulled { .. }));
+        Ok(ready)
+    }
+
+    async fn bring(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        objects: &dyn ObjectSource,
+        pulling: impl Fn(&str) + Sync,
     ) -> Result<Ready, Missing> {
         let image = container.image.clone().unwrap_or_default();
         if !is_reference(&image) {
@@ -92,7 +116,7 @@ impl Images {
                 Err(error) => return Err(failed(&error)),
             }
         }
-        pulling();
+        pulling("");
         let asked = Instant::now();
         let turn = self.under_way.lock().await.entry(image.clone()).or_default().clone();
         let _turn = turn.lock().await;
@@ -100,15 +124,40 @@ impl Images {
         if policy != "Always"
             && let Ok(Some(info)) = self.present(&image).await
         {
-            return Ok(Ready::Pulled { info, took: std::time::Duration::ZERO, waited: asked.elapsed() });
+            return Ok(Ready::Pulled { info, took: Duration::ZERO, waited: asked.elapsed() });
         }
         let _slot = self.slots.acquire().await;
         let began = Instant::now();
         let auth = credentials(pod, &image, objects).await;
-        let pulled =
-            metrics::operation("pull_image", self.runtime.pull(&with_default_tag(&image), auth, None)).await;
+        let pulled = metrics::operation("pull_image", self.pull(&image, auth, pulling)).await;
         let info = pulled.map_err(|error| failed(&error))?;
         Ok(Ready::Pulled { info, took: began.elapsed(), waited: asked.elapsed() })
+    }
+
+    async fn pull(
+        &self,
+        image: &str,
+        auth: Option<RegistryAuth>,
+        pulling: impl Fn(&str),
+    ) -> Result<ImageInfo, Error> {
+        let (sender, mut steps) = mpsc::channel(STEPS);
+        let image = with_default_tag(image);
+        let mut pull = self.runtime.pull(&image, auth, Some(sender));
+        let (mut progress, mut wait) = (Progress::default(), self.first_told);
+        let mut due = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                pulled = &mut pull => return pulled,
+                Some(step) = steps.recv() => progress.note(step),
+                () = tokio::time::sleep_until(due) => {
+                    if let Some(text) = progress.text() {
+                        pulling(&text);
+                    }
+                    wait = (wait * 2).min(SELDOM);
+                    due = Instant::now() + wait;
+                }
+            }
+        }
     }
 }
 

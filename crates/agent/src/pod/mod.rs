@@ -26,6 +26,7 @@ pub(crate) mod look;
 pub(crate) mod manager;
 pub(crate) mod observed;
 pub(crate) mod plan;
+mod progress;
 pub(crate) mod resize;
 pub(crate) mod sandbox;
 pub(crate) mod start;

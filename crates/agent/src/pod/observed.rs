@@ -158,6 +158,8 @@ pub(crate) struct ContainerMemory {
     pub waiting: Option<Waiting>,
     /// Not to be tried again before.
     pub retry_at: Option<Timestamp>,
+    /// The container whose end was told to be waited for.
+    pub told_back_off: String,
 }
 
 /// What is remembered of a pod.

@@ -18,6 +18,8 @@ use crate::pod::observed::{
     spec_hash,
 };
 
+/// Why a container that ended does not run again yet.
+pub(crate) const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// Seconds that a container gets when its node puts it out.
 const EVICTION_GRACE: i64 = 1;
 
@@ -311,7 +313,7 @@ fn restart(situation: &Situation<'_>, memory: &mut Memory, plan: &mut Plan, name
         meta.namespace.as_deref().unwrap_or_default(),
         meta.uid.as_deref().unwrap_or_default(),
     );
-    plan.wait(name, "CrashLoopBackOff", message);
+    plan.wait(name, CRASH_LOOP, message);
     plan.wake_at(due);
 }
 

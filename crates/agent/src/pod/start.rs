@@ -80,7 +80,10 @@ impl StartJob<'_> {
 
     async fn image(&self) -> Result<ImageInfo, NotStarted> {
         let image = self.container.image.clone().unwrap_or_default();
-        let pulling = || self.event("Normal", "Pulling", format!("Pulling image \"{image}\""));
+        let pulling = |so_far: &str| {
+            let so_far = if so_far.is_empty() { String::new() } else { format!(": {so_far}") };
+            self.event("Normal", "Pulling", format!("Pulling image \"{image}\"{so_far}"));
+        };
         let ready = self.node.images.ensure(self.pod, self.container, &*self.node.objects, pulling).await;
         let missing = match ready {
             Ok(Ready::Present(info)) => {

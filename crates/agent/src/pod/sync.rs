@@ -107,6 +107,7 @@ impl PodWork {
                 }
             };
             let plan = self.plan(&observed).await;
+            self.tell_back_off(&observed, &plan);
             let done = self.carry_out(&observed, &plan).await;
             self.post(&observed, &plan, false, false);
             last = Outcome { observed: Some(observed), wake: plan.wake, gone: false };
@@ -117,6 +118,23 @@ impl PodWork {
             }
         }
         Outcome { wake: self.soon(), ..last }
+    }
+
+    /// Once for each end of a container that is waited for before the next start.
+    fn tell_back_off(&self, observed: &Observed, plan: &Plan) {
+        let looping = plan.waiting.iter().filter(|(_, waiting)| waiting.reason == plan::CRASH_LOOP);
+        for (name, _) in looping {
+            let ended = observed.latest(name).map(|found| found.state.id.as_str()).unwrap_or_default();
+            let told = std::mem::replace(&mut lock(&self.memory).of(name).told_back_off, ended.to_owned());
+            if told != ended {
+                let (key, uid) = (key_of(&self.pod), self.uid());
+                let message = format!(
+                    "Back-off restarting failed container {name} in pod {}_{}({uid})",
+                    key.name, key.namespace
+                );
+                self.node.event(&self.pod, Some(name), "Warning", "BackOff", message);
+            }
+        }
     }
 
     async fn plan(&self, observed: &Observed) -> Plan {
@@ -315,6 +333,9 @@ impl PodWork {
     async fn end(&self, report: bool) -> Result<(), String> {
         let text = |error: balsa_runtime::Error| error.to_string();
         let observed = look(&self.node, &self.pod).await.map_err(text)?;
+        if report && !terminate::grace(&self.pod).is_zero() {
+            self.node.shown.let_go(self.uid()).await;
+        }
         terminate::stop_containers(&self.node, &self.pod, &observed, self.address()).await.map_err(text)?;
         let observed = look(&self.node, &self.pod).await.map_err(text)?;
         let nothing = Plan::default();

@@ -300,6 +300,32 @@ mod tests {
         assert_eq!(failure, "HTTP probe failed with statuscode: 503");
     }
 
+    #[tokio::test]
+    async fn a_grpc_service_is_well_when_it_says_so() {
+        use tonic::transport::server::{Server, TcpIncoming};
+        use tonic_health::ServingStatus;
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = i32::from(listener.local_addr().unwrap().port());
+        let serving = Server::builder().add_service(health).serve_with_incoming(TcpIncoming::from(listener));
+        balsa_rt::spawn(
+            balsa_rt::TaskKind::Test,
+            async move { serving.await.map_err(|error| error.to_string()) },
+        );
+        let target = answer("200 OK").await;
+        let check = async |service: &str, port: i32| {
+            let action = GRPCAction { port, service: Some(service.to_owned()) };
+            grpc(&target, &action, Duration::from_secs(5)).await
+        };
+        reporter.set_service_status("kites", ServingStatus::Serving).await;
+        assert_eq!((check("kites", port).await, check("", port).await), (Ok(()), Ok(())));
+        reporter.set_service_status("kites", ServingStatus::NotServing).await;
+        let failure = check("kites", port).await.unwrap_err();
+        assert_eq!(failure, "service unhealthy (responded with \"NOT_SERVING\")");
+        assert!(check("birds", port).await.unwrap_err().starts_with("health rpc failed: "));
+        assert!(check("", 1).await.unwrap_err().starts_with("failed to connect service: "));
+    }
+
     #[test]
     fn ports_have_numbers_or_names() {
         let target = Target {

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
-use balsa_proto::agent::{CreateTokenRequest, SessionRequest, session_request, session_response};
+use balsa_proto::agent::{
+    AwaitProxiesRequest, CreateTokenRequest, SessionRequest, session_request, session_response,
+};
 use balsa_rt::{Backoff, Scope, TaskKind};
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
@@ -86,17 +88,29 @@ impl SessionEndpoint {
     }
 }
 
+impl SessionEndpoint {
+    /// The connection that is there, or else one to the first server.
+    async fn channel(&self) -> Result<Channel, String> {
+        let known = self.lock().channel.clone();
+        if let Some(channel) = known {
+            return Ok(channel);
+        }
+        let first = self.lock().servers.first().cloned().unwrap_or_default();
+        self.connect(&first).await.map_err(|error| error.to_string())
+    }
+
+    /// Waits until the service proxies of all nodes show every change up to a revision.
+    pub(crate) async fn await_proxies(&self, revision: u64) -> Result<(), String> {
+        let mut client = AgentServiceClient::new(self.channel().await?);
+        let answer = client.await_proxies(AwaitProxiesRequest { revision }).await;
+        answer.map(drop).map_err(|status| status.message().to_owned())
+    }
+}
+
 #[async_trait]
 impl TokenSource for SessionEndpoint {
     async fn token(&self, request: &TokenRequest) -> Result<ServiceAccountToken, String> {
-        let known = self.lock().channel.clone();
-        let channel = match known {
-            Some(channel) => channel,
-            None => {
-                let first = self.lock().servers.first().cloned().unwrap_or_default();
-                self.connect(&first).await.map_err(|error| error.to_string())?
-            }
-        };
+        let channel = self.channel().await?;
         let request = CreateTokenRequest {
             namespace: request.namespace.clone(),
             service_account: request.service_account.clone(),
@@ -203,8 +217,19 @@ impl Session {
         let mut client = AgentServiceClient::new(channel.clone());
         let mut told = client.session(ReceiverStream::new(receiver)).await?.into_inner();
         let mut ticks = tokio::time::interval(Duration::from_secs(u64::from(HEARTBEAT)));
+        let mut shown = self.node.shown.subscribe();
+        shown.mark_changed();
         loop {
             let message = tokio::select! {
+                Ok(()) = shown.changed() => {
+                    let revision = shown.borrow_and_update().revision;
+                    let told = session_request::Proxied { revision };
+                    // Nothing is shown before the node has seen the services.
+                    if revision > 0 && sender.send(say(session_request::Message::Proxied(told))).await.is_err() {
+                        return Ok(());
+                    }
+                    continue;
+                }
                 _ = ticks.tick() => {
                     let beat = say(session_request::Message::Heartbeat(session_request::Heartbeat {}));
                     if sender.send(beat).await.is_err() {

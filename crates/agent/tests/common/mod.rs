@@ -155,7 +155,7 @@ impl World {
     }
 
     /// Reasons and messages of all events.
-    async fn events(&self) -> Vec<(String, String)> {
+    pub(crate) async fn events(&self) -> Vec<(String, String)> {
         let events = self.client.api::<Event>().list(Filter::everything()).await.unwrap();
         let typed = events.iter().filter_map(|object| object.typed::<Event>());
         typed

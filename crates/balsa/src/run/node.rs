@@ -53,11 +53,12 @@ pub(crate) async fn start(
     let session =
         SessionEndpoint::new(identity.servers.clone(), move |server| lock(&dialling).endpoint(server));
 
-    let mut config = settings.config(&cluster_name(&identity.ca)?);
+    let addresses = settings.ranges(identity.ranges)?;
+    let mut config = settings.config(&cluster_name(&identity.ca)?, addresses);
     config.kubelet_port = port;
-    ranges::check_node(&config.cluster, settings.cluster_cidr.0, settings.service_cidr.0).await?;
-    let mut network = KernelNetworkConfig::new(&config.cluster, &settings.name, settings.cluster_cidr.0);
-    network.service_cidr = Some(settings.service_cidr.0);
+    ranges::check_node(&config.cluster, addresses.pods, addresses.services).await?;
+    let mut network = KernelNetworkConfig::new(&config.cluster, &settings.name, addresses.pods);
+    network.service_cidr = Some(addresses.services);
     network.cluster_dns = config.cluster_dns;
 
     let client = Client::new(Arc::new(remote.clone()), "kubelet");

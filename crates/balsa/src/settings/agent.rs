@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 use balsa_agent::AgentConfig;
+use balsa_agent::join::Ranges;
 use serde::{Deserialize, Serialize};
 
 use super::server::ServerSettings;
@@ -47,10 +48,10 @@ pub(crate) struct AgentFlags {
     /// Docker Engine [default: unix:///var/run/docker.sock]
     #[arg(long, value_name = "HOST", env = "BALSA_DOCKER_HOST")]
     docker_host: Option<String>,
-    /// Addresses of Services, as the servers have them [default: 10.96.0.0/16]
+    /// Addresses of Services [default: as the servers say]
     #[arg(long, value_name = "CIDR", env = "BALSA_SERVICE_CIDR")]
     service_cidr: Option<Cidr>,
-    /// Addresses of pods, as the servers have them [default: 10.244.0.0/16]
+    /// Addresses of pods [default: as the servers say]
     #[arg(long, value_name = "CIDR", env = "BALSA_CLUSTER_CIDR")]
     cluster_cidr: Option<Cidr>,
     /// Where volumes are made that live on this node's disk [default: volumes in the data directory]
@@ -70,8 +71,8 @@ pub(crate) struct AgentSettings {
     pub(crate) max_pods: u32,
     pub(crate) metrics_port: u16,
     pub(crate) docker_host: Option<String>,
-    pub(crate) service_cidr: Cidr,
-    pub(crate) cluster_cidr: Cidr,
+    pub(crate) service_cidr: Option<Cidr>,
+    pub(crate) cluster_cidr: Option<Cidr>,
     pub(crate) volumes_dir: PathBuf,
     /// Other nodes in this process.
     #[serde(skip)]
@@ -100,7 +101,6 @@ impl AgentFlags {
     /// With the defaults for what is not given.
     pub(crate) fn resolve(self) -> anyhow::Result<AgentSettings> {
         let server = self.server.filter(|servers| !servers.is_empty());
-        let cidr = |third: u8| Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16));
         let data_dir = super::absolute(&self.data_dir.unwrap_or_else(data_dir));
         let name = self.name.unwrap_or_else(host::name);
         if let Some(why) = balsa_model::meta::dns1123_subdomain(&name).first() {
@@ -114,8 +114,8 @@ impl AgentFlags {
             max_pods: self.max_pods.unwrap_or(110),
             metrics_port: self.metrics_port.unwrap_or(METRICS_PORT),
             docker_host: self.docker_host,
-            service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
-            cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
+            service_cidr: self.service_cidr,
+            cluster_cidr: self.cluster_cidr,
             volumes_dir: self.volumes_dir.unwrap_or_else(|| data_dir.join(layout::VOLUMES)),
             data_dir,
             neighbours: Vec::new(),
@@ -141,9 +141,23 @@ impl AgentSettings {
         self.data_dir.join(layout::NODES).join(&self.name)
     }
 
+    /// The cluster's addresses: those given, else as its servers say.
+    pub(crate) fn ranges(&self, told: Option<Ranges>) -> anyhow::Result<Ranges> {
+        let of = |given: Option<Cidr>, told: Option<ipnet::Ipv4Net>, flag: &str| {
+            let range = given.map(|cidr| cidr.0).or(told);
+            range.with_context(|| {
+                format!("the servers do not say the cluster's addresses; name them with {flag}")
+            })
+        };
+        Ok(Ranges {
+            services: of(self.service_cidr, told.map(|told| told.services), "--service-cidr")?,
+            pods: of(self.cluster_cidr, told.map(|told| told.pods), "--cluster-cidr")?,
+        })
+    }
+
     /// What the agent is told.
-    pub(crate) fn config(&self, cluster: &str) -> AgentConfig {
-        let nth = |n: u32| Ipv4Addr::from(u32::from(self.service_cidr.0.network()) + n);
+    pub(crate) fn config(&self, cluster: &str, ranges: Ranges) -> AgentConfig {
+        let nth = |n: u32| Ipv4Addr::from(u32::from(ranges.services.network()) + n);
         let mut config = AgentConfig::new(&self.name, self.node_dir(), self.node_ip);
         config.cluster = cluster.to_owned();
         config.local_path_dir = self.volumes_dir.clone();
@@ -151,8 +165,8 @@ impl AgentSettings {
         config.max_pods = self.max_pods;
         config.neighbours.clone_from(&self.neighbours);
         config.kubelet_port = self.metrics_port;
-        config.service_cidr = Some(self.service_cidr.0);
-        config.cluster_cidr = self.cluster_cidr.0;
+        config.service_cidr = Some(ranges.services);
+        config.cluster_cidr = ranges.pods;
         config.cluster_dns = Some(nth(10));
         config.api_service = Some((nth(1), 443));
         config
@@ -173,7 +187,14 @@ mod tests {
             ..AgentFlags::default()
         };
         let settings = flags.clone().resolve().unwrap();
-        assert_eq!(settings.config("c").cluster_dns, Some(Ipv4Addr::new(10, 96, 0, 10)));
+        assert!(settings.ranges(None).is_err(), "nobody has said which");
+        let told =
+            Ranges { services: "10.97.0.0/16".parse().unwrap(), pods: "10.245.0.0/16".parse().unwrap() };
+        let config = settings.config("c", settings.ranges(Some(told)).unwrap());
+        assert_eq!(config.cluster_dns, Some(Ipv4Addr::new(10, 97, 0, 10)));
+        let given = AgentFlags { cluster_cidr: Some("10.9.0.0/16".parse().unwrap()), ..flags.clone() };
+        let ranges = given.resolve().unwrap().ranges(Some(told)).unwrap();
+        assert_eq!((ranges.pods.to_string(), ranges.services), ("10.9.0.0/16".to_owned(), told.services));
         assert!(AgentFlags { name: Some("N_1".to_owned()), ..flags }.resolve().is_err());
         assert_eq!(labels("a=b, c=").unwrap().len(), 2);
         assert!(labels("a").is_err());

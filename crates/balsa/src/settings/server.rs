@@ -58,7 +58,7 @@ pub(crate) struct ServerFlags {
     /// Bootstrap token for servers, from `balsa member add`; needed once
     #[arg(long, value_name = "TOKEN", env = "BALSA_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// How long this server's certificate is good for; it is renewed by itself [default: 365d]
+    /// How long certificates of this server and of nodes are good for; they renew themselves [default: 365d]
     #[arg(long, value_name = "DURATION", env = "BALSA_CERTIFICATE_LIFE")]
     pub(crate) certificate_life: Option<Period>,
     /// Writes that may wait; further ones are refused until there is room [default: 10000]

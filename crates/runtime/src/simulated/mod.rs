@@ -234,10 +234,12 @@ impl Runtime for SimulatedRuntime {
     ) -> Result<ImageInfo> {
         let name = with_default_tag(reference);
         if let Some(progress) = progress {
-            let status = "Pulling".to_owned();
-            // Whoever does not listen misses it.
-            let _ =
-                progress.try_send(PullProgress { layer: name.clone(), status, current: 0, total: 1 << 20 });
+            let layer = "simulated".to_owned();
+            for (status, current, total) in [("Pulling fs layer", 0, 0), ("Downloading", 1 << 19, 1 << 20)] {
+                let status = status.to_owned();
+                // Whoever does not listen misses it.
+                let _ = progress.try_send(PullProgress { layer: layer.clone(), status, current, total });
+            }
         }
         tokio::time::sleep(self.0.behaviour.pull_delay).await;
         if let Some((reason, message)) = self.0.behaviour.failing_pulls.get(&name) {

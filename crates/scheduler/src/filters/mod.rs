@@ -23,6 +23,7 @@ pub(crate) struct Prepared {
     volumes: volume_binding::Volumes,
     neighbours: pod_affinity::Neighbourhood,
     domains: topology_spread::Domains,
+    ports: node_ports::Taken,
 }
 
 impl Prepared {
@@ -32,6 +33,7 @@ impl Prepared {
             volumes: volume_binding::Volumes::of(pod, board.view)?,
             neighbours: pod_affinity::Neighbourhood::of(pod, board),
             domains: topology_spread::Domains::of(pod, board),
+            ports: node_ports::Taken::of(pod, board),
         })
     }
 
@@ -54,7 +56,7 @@ pub(crate) fn check(pod: &Needs, node: &NodeView, prepared: &Prepared, reasons: 
         node_affinity::check(pod, node, reasons);
     }
     if reasons.is_empty() {
-        node_ports::check(pod, node, reasons);
+        prepared.ports.check(pod, node, reasons);
     }
     if reasons.is_empty() {
         node_resources::check(pod, node, reasons);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use balsa_model::kind::{Kind as _, kind_of};
 use balsa_model::{Failure, Key, Reason};
@@ -19,6 +20,9 @@ use crate::authorize::{Attributes, MASTERS};
 use crate::front::Front;
 use crate::identity::{Authenticated, JOIN_GROUP, TokenRequest};
 use crate::leases;
+
+/// How long somebody may wait for all proxies.
+const PROXIES: Duration = Duration::from_secs(10);
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -66,15 +70,28 @@ impl AgentService for Agents {
         }
         let addresses: Vec<IpAddr> = request.addresses.iter().filter_map(|text| text.parse().ok()).collect();
         let authority = &self.0.authority;
-        let certificate =
-            authority
-                .sign_node(&request.node_name, &request.certificate_request, &addresses)
-                .map_err(|error| to_status(&Failure::bad_request(format!("certificate_request: {error}"))))?;
+        let life = self.0.certificates.life();
+        let certificate = authority
+            .sign_node(&request.node_name, &request.certificate_request, &addresses, life)
+            .map_err(|error| to_status(&Failure::bad_request(format!("certificate_request: {error}"))))?;
         Ok(Response::new(agent::JoinResponse {
             certificate,
             ca: authority.certificate().to_owned(),
             servers: self.0.members.servers(),
+            service_cidr: self.0.shared.service_cidr.to_string(),
+            cluster_cidr: self.0.shared.cluster_cidr.to_string(),
         }))
+    }
+
+    async fn await_proxies(
+        &self,
+        request: Request<agent::AwaitProxiesRequest>,
+    ) -> Result<Response<agent::AwaitProxiesResponse>, Status> {
+        node_of(&authenticate(&self.0, &request)?)?;
+        let all = self.0.sessions.all_proxied(request.get_ref().revision, leases::PERIOD);
+        let waited = tokio::time::timeout(PROXIES, all).await;
+        waited.map_err(|_| Status::deadline_exceeded("a node's service proxy is behind"))?;
+        Ok(Response::new(agent::AwaitProxiesResponse {}))
     }
 
     async fn create_token(
@@ -123,8 +140,11 @@ impl AgentService for Agents {
         let _ = sender.try_send(agent::SessionResponse { message });
         let sessions = self.0.sessions.clone();
         balsa_rt::spawn(TaskKind::Connection, async move {
-            while let Some(Ok(_)) = incoming.next().await {
+            while let Some(Ok(said)) = incoming.next().await {
                 sessions.heard(&node);
+                if let Some(agent::session_request::Message::Proxied(proxied)) = said.message {
+                    sessions.proxied(&node, proxied.revision);
+                }
             }
             sessions.disconnect(&node, id);
         });

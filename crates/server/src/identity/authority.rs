@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -17,10 +18,14 @@ use sha2::{Digest as _, Sha256};
 
 use super::server_id::ServerId;
 
-/// Days for which the CA is good.
-const CA_DAYS: i64 = 3650;
-/// Days for which certificates of nodes and people are good.
-const LEAF_DAYS: i64 = 365;
+/// For how long the CA is good.
+const CA: Duration = Duration::from_secs(3650 * DAY);
+/// For how long certificates of people are good.
+const LEAF: Duration = Duration::from_secs(365 * DAY);
+/// Seconds of a day.
+const DAY: u64 = 86_400;
+/// Certificates are good from a moment ago, for machines whose clocks differ.
+const BACKDATED: Duration = Duration::from_secs(3600);
 /// The group of servers, in their certificates.
 pub(crate) const SERVERS: &str = "system:balsa-servers";
 /// What the names of servers start with, in their certificates; their id follows.
@@ -141,7 +146,7 @@ impl Authority {
     /// When signing fails.
     pub fn issue_client(&self, user: &str, groups: &[&str]) -> Result<Issued, IdentityError> {
         let key = KeyPair::generate()?;
-        let mut params = leaf_params(user, groups);
+        let mut params = leaf_params(user, groups, LEAF);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Issued { certificate, key: key.serialize_pem() })
@@ -157,12 +162,11 @@ impl Authority {
         server: &ServerId,
         names: &[String],
         addresses: &[IpAddr],
-        life: std::time::Duration,
+        life: Duration,
     ) -> Result<Issued, IdentityError> {
         let key = KeyPair::generate()?;
-        let mut params = leaf_params(&format!("{SERVER_USER}{}", server.id), &[SERVERS]);
+        let mut params = leaf_params(&format!("{SERVER_USER}{}", server.id), &[SERVERS], life);
         params.distinguished_name.push(DnType::OrganizationalUnitName, server.cluster.as_str());
-        params.not_after = rcgen_now() + life;
         params.subject_alt_names.push(SanType::DnsName(balsa_log::peer_name(server.id).as_str().try_into()?));
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -174,7 +178,7 @@ impl Authority {
         Ok(Issued { certificate, key: key.serialize_pem() })
     }
 
-    /// Signs a node's request: the key is the node's, subject and names are ours.
+    /// Signs a node's request: the key is the node's, subject, names and `life` are ours.
     ///
     /// # Errors
     /// When the request is malformed.
@@ -183,13 +187,14 @@ impl Authority {
         node: &str,
         request: &str,
         addresses: &[IpAddr],
+        life: Duration,
     ) -> Result<String, IdentityError> {
         if is_reserved(node) {
             let why = format!("\"{node}\" is a name of servers; call the node differently");
             return Err(IdentityError::Malformed(why));
         }
         let mut request = CertificateSigningRequestParams::from_pem(request)?;
-        let mut params = leaf_params(&format!("system:node:{node}"), &["system:nodes"]);
+        let mut params = leaf_params(&format!("system:node:{node}"), &["system:nodes"], life);
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names.push(SanType::DnsName(node.try_into()?));
@@ -207,7 +212,7 @@ impl Authority {
         &self,
         request: &str,
         serving: bool,
-        life: std::time::Duration,
+        life: Duration,
     ) -> Result<String, IdentityError> {
         let mut request = CertificateSigningRequestParams::from_pem(request)?;
         let params = &mut request.params;
@@ -217,8 +222,7 @@ impl Authority {
             if serving { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
         params.extended_key_usages = vec![purpose];
         params.use_authority_key_identifier_extension = true;
-        valid_for(params, LEAF_DAYS);
-        params.not_after = rcgen_now() + life;
+        valid_for(params, life);
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 
@@ -249,16 +253,16 @@ fn ca_params() -> CertificateParams {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages =
         vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-    valid_for(&mut params, CA_DAYS);
+    valid_for(&mut params, CA);
     params
 }
 
-fn leaf_params(user: &str, groups: &[&str]) -> CertificateParams {
+fn leaf_params(user: &str, groups: &[&str], life: Duration) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = subject(user, groups);
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    valid_for(&mut params, LEAF_DAYS);
+    valid_for(&mut params, life);
     params
 }
 
@@ -271,11 +275,11 @@ fn subject(user: &str, groups: &[&str]) -> DistinguishedName {
     name
 }
 
-fn valid_for(params: &mut CertificateParams, days: i64) {
-    // An hour back, for machines whose clocks differ.
+fn valid_for(params: &mut CertificateParams, life: Duration) {
     let now = rcgen_now();
-    params.not_before = now - std::time::Duration::from_secs(3600);
-    params.not_after = now + std::time::Duration::from_secs(u64::try_from(days).unwrap_or(0) * 86_400);
+    // Of a short life the beginning must stay a part: who renews in time reckons with the whole.
+    params.not_before = now - BACKDATED.min(life / 2);
+    params.not_after = now + life;
 }
 
 fn rcgen_now() -> time::OffsetDateTime {
@@ -333,13 +337,13 @@ mod tests {
         let mut params = CertificateParams::default();
         params.distinguished_name = subject("admin", &["system:masters"]);
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
-        let pem = authority.sign_node("n1", &request, &[]).unwrap();
+        let pem = authority.sign_node("n1", &request, &[], LEAF).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();
         assert!(certificate.subject().to_string().contains("CN=system:node:n1"));
         assert!(!certificate.subject().to_string().contains("masters"));
         for reserved in ["kubernetes", "localhost", "server-1.servers.balsa.internal"] {
-            assert!(authority.sign_node(reserved, &request, &[]).is_err(), "{reserved}");
+            assert!(authority.sign_node(reserved, &request, &[], LEAF).is_err(), "{reserved}");
         }
     }
 }

@@ -68,6 +68,11 @@ impl Certificates {
         Arc::new(Resolver(self.current.clone()))
     }
 
+    /// How long certificates are good for: the server's, and those of the nodes that it signs.
+    pub(crate) fn life(&self) -> Duration {
+        self.wanted.life
+    }
+
     /// The certificate that is used now.
     pub(crate) fn current(&self) -> Arc<Current> {
         self.current.load_full()

@@ -1,0 +1,128 @@
+//! Volumes: in memory, from the machine, from objects that change while the pod runs, tokens that the API
+//! takes, and claims whose data is kept or goes with them.
+
+use std::path::{Path, PathBuf};
+
+use balsa_testkit::{Output, wait_until};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{Node, PATIENCE, text};
+
+pub(crate) const PODS: &str = include_str!("volumes.yaml");
+
+pub(crate) fn acts(node: &Node) {
+    memory_and_the_machine(node);
+    objects_and_their_changes(node);
+    a_token_that_the_api_takes(node);
+    claims_are_bound_on_a_fresh_cluster(node);
+}
+
+fn memory_and_the_machine(node: &Node) {
+    node.ready("mounted");
+    let mount = node.shell("mounted", "grep ' /memory ' /proc/mounts");
+    assert!(mount.starts_with("tmpfs ") && mount.contains("size=8192k"), "{mount}");
+    let full = node.run("mounted", "dd if=/dev/zero of=/memory/big bs=1M count=16").fails();
+    assert!(full.contains("No space left"), "{full}");
+    node.shell("mounted", "rm /memory/big; echo from the pod > /host/word");
+    assert_eq!(std::fs::read_to_string(node.shared().join("host/word")).unwrap(), "from the pod\n");
+}
+
+fn objects_and_their_changes(node: &Node) {
+    let seen =
+        node.shell("mounted", "cat /weather/today /present/wrapped/gift /all/weather /all/gift /all/name");
+    assert_eq!(seen, "sunnya kitesunnya kitemounted");
+    assert_eq!(node.shell("mounted", "stat -L -c %a /present/wrapped/gift"), "400");
+    let links = node.shell("mounted", "readlink /weather/today; readlink /weather/..data");
+    let links: Vec<&str> = links.lines().collect();
+    assert!(links[0] == "..data/today" && links[1].starts_with(".."), "{links:?}");
+    let labels = node.shell("mounted", "cat /myself/labels; echo; cat /myself/cpu");
+    assert_eq!(labels, "mood=\"good\"\n250");
+
+    node.patch("configmaps/weather", &json!({"data": {"today": "windy", "tomorrow": "calm"}}));
+    node.patch("secrets/present", &json!({"stringData": {"gift": "two kites"}}));
+    node.patch("pods/mounted", &json!({"metadata": {"labels": {"mood": "better"}}}));
+    let script = "cat /weather/today /weather/tomorrow /present/wrapped/gift /all/weather /myself/labels";
+    wait_until("the volumes follow their objects", PATIENCE, || {
+        let seen = node.run("mounted", script).result()?;
+        if seen == "windycalmtwo kiteswindymood=\"better\"" { Ok(()) } else { Err(seen) }
+    });
+    assert_ne!(node.shell("mounted", "readlink /weather/..data"), links[1], "all files at once, by one link");
+    assert_eq!(
+        node.shell("mounted", "cat /alone"),
+        "sunny",
+        "a part of a volume stays as it was, as documented"
+    );
+}
+
+fn a_token_that_the_api_takes(node: &Node) {
+    let api = format!("https://{}/api/v1/namespaces/node/pods", node.cluster.address());
+    let ask = |token: &str| -> Value {
+        let header = format!("Authorization: Bearer {token}");
+        let said: Output =
+            node.cluster.program(Path::new("curl"), ["-sk", "-H", header.as_str(), api.as_str()], &[]);
+        serde_json::from_str(&said.ok()).unwrap()
+    };
+    let token = node.shell("mounted", "cat /var/run/secrets/kubernetes.io/serviceaccount/token");
+    let said = ask(&token);
+    assert_eq!(said["code"], 403, "{said}");
+    assert!(text(&said["message"]).contains("system:serviceaccount:node:default"), "{said}");
+    let said = ask(&node.shell("mounted", "cat /all/token"));
+    assert_eq!(said["code"], 401, "a token for others is none for the API: {said}");
+    let there = node.shell(
+        "mounted",
+        "cd /var/run/secrets/kubernetes.io/serviceaccount; cat namespace; head -n 1 ca.crt",
+    );
+    assert_eq!(there, "node-----BEGIN CERTIFICATE-----");
+}
+
+/// Where the volume of a claim is on this machine.
+fn place(node: &Node, claim: &str) -> (String, PathBuf) {
+    let claim = node.get("persistentvolumeclaims", claim).unwrap();
+    assert_eq!(claim["status"]["phase"], "Bound", "{claim}");
+    let name = text(&claim["spec"]["volumeName"]).to_owned();
+    let volume = node.cluster.read(&format!("/api/v1/persistentvolumes/{name}")).unwrap();
+    (name, text(&volume["spec"]["local"]["path"]).into())
+}
+
+fn claims_are_bound_on_a_fresh_cluster(node: &Node) {
+    node.ready("keeper");
+    let (passing, its_place) = place(node, "passing");
+    let (kept, place) = place(node, "kept");
+    assert_eq!(std::fs::read_to_string(place.join("word")).unwrap(), "for ever\n");
+    assert!(its_place.join("word").exists());
+    node.delete("pods", "keeper");
+    node.delete("persistentvolumeclaims", "passing");
+    node.delete("persistentvolumeclaims", "kept");
+    wait_until("the volume that goes with its claim is gone", PATIENCE, || {
+        let (code, _) =
+            node.request(Method::GET, &format!("/api/v1/persistentvolumes/{passing}"), &Value::Null);
+        if code == 404 && !its_place.exists() {
+            Ok(())
+        } else {
+            Err(format!("{code}, {}", its_place.display()))
+        }
+    });
+    wait_until("the one that is kept is released", PATIENCE, || {
+        let volume = node.cluster.read(&format!("/api/v1/persistentvolumes/{kept}"))?;
+        if volume["status"]["phase"] == "Released" { Ok(()) } else { Err(volume["status"].to_string()) }
+    });
+    // Also when the volume's object goes, and when its namespace does: that is looked at in the end.
+    let (code, said) =
+        node.request(Method::DELETE, &format!("/api/v1/persistentvolumes/{kept}"), &Value::Null);
+    assert_eq!(code, 200, "{said}");
+    wait_until("the volume's object is gone", PATIENCE, || {
+        let (code, said) =
+            node.request(Method::GET, &format!("/api/v1/persistentvolumes/{kept}"), &Value::Null);
+        if code == 404 { Ok(()) } else { Err(said.to_string()) }
+    });
+    std::fs::write(node.shared().join("kept"), place.to_string_lossy().as_bytes()).unwrap();
+}
+
+/// After everything else is deleted: the data of a volume that is retained, which nobody but its owner removes.
+pub(crate) fn what_is_retained_stays(node: &Node) {
+    let place = std::fs::read_to_string(node.shared().join("kept")).unwrap();
+    assert_eq!(std::fs::read_to_string(Path::new(&place).join("word")).unwrap(), "for ever\n");
+    std::fs::remove_dir_all(place).unwrap();
+    node.cluster.balsa(["delete", "storageclass", "keeps"]).ok();
+}
