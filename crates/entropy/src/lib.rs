@@ -90,6 +90,7 @@ pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, to: *mut libc::ti
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "the system's clock is what is tested")]
 mod tests {
     use std::hash::{BuildHasher as _, RandomState};
     use std::time::{Duration, Instant, SystemTime};
