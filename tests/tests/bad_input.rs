@@ -484,7 +484,10 @@ fn quiet(runtime: &tokio::runtime::Runtime, rest: &Rest) -> BTreeMap<String, (Va
         let conditions = deployment["status"]["conditions"].as_array().map_or(0, Vec::len);
         let pod = get(format!("{PODS}/goldie"));
         let unscheduled = pod["status"]["conditions"][0]["reason"] == "Unschedulable";
-        let seen = deployment["status"]["observedGeneration"] == 1 && conditions > 0 && unscheduled;
+        // The last of what every cluster has.
+        let seeded = get("/api/v1/namespaces/kube-system/services/kube-dns".to_owned())["kind"] == "Service";
+        let observed = deployment["status"]["observedGeneration"] == 1 && conditions > 0;
+        let seen = seeded && observed && unscheduled;
         if seen { Ok(()) } else { Err(format!("{} {}", deployment["status"], pod["status"])) }
     });
     // Two looks that agree, some requests apart.

@@ -81,7 +81,10 @@ async fn write(store: &Store, world: &World, key: Key, value: String) {
 /// Makes the object that nobody changes.
 pub(crate) async fn create_bystander(store: Store) {
     let (mutation, _) = change(&key(BYSTANDER), None, BYSTANDER);
-    while store.propose(vec![mutation.clone()]).await.is_err() {}
+    while store.propose(vec![mutation.clone()]).await.is_err() {
+        // A log that has stopped says so at once: without a pause no time would pass in which it is started again.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn change(key: &Key, current: Option<Revision>, value: &str) -> (Mutation, Option<Revision>) {
