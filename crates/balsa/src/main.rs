@@ -15,18 +15,28 @@ mod settings;
 mod target;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
+
+/// How long the tasks of a server or an agent may take to end.
+const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let command = commands::Cli::parse().command;
+    let serves = command.serves();
     let outcome = tokio::runtime::Runtime::new().map_err(anyhow::Error::from).and_then(|runtime| {
         let outcome = runtime.block_on(commands::run(command));
-        // A read of standard input cannot be cancelled; nobody waits for it.
-        runtime.shutdown_background();
+        if serves {
+            // The database closes with the last task that has it, which must be before the process comes apart.
+            runtime.shutdown_timeout(CLOSE_LIMIT);
+        } else {
+            // A read of standard input cannot be cancelled; nobody waits for it.
+            runtime.shutdown_background();
+        }
         outcome
     });
     match outcome {

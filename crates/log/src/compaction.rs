@@ -21,6 +21,7 @@ const FEW: u64 = 64;
 pub(crate) async fn keep_small(raft: Raft, store: Arc<Store>, limit: u64) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut rewritten = 0;
     loop {
         ticks.tick().await;
         if store.size(Family::Log) <= limit {
@@ -34,6 +35,15 @@ pub(crate) async fn keep_small(raft: Raft, store: Arc<Store>, limit: u64) {
         };
         let upto = applied.saturating_sub(FEW);
         if upto < purged + FEW {
+            // What is gone takes room until its files are written anew.
+            if rewritten < purged {
+                rewritten = purged;
+                let store = store.clone();
+                let compacted = balsa_rt::spawn_blocking(move || store.compact_log(purged)).await;
+                if let Ok(Err(error)) = compacted {
+                    tracing::warn!(%error, "the log's files were not made smaller");
+                }
+            }
             continue;
         }
         // The next look carries out what has to wait for the snapshot.

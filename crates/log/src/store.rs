@@ -325,6 +325,13 @@ impl Store {
         Ok(entry)
     }
 
+    /// Rewrites the files of purged entries: those that hold others too are not dropped otherwise.
+    pub(crate) fn compact_log(&self, purged: u64) -> Result<(), LogError> {
+        let (first, last) = (0u64.to_be_bytes(), purged.to_be_bytes());
+        self.db.compact_range_cf(self.family(Family::Log)?, Some(first), Some(last));
+        Ok(())
+    }
+
     /// Bytes of a family, in memory and on disk, as RocksDB estimates them.
     pub(crate) fn size(&self, family: Family) -> u64 {
         let property = |name: &str| -> u64 {

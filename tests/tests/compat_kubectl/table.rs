@@ -182,9 +182,12 @@ const WORKLOADS: &[Row] = &[
         &["horizontalpodautoscaler.autoscaling/web autoscaled"],
     ),
     ok("get hpa web -n {ns}", &["Deployment/web", "50%"]),
-    ok("get hpa.v1.autoscaling web -n {ns} -o jsonpath={.spec.targetCPUUtilizationPercentage}", &["50"]),
     ok(
-        "patch hpa.v1.autoscaling web -n {ns} -p '{\"spec\":{\"targetCPUUtilizationPercentage\":60}}'",
+        "get horizontalpodautoscalers.v1.autoscaling web -n {ns} -o jsonpath={.spec.targetCPUUtilizationPercentage}",
+        &["50"],
+    ),
+    ok(
+        "patch horizontalpodautoscalers.v1.autoscaling web -n {ns} -p '{\"spec\":{\"targetCPUUtilizationPercentage\":60}}'",
         &["patched"],
     ),
     ok("get hpa web -n {ns} -o jsonpath={.spec.metrics[0].resource.target.averageUtilization}", &["60"]),

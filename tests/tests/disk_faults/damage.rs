@@ -51,9 +51,12 @@ fn a_flipped_byte_in_a_table_is_found_and_named() {
     let names = filled(&data);
     let tables = files(&data, ".sst");
     assert!(tables.len() >= 3, "{tables:?}");
+    let mut found = 0;
     for table in tables {
+        // The start before may have made one of it and others.
+        let Ok(metadata) = table.metadata() else { continue };
         // Rows stand first; what a small table has in its middle may be no more than a note about them.
-        let length = table.metadata().unwrap().len();
+        let length = metadata.len();
         let place = if length > 64 << 10 { length / 2 } else { 20 };
         flip(&table, place);
         let mut server = LoneServer::spawn(&data, &[], &[]);
@@ -62,7 +65,9 @@ fn a_flipped_byte_in_a_table_is_found_and_named() {
         assert!(!status.success(), "{}", table.display());
         assert!(said.contains(&name(&table)), "{} is named: {said}", table.display());
         flip(&table, place);
+        found += 1;
     }
+    assert!(found > 0, "no table was left to be damaged");
     // Nothing was changed.
     all_there(&LoneServer::start(&data, &[]), &names);
 }

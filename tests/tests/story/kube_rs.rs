@@ -63,7 +63,9 @@ impl KubeRs {
 
     /// Everything that the server has of a resource, by what discovery says about it.
     fn api(&self, resource: &str) -> Api<DynamicObject> {
-        let mut all = self.discovery.groups().flat_map(|group| group.recommended_resources());
+        // What is measured goes by the names of what it is measured of.
+        let groups = self.discovery.groups().filter(|group| group.name() != "metrics.k8s.io");
+        let mut all = groups.flat_map(|group| group.recommended_resources());
         let found = all.find(|(found, _)| found.plural == resource);
         let (resource, capabilities) = found.unwrap_or_else(|| panic!("discovery knows no {resource}"));
         self.api_of(&resource, &capabilities.scope)

@@ -78,6 +78,13 @@ pub(crate) enum Command {
     Certs(certs::Args),
 }
 
+impl Command {
+    /// Whether it is a server or an agent, and not one request.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self, Self::Up(_) | Self::Server(_) | Self::Agent(_))
+    }
+}
+
 /// Runs a command.
 pub(crate) async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let done = |()| ExitCode::SUCCESS;
