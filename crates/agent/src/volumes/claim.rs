@@ -14,8 +14,11 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume
 use super::{Job, VolumeBackend, VolumeError, host_path, nfs, share_with};
 use crate::files::write_private;
 
-/// On volumes whose directory this node made and removes.
+/// On volumes whose directory this node removes with them: those that are not to be retained.
 pub(super) const CLEANUP_FINALIZER: &str = "balsa.dev/local-path-cleanup";
+
+/// What the controller of claims notes on the volumes that it has made up; their directories are made here.
+const PROVISIONED_BY: (&str, &str) = ("pv.kubernetes.io/provisioned-by", "balsa.dev/local-path");
 
 pub(super) struct Claim;
 
@@ -75,7 +78,8 @@ async fn place(job: &Job<'_>, volume: &PersistentVolume) -> Result<PathBuf, Volu
     }
     let Some(source) = &spec.local else { return Err(VolumeError::Unsupported) };
     let path = PathBuf::from(&source.path);
-    let ours = volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == CLEANUP_FINALIZER);
+    let by = volume.metadata.annotations.as_ref().and_then(|all| all.get(PROVISIONED_BY.0));
+    let ours = by.is_some_and(|by| by == PROVISIONED_BY.1);
     if ours && !path.exists() {
         std::fs::create_dir_all(&path)?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
