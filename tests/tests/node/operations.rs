@@ -12,7 +12,7 @@ use crate::{Node, text};
 const SERVER: &[&str] = &[
     "apiserver_request_duration_seconds_bucket{",
     "apiserver_request_total{",
-    "apiserver_longrunning_requests{",
+    "balsa_state_watchers{",
     "apiserver_storage_objects{",
     "balsa_state_watchers{",
     "balsa_raft_term",
