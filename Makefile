@@ -24,9 +24,9 @@ test: ## All tests: unit, integration, end to end.
 
 simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n fresh seeds, SEED=s for that one.
 ifdef SEED
-	BALSA_SEED=$(SEED) BALSA_SCRIPT=$(or $(SCRIPT),drawn) cargo test -p balsa-state --test simulation -- --exact seeds::one_run --nocapture
+	BALSA_SEED=$(SEED) BALSA_SCRIPT=$(or $(SCRIPT),drawn) cargo test -p balsa-state --test simulation -- --exact seeds::one_run --nocapture --ignored
 else
-	BALSA_SEEDS=$(or $(SEEDS),10) cargo test -p balsa-state --test simulation -- --exact seeds::fresh_seeds_find_nothing_either --nocapture
+	BALSA_SEEDS=$(or $(SEEDS),10) cargo test -p balsa-state --test simulation -- --exact seeds::fresh_seeds_find_nothing_either --nocapture --ignored
 endif
 
 robustness: ## Real servers under faults; SCHEDULES=n of them, and BALSA_SEED=n for the same again. Root.

@@ -23,6 +23,7 @@ const DID: &str = "did";
 
 /// One run in this process: of the seed that is given, or of a fresh one.
 #[test]
+#[ignore = "started by the others, or by `make simulate SEED=…`"]
 fn one_run() {
     let seed = number(SEED).unwrap_or_else(fresh);
     let script = std::env::var(SCRIPT).map_or(Script::Drawn, |name| Script::named(&name));
@@ -41,6 +42,7 @@ fn what_was_told_is_true() {
 }
 
 #[test]
+#[ignore = "a fresh seed may find what is still open (docs/plans/three-servers.md); `make simulate` runs them"]
 fn fresh_seeds_find_nothing_either() {
     let wanted = number(SEEDS);
     // Beside the other tests, one at a time; by themselves, as many as there are processors.
@@ -87,7 +89,7 @@ fn all(seeds: impl IntoIterator<Item = u64, IntoIter: Send>, at_once: usize) {
 /// A run in a process of its own: what it did, as one number. Panics with all that it said if it failed.
 pub(crate) fn run(seed: u64, script: Script) -> String {
     let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "seeds::one_run", "--nocapture"]);
+    child.args(["--exact", "seeds::one_run", "--nocapture", "--ignored"]);
     child.env(SEED, seed.to_string()).env(SCRIPT, script.name()).env_remove(SEEDS);
     let child = child.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let output = limited(child);
