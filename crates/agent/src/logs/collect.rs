@@ -3,8 +3,9 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use balsa_runtime::{ContainerId, LogLine, LogOptions, Runtime};
+use balsa_runtime::{ContainerId, Error, LogLine, LogOptions, Runtime};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -20,7 +21,14 @@ const TAIL: u64 = 64 << 10;
 /// So many lines are written at once, at most.
 const BATCH: usize = 256;
 
-/// Copies until the container's output ends.
+/// How long until a runtime that ended the log of a living container, or does not answer, is asked again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Copies until the container has ended and all of its output is in the file, or until it is gone.
+///
+/// That the runtime ends the log is no sign that the container has ended: Docker does it when its own
+/// file rotates under a reader (seen with 20.10), and when it stops itself. So the log is asked for again,
+/// from the last line on, until it was asked for after the container's end.
 pub(super) async fn run(
     runtime: &dyn Runtime,
     id: &ContainerId,
@@ -28,28 +36,54 @@ pub(super) async fn run(
     progress: &watch::Sender<u64>,
 ) -> io::Result<()> {
     let mut file = LogFile::open(path, MAX_SIZE)?;
-    let after = file.last;
-    let options = LogOptions { follow: true, since: after, ..LogOptions::default() };
+    loop {
+        let ended = runtime.inspect(id).await.is_ok_and(|state| !state.status.is_alive());
+        match copy(runtime, id, &mut file, progress).await? {
+            Ok(()) if ended => return Ok(()),
+            Ok(()) => {}
+            Err(Error::NotFound { .. }) => return Ok(()),
+            Err(error) => {
+                tracing::debug!(container = %id, %error, "its log broke off, and is asked for again")
+            }
+        }
+        // Until the container ends, or for a while.
+        if let Ok(Err(_)) = tokio::time::timeout(RETRY, runtime.wait(id)).await {
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Copies what comes after the file's last line, for as long as the runtime tells more. The inner error
+/// is the runtime's.
+async fn copy(
+    runtime: &dyn Runtime,
+    id: &ContainerId,
+    file: &mut LogFile,
+    progress: &watch::Sender<u64>,
+) -> io::Result<Result<(), Error>> {
+    let mut known = file.end;
+    let options = LogOptions { follow: true, since: known.map(|end| end.time), ..LogOptions::default() };
     let stream = match runtime.logs(id, &options).await {
         Ok(stream) => stream,
-        Err(error) => {
-            tracing::debug!(container = %id, %error, "no output to collect");
-            return Ok(());
-        }
+        Err(error) => return Ok(Err(error)),
     };
     let mut batches = stream.ready_chunks(BATCH);
     while let Some(batch) = batches.next().await {
+        let mut failed = None;
         for line in batch {
-            let Ok(line) = line else { return Ok(()) };
-            // The runtime's `since` includes the line that was the last.
-            if after.is_none_or(|after| line.time > after) {
-                file.write(&line)?;
+            match line {
+                Ok(line) if is_known(&mut known, line.time) => {}
+                Ok(line) => file.write(&line)?,
+                Err(error) => failed = Some(error),
             }
         }
         file.flush()?;
         progress.send_modify(|count| *count += 1);
+        if let Some(error) = failed {
+            return Ok(Err(error));
+        }
     }
-    Ok(())
+    Ok(Ok(()))
 }
 
 /// A log file that is written and rotated.
@@ -59,8 +93,31 @@ struct LogFile {
     buffer: Vec<u8>,
     size: u64,
     max: u64,
-    /// The time of the last line that is in it.
-    last: Option<Timestamp>,
+    /// How far it came.
+    end: Option<End>,
+}
+
+/// The end of what is in a file: the last time, and how many lines have it (the pieces of a long line share
+/// theirs).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct End {
+    time: Timestamp,
+    lines: usize,
+}
+
+/// Whether a line is one of those that `known` ends with; forgets them once a later one comes.
+fn is_known(known: &mut Option<End>, time: Timestamp) -> bool {
+    match known {
+        Some(end) if time < end.time => true,
+        Some(end) if time == end.time && end.lines > 0 => {
+            end.lines -= 1;
+            true
+        }
+        _ => {
+            *known = None;
+            false
+        }
+    }
 }
 
 impl LogFile {
@@ -69,13 +126,13 @@ impl LogFile {
             fs::create_dir_all(parent)?;
         }
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
-        let mut last = last_time(&mut file)?;
-        if last.is_none() {
+        let mut end = end_of(&mut file)?;
+        if end.is_none() {
             let older = File::open(older(path, 1));
-            last = older.ok().map(|mut older| last_time(&mut older)).transpose()?.flatten();
+            end = older.ok().map(|mut older| end_of(&mut older)).transpose()?.flatten();
         }
         let size = file.metadata()?.len();
-        let mut opened = Self { path: path.to_owned(), file, buffer: Vec::new(), size, max, last };
+        let mut opened = Self { path: path.to_owned(), file, buffer: Vec::new(), size, max, end };
         opened.end_torn_line()?;
         Ok(opened)
     }
@@ -103,6 +160,8 @@ impl LogFile {
         }
         self.size += bytes.len() as u64;
         self.buffer.extend_from_slice(&bytes);
+        let before = self.end.filter(|end| end.time == line.time).map_or(0, |end| end.lines);
+        self.end = Some(End { time: line.time, lines: before + 1 });
         Ok(())
     }
 
@@ -140,12 +199,15 @@ pub(super) fn older(path: &Path, n: u32) -> PathBuf {
 /// How many older files there may be.
 pub(super) const OLDER_FILES: u32 = OLDER;
 
-fn last_time(file: &mut File) -> io::Result<Option<Timestamp>> {
+fn end_of(file: &mut File) -> io::Result<Option<End>> {
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
-    let mut end = Vec::new();
-    file.read_to_end(&mut end)?;
-    Ok(end.split(|byte| *byte == b'\n').rev().find_map(|line| format::parse(line).map(|line| line.time)))
+    let mut tail = Vec::new();
+    file.read_to_end(&mut tail)?;
+    let mut times =
+        tail.split(|byte| *byte == b'\n').rev().filter_map(|line| format::parse(line).map(|line| line.time));
+    let last = times.next();
+    Ok(last.map(|time| End { time, lines: 1 + times.take_while(|before| *before == time).count() }))
 }
 
 #[cfg(test)]
@@ -179,12 +241,24 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("0.log");
         let mut file = LogFile::open(&path, MAX_SIZE).unwrap();
-        assert_eq!(file.last, None);
-        file.write(&line(7, "x")).unwrap();
+        assert_eq!(file.end, None);
+        for text in ["of", "one", "time"] {
+            file.write(&line(7, text)).unwrap();
+        }
+        let end = Some(End { time: Timestamp::from_second(7).unwrap(), lines: 3 });
+        assert_eq!(file.end, end);
         file.flush().unwrap();
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"half a li").unwrap();
         let again = LogFile::open(&path, MAX_SIZE).unwrap();
-        assert_eq!(again.last, Timestamp::from_second(7).ok());
+        assert_eq!(again.end, end);
         assert!(fs::read_to_string(&path).unwrap().ends_with("half a li\n"));
+    }
+
+    #[test]
+    fn lines_that_are_there_are_known_once() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut known = Some(End { time: at(7), lines: 2 });
+        let told = [6, 7, 7, 7, 6].map(|second| is_known(&mut known, at(second)));
+        assert_eq!(told, [true, true, true, false, false]);
     }
 }

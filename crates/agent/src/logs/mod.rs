@@ -76,7 +76,9 @@ impl Logs {
         drop(collections);
         let (runtime, id) = (self.runtime.clone(), id.clone());
         balsa_rt::spawn(balsa_rt::TaskKind::Agent, async move {
-            collect::run(&*runtime, &id, &path, &sender).await
+            if let Err(error) = collect::run(&*runtime, &id, &path, &sender).await {
+                tracing::warn!(container = %id, path = %path.display(), %error, "its output is kept no longer");
+            }
         });
     }
 
