@@ -11,7 +11,7 @@ mod table;
 
 use std::path::{Path, PathBuf};
 
-use balsa_testkit::{Cluster, Options, kubectl_program};
+use balsa_testkit::{Cluster, Options, has_kubectl, kubectl_programs};
 use table::{Row, rows};
 
 /// A kubectl, and what to call it.
@@ -23,39 +23,23 @@ struct Version {
 }
 
 fn versions() -> Vec<Version> {
-    let program = which(&kubectl_program());
-    let folder = match std::env::var_os("KUBECTL_DIR") {
-        Some(folder) => PathBuf::from(folder),
-        None => program.canonicalize().unwrap().parent().unwrap().to_owned(),
-    };
-    let mut found: Vec<Version> = std::fs::read_dir(&folder)
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.unwrap().path())
-        .filter_map(|path| {
-            let minor = path.file_name()?.to_str()?.strip_prefix("kubectl.1.")?.to_owned();
-            let minor: u32 = minor.parse().ok()?;
-            Some(Version { name: format!("v1-{minor}"), minor, program: path })
-        })
-        .collect();
-    found.sort_by(|a, b| a.name.cmp(&b.name));
-    if found.is_empty() {
-        found.push(Version { name: "in-path".to_owned(), minor: u32::MAX, program });
-    }
-    found
+    kubectl_programs().into_iter().map(version).collect()
 }
 
-fn which(program: &str) -> PathBuf {
-    if program.contains('/') {
-        return program.into();
+fn version(program: PathBuf) -> Version {
+    let name = program.file_name().and_then(|name| name.to_str());
+    match name.and_then(|name| name.strip_prefix("kubectl.1.")?.parse().ok()) {
+        Some(minor) => Version { name: format!("v1-{minor}"), minor, program },
+        None => Version { name: "in-path".to_owned(), minor: u32::MAX, program },
     }
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    let candidates = std::env::split_paths(&folders).map(|folder| folder.join(program));
-    candidates.into_iter().find(|path| path.is_file()).unwrap_or_else(|| panic!("{program} is not in PATH"))
 }
 
 #[test]
 fn every_command_of_every_kubectl() {
+    if !has_kubectl() {
+        println!("there is no kubectl here: the suite story is told by kube-rs");
+        return;
+    }
     let versions = versions();
     let names: Vec<&str> = versions.iter().map(|version| version.name.as_str()).collect();
     println!("kubectl: {}", names.join(", "));

@@ -1,7 +1,7 @@
 //! A server that is killed with -9 again and again while clients write: every acknowledged object is
 //! there afterwards, no revision is given out twice, and a watch that resumes sees every event once.
 //!
-//! `BALSA_KILLS` says how many times; 20 unless told.
+//! `BALSA_KILLS` says how many times; a hundred unless told.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,7 +49,7 @@ impl Record {
 
 #[test]
 fn nothing_acknowledged_is_lost() {
-    let kills: u64 = std::env::var("BALSA_KILLS").map_or(20, |text| text.parse().unwrap());
+    let kills: u64 = std::env::var("BALSA_KILLS").map_or(100, |text| text.parse().unwrap());
     let mut cluster = Cluster::start(Options::nodes(0));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _inside = runtime.enter();

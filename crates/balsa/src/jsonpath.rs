@@ -65,6 +65,15 @@ impl JsonPath {
         };
         self.0.iter().map(part).collect()
     }
+
+    /// What its paths select, each as text.
+    pub(crate) fn texts(&self, value: &Value) -> Vec<String> {
+        let part = |part: &Part| match part {
+            Part::Text(_) => Vec::new(),
+            Part::Path(path) => select(value, path).into_iter().map(plain).collect(),
+        };
+        self.0.iter().flat_map(part).collect()
+    }
 }
 
 fn unescape(text: &str) -> String {

@@ -139,6 +139,8 @@ pub struct Failure {
     pub retry_after_seconds: u32,
     /// Of a list that cannot go on as it was: a token to see the rest as it is now. Empty elsewhere.
     pub continue_token: String,
+    /// Of a conflict: the revision that the object has now; 0 when it is not known. Told over gRPC alone.
+    pub conflicting_revision: u64,
 }
 
 impl Failure {
@@ -154,6 +156,7 @@ impl Failure {
             causes: Vec::new(),
             retry_after_seconds: 0,
             continue_token: String::new(),
+            conflicting_revision: 0,
         }
     }
 
@@ -196,6 +199,12 @@ impl Failure {
             name,
             "the object has been modified; please apply your changes to the latest version and try again",
         )
+    }
+
+    /// The same, with the revision that the object has now.
+    pub fn at_revision(mut self, current: u64) -> Self {
+        self.conflicting_revision = current;
+        self
     }
 
     /// Fields are wrong. `None` when `errors` holds none.
@@ -312,6 +321,7 @@ impl Failure {
             causes: causes.collect(),
             retry_after_seconds: details.retry_after_seconds.and_then(|s| u32::try_from(s).ok()).unwrap_or(0),
             continue_token: status.metadata.continue_.clone().unwrap_or_default(),
+            conflicting_revision: 0,
         }
     }
 }

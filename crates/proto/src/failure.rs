@@ -76,7 +76,7 @@ impl From<&Failure> for ErrorDetails {
             uid: failure.uid.clone(),
             causes: causes.collect(),
             retry_after_seconds: failure.retry_after_seconds,
-            conflicting_revision: 0,
+            conflicting_revision: failure.conflicting_revision,
         }
     }
 }
@@ -96,6 +96,7 @@ impl From<ErrorDetails> for Failure {
         failure.uid = details.uid;
         failure.causes = causes.collect();
         failure.retry_after_seconds = details.retry_after_seconds;
+        failure.conflicting_revision = details.conflicting_revision;
         failure
     }
 }
@@ -108,7 +109,8 @@ mod tests {
     fn a_refusal_survives_the_way_over_grpc() {
         let failure = Failure::new(Reason::Invalid, "spec.replicas: Invalid value: -1")
             .cause("FieldValueInvalid", "Invalid value: -1", "spec.replicas")
-            .retry_after(3);
+            .retry_after(3)
+            .at_revision(7);
         assert_eq!(from_status(&to_status(&failure)), failure);
     }
 

@@ -4,7 +4,7 @@ mod until;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -90,11 +90,18 @@ impl Doors {
     async fn answer(self, request: Request<Body>, is_grpc: bool) -> Response {
         // What is to be passed on to a pod is below /api, whatever it is.
         if is_grpc && !request.uri().path().starts_with("/api") {
-            let Ok(response) = self.grpc.oneshot(request).await;
-            return response;
+            return self.grpc_answer(request).await;
         }
         // What this may grow to is not to be moved about.
         Box::pin(rest::serve(self.front, request)).await
+    }
+
+    async fn grpc_answer(self, mut request: Request<Body>) -> Response {
+        let (asked, started) = (rest::Asked::default(), Instant::now());
+        request.extensions_mut().insert(asked.clone());
+        let Ok(response) = self.grpc.oneshot(request).await;
+        self.front.counted.grpc(&asked, started, response.headers());
+        response
     }
 }
 

@@ -165,8 +165,10 @@ impl Server {
             counted: Counted::default(),
         });
         let scope = Scope::new();
-        let doors = Doors { front: front.clone(), grpc: grpc::router(&front) };
+        let (grpc, reporter) = grpc::router(&front);
+        let doors = Doors { front: front.clone(), grpc };
         scope.spawn(TaskKind::Listener, listener::serve(listener, tls, doors, scope.token(), DRAIN));
+        scope.spawn(TaskKind::Helper, grpc::health::follow(reporter, log.clone(), scope.token()));
         let (watched, token) = (log.clone(), scope.token());
         scope.spawn(TaskKind::Raft, async move {
             // Storage that failed once cannot be trusted: better to end, and be started again.

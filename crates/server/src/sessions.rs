@@ -13,6 +13,9 @@ use balsa_proto::agent::{Open, SessionResponse, StreamRequest, StreamResponse, s
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+/// Said of a stream whose agent went away before its end.
+pub(crate) const LOST: &str = "the connection to the node was lost before the end of the stream";
+
 /// How long an agent may take to open a stream that it was asked for.
 const OPEN_PATIENCE: Duration = Duration::from_secs(10);
 /// Messages in flight on a stream in each direction: enough to keep a connection busy, few enough that

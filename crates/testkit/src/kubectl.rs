@@ -20,6 +20,24 @@ pub fn has_kubectl() -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(&program).is_file())
 }
 
+/// All kubectl programs that are here, oldest first: those of `KUBECTL_DIR` that are called `kubectl.1.27` and so
+/// on, else those beside the one of `KUBECTL` or `PATH`, else that one alone. None where there is none.
+pub fn kubectl_programs() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let program = kubectl_program();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(&program)).find(|path| path.is_file());
+    let own = found.and_then(|program| program.canonicalize().ok());
+    let folder = std::env::var_os("KUBECTL_DIR").map(PathBuf::from);
+    let folder = folder.or_else(|| Some(own.as_ref()?.parent()?.to_owned()));
+    let entries = folder.and_then(|folder| std::fs::read_dir(folder).ok()).into_iter().flatten().flatten();
+    let is_one = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kubectl.1."))
+    };
+    let mut programs: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_one).collect();
+    programs.sort();
+    if programs.is_empty() { own.into_iter().collect() } else { programs }
+}
+
 /// What a program answered.
 #[derive(Clone, Debug)]
 pub struct Output {

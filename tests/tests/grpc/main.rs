@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod examples;
+mod tools;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,14 +49,13 @@ fn read(path: &Path) -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-async fn connect(cluster: &Cluster, credentials: &Credentials) -> Objects {
+async fn connect(cluster: &Cluster, credentials: &Credentials) -> Channel {
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(read(&credentials.file("ca.crt"))))
         .identity(Identity::from_pem(read(&credentials.file("me.crt")), read(&credentials.file("me.key"))))
         .domain_name("kubernetes");
     let endpoint = Endpoint::from_shared(format!("https://{}", cluster.address())).unwrap();
-    let channel = endpoint.tls_config(tls).unwrap().timeout(PATIENCE).connect().await.unwrap();
-    ObjectServiceClient::new(channel)
+    endpoint.tls_config(tls).unwrap().timeout(PATIENCE).connect().await.unwrap()
 }
 
 fn resource(group: &str, plural: &str) -> Option<v1::Resource> {
@@ -93,7 +93,9 @@ fn what_rest_can_do_grpc_can() {
     let credentials = Credentials::of(&cluster);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let mut objects = connect(&cluster, &credentials).await;
+        let channel = connect(&cluster, &credentials).await;
+        tools::find_their_way(channel.clone()).await;
+        let mut objects = ObjectServiceClient::new(channel);
         pages_show_one_revision(&mut objects).await;
         dry_runs_leave_nothing(&mut objects).await;
         patches_of_every_kind(&mut objects).await;
@@ -101,6 +103,8 @@ fn what_rest_can_do_grpc_can() {
         parts_are_written_apart(&mut objects).await;
         deletions_have_preconditions(&mut objects).await;
         several_kinds_come_in_one_stream(&mut objects).await;
+        conflicts_say_what_is_there(&mut objects).await;
+        tools::see_every_request(&cluster).await;
     });
     examples::follow(&cluster, &credentials);
     drop(runtime);
@@ -292,6 +296,24 @@ async fn deletions_have_preconditions(objects: &mut Objects) {
         options: None,
     };
     assert!(objects.delete_collection(all).await.unwrap().into_inner().count >= 7);
+}
+
+async fn conflicts_say_what_is_there(objects: &mut Objects) {
+    let made = create(objects, "configmaps", json!({"metadata": {"name": "torn"}}), false).await;
+    let update = |from: &Value, by: &str| {
+        let mut changed = from.clone();
+        changed["data"] = json!({"by": by});
+        v1::UpdateRequest {
+            resource: resource("", "configmaps"),
+            key: key("torn"),
+            json: changed.to_string().into(),
+            ..Default::default()
+        }
+    };
+    let newer = objects.update(update(&made, "the first")).await.unwrap().into_inner().object.unwrap();
+    let refused = objects.update(update(&made, "the second")).await.unwrap_err();
+    let details = balsa_proto::from_status(&refused);
+    assert_eq!((details.reason.as_str(), details.conflicting_revision), ("Conflict", newer.revision));
 }
 
 async fn several_kinds_come_in_one_stream(objects: &mut Objects) {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use balsa_testkit::{Cluster, Container, Steady, containers, docker, get, wait_until};
+use balsa_testkit::{Cluster, Container, Footprint, Steady, containers, docker, get, wait_until};
 use serde_json::{Value, json};
 
 use crate::user::{PATIENCE, User};
@@ -199,6 +199,18 @@ pub(crate) fn nothing_is_left(cluster: &Cluster, user: &dyn User, namespace: &st
     wait_until("its volume is gone", PATIENCE, || {
         let volumes: Vec<Value> = user.list("persistentvolumes", "")?;
         if volumes.is_empty() { Ok(()) } else { Err(format!("{volumes:?}")) }
+    });
+}
+
+/// Links, mounts, networks, containers and the pods' files: a deletion takes them all, not only `balsa down`.
+pub(crate) fn the_machine_is_as_before(cluster: &Cluster, before: &Footprint) {
+    wait_until("the pods have left nothing on the machine", PATIENCE, || {
+        let mut left = Footprint::take().since(before);
+        for node in std::fs::read_dir(cluster.data_dir().join("nodes")).unwrap().flatten() {
+            let pods = std::fs::read_dir(node.path().join("pods")).into_iter().flatten().flatten();
+            left.extend(pods.map(|pod| pod.path().display().to_string()));
+        }
+        if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
     });
 }
 

@@ -14,7 +14,7 @@ mod kubectl;
 mod phippy;
 mod user;
 
-use balsa_testkit::{Cluster, Options, has_kubectl, images};
+use balsa_testkit::{Cluster, Footprint, Options, has_kubectl, images};
 
 use kube_rs::KubeRs;
 use kubectl::Kubectl;
@@ -52,6 +52,7 @@ fn told_by_kube_rs() {
 
 fn the_acts(cluster: &Cluster, user: &dyn User, own: impl Fn()) {
     let (first, second) = (images::busybox("1"), images::busybox("2"));
+    let before = Footprint::take();
     acts::an_application_is_applied(user, &first);
     acts::its_pods_have_what_the_manifest_says(user);
     acts::it_answers_other_pods_by_name(user);
@@ -63,4 +64,5 @@ fn the_acts(cluster: &Cluster, user: &dyn User, own: impl Fn()) {
     acts::a_killed_container_comes_back(cluster, user, address);
     acts::a_claim_s_data_outlives_its_pod(user, &first);
     acts::what_is_deleted_is_gone(cluster, user, address);
+    acts::the_machine_is_as_before(cluster, &before);
 }

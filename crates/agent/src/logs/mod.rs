@@ -5,10 +5,11 @@
 //!                                                       <attempt>.log.1 …  older, 10 MiB each
 //! ```
 //!
-//! One collector a container copies from the runtime to the file ([`collect`]); readers look at files
+//! One collector a container copies from the runtime ([`collect`]) to the file ([`file`]); readers look at files
 //! alone ([`read`]) and hear from the collector when there is more.
 
 mod collect;
+mod file;
 mod format;
 mod read;
 

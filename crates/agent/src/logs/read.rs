@@ -1,7 +1,7 @@
 //! From the file to whoever asks: tail, since, timestamps, limit, follow.
 //!
-//! A follower keeps its file open over a rotation, reads it to its end and then goes on with the new
-//! one, so it misses nothing.
+//! A reader keeps its file open over rotations, reads it to its end and then goes on with the one that was
+//! begun after it; so it misses nothing that was not removed before it came to it.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 
-use super::collect::{OLDER_FILES, older};
+use super::file::{OLDER_FILES, older};
 use super::{LogName, Logs, format};
 
 /// Which part of a log.
@@ -39,12 +39,12 @@ pub(crate) struct LogQuery {
 pub(crate) struct NoLog(pub String);
 
 impl Logs {
-    /// Reads a log. The stream ends where the log does.
+    /// Reads a log. The stream ends where the log does, or with what kept it from being read.
     pub(crate) fn read(
         self: &Arc<Self>,
         name: &LogName,
         query: LogQuery,
-    ) -> Result<mpsc::Receiver<Bytes>, NoLog> {
+    ) -> Result<mpsc::Receiver<io::Result<Bytes>>, NoLog> {
         let mut attempts = self.attempts(name);
         attempts.sort_unstable();
         let attempt = if query.previous { attempts.iter().rev().nth(1) } else { attempts.last() };
@@ -64,7 +64,9 @@ impl Logs {
                 timestamps: query.timestamps,
                 continues: false,
             };
-            send(path, &query, progress, &mut out).await
+            if let Err(error) = send(path, &query, progress, &mut out).await {
+                let _ = out.sender.send(Err(error)).await;
+            }
         });
         Ok(receiver)
     }
@@ -79,7 +81,7 @@ impl Logs {
 const PIECE: usize = 64 << 10;
 
 struct Output {
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<io::Result<Bytes>>,
     left: Option<usize>,
     buffer: Vec<u8>,
     timestamps: bool,
@@ -116,7 +118,7 @@ impl Output {
     async fn flush(&mut self) {
         if !self.buffer.is_empty() {
             // A reader that is gone is noticed by `is_full`.
-            let _ = self.sender.send(Bytes::from(std::mem::take(&mut self.buffer))).await;
+            let _ = self.sender.send(Ok(std::mem::take(&mut self.buffer).into())).await;
         }
     }
 }
@@ -131,14 +133,8 @@ async fn send(
         Some(tail) => count_lines(&path, query.since)?.saturating_sub(tail),
         None => 0,
     };
-    for n in (1..=OLDER_FILES).rev() {
-        if let Ok(file) = File::open(older(&path, n)) {
-            copy(&mut BufReader::new(file), query.since, &mut skip, out).await?;
-        }
-    }
-    let mut reader = BufReader::new(File::open(&path)?);
-    copy(&mut reader, query.since, &mut skip, out).await?;
-    out.flush().await;
+    let mut reader = BufReader::new(oldest(&path)?);
+    copy_all(&mut reader, &path, query.since, &mut skip, out).await?;
     let Some(mut progress) = progress else { return Ok(()) };
     while !out.is_full() {
         let closed = out.sender.clone();
@@ -146,12 +142,7 @@ async fn send(
             () = closed.closed() => return Ok(()),
             changed = progress.changed() => changed.is_ok(),
         };
-        copy(&mut reader, query.since, &mut skip, out).await?;
-        while is_rotated(&path, reader.get_ref()) {
-            reader = BufReader::new(File::open(&path)?);
-            copy(&mut reader, query.since, &mut skip, out).await?;
-        }
-        out.flush().await;
+        copy_all(&mut reader, &path, query.since, &mut skip, out).await?;
         if !more {
             break;
         }
@@ -159,17 +150,33 @@ async fn send(
     Ok(())
 }
 
-fn is_rotated(path: &Path, file: &File) -> bool {
-    match (fs::metadata(path), file.metadata()) {
-        (Ok(named), Ok(open)) => named.ino() != open.ino(),
-        _ => false,
+/// The files of a log that are there, newest first.
+fn newest_first(path: &Path) -> impl Iterator<Item = File> {
+    let names = std::iter::once(path.to_owned()).chain((1..=OLDER_FILES).map(|n| older(path, n)));
+    names.filter_map(|name| File::open(name).ok())
+}
+
+fn oldest(path: &Path) -> io::Result<File> {
+    newest_first(path).last().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// The file that was begun after `file`, if there is one. After a file that was removed in the meantime the oldest
+/// that is left.
+fn next(path: &Path, file: &File) -> io::Result<Option<File>> {
+    let inode = file.metadata()?.ino();
+    let mut later = None;
+    for other in newest_first(path) {
+        if other.metadata()?.ino() == inode {
+            break;
+        }
+        later = Some(other);
     }
+    Ok(later)
 }
 
 fn count_lines(path: &Path, since: Option<Timestamp>) -> io::Result<usize> {
     let mut count = 0;
-    let files = (1..=OLDER_FILES).rev().map(|n| older(path, n)).chain([path.to_owned()]);
-    for file in files.filter_map(|path| File::open(path).ok()) {
+    for file in newest_first(path) {
         for line in BufReader::new(file).split(b'\n') {
             let line = line?;
             let wanted = format::parse(&line).filter(|line| since.is_none_or(|since| line.time >= since));
@@ -177,6 +184,25 @@ fn count_lines(path: &Path, since: Option<Timestamp>) -> io::Result<usize> {
         }
     }
     Ok(count)
+}
+
+/// Copies what is there now, in this file and in those after it.
+async fn copy_all(
+    reader: &mut BufReader<File>,
+    path: &Path,
+    since: Option<Timestamp>,
+    skip: &mut usize,
+    out: &mut Output,
+) -> io::Result<()> {
+    copy(reader, since, skip, out).await?;
+    while let Some(file) = next(path, reader.get_ref())? {
+        // It was written to until the next one was begun.
+        copy(reader, since, skip, out).await?;
+        *reader = BufReader::new(file);
+        copy(reader, since, skip, out).await?;
+    }
+    out.flush().await;
+    Ok(())
 }
 
 /// Copies whole lines up to the end of the file; what comes after `skip` lines.
@@ -237,7 +263,7 @@ mod tests {
         drop(out);
         let mut text = Vec::new();
         while let Some(piece) = receiver.recv().await {
-            text.extend_from_slice(&piece);
+            text.extend_from_slice(&piece.unwrap());
         }
         String::from_utf8(text).unwrap()
     }
@@ -256,5 +282,22 @@ mod tests {
         let since = Timestamp::from_second(4).ok();
         let shown = read(&path, LogQuery { since, timestamps: true, ..query() }).await;
         assert_eq!(shown, "1970-01-01T00:00:04.000000000Z line 4\n");
+    }
+
+    #[test]
+    fn after_a_file_comes_the_one_that_was_begun_after_it() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("c/0.log");
+        write(&path, 1..2);
+        let first = File::open(&path).unwrap();
+        assert!(next(&path, &first).unwrap().is_none());
+        let inode = |file: &File| file.metadata().unwrap().ino();
+        fs::rename(&path, older(&path, 2)).unwrap();
+        write(&older(&path, 1), 2..3);
+        write(&path, 3..4);
+        let second = next(&path, &first).unwrap().unwrap();
+        assert_eq!(inode(&second), inode(&File::open(older(&path, 1)).unwrap()), "none is skipped");
+        fs::remove_file(older(&path, 2)).unwrap();
+        assert_eq!(inode(&next(&path, &first).unwrap().unwrap()), inode(&second), "the oldest that is left");
     }
 }

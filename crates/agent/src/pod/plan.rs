@@ -256,7 +256,7 @@ fn keep(situation: &Situation<'_>, memory: &mut Memory, plan: &mut Plan, role: R
             "OnFailure" => !found.succeeded(),
             _ => true,
         };
-    if again || found.spec_hash != spec_hash(container) {
+    if again {
         restart(situation, memory, plan, name, found);
     }
 }

@@ -36,6 +36,10 @@ impl Refusal {
         Self { reason: "BadRequest", message: message.into() }
     }
 
+    fn internal(message: impl Into<String>) -> Self {
+        Self { reason: "InternalError", message: message.into() }
+    }
+
     fn not_found(message: impl Into<String>) -> Self {
         Self { reason: "NotFound", message: message.into() }
     }
@@ -172,6 +176,7 @@ async fn logs(
             },
         };
         let Some(piece) = piece else { return Ok(0) };
+        let piece = piece.map_err(|error| Refusal::internal(format!("the log cannot be read: {error}")))?;
         if !out.data(Lane::Data, piece).await {
             return Ok(0);
         }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use balsa_model::Object;
 use serde_json::{Map, Value};
 
+use super::CustomColumns;
 use crate::jsonpath::JsonPath;
 
 /// What `-o` says.
@@ -13,6 +14,8 @@ use crate::jsonpath::JsonPath;
 pub(crate) enum Format {
     /// More columns.
     Wide,
+    /// Other columns.
+    Custom(CustomColumns),
     /// YAML.
     Yaml,
     /// JSON.

@@ -1,6 +1,10 @@
 //! How answers are printed: tables, YAML, JSON, names.
 
+mod custom;
+mod feed;
 mod format;
+mod report;
+mod sort;
 mod table;
 
 use std::io::Write as _;
@@ -8,7 +12,11 @@ use std::path::PathBuf;
 
 use balsa_model::Descriptor;
 
+pub(crate) use custom::CustomColumns;
+pub(crate) use feed::Feed;
 pub(crate) use format::{Format, presentable, sorted};
+pub(crate) use report::{Report, object_format};
+pub(crate) use sort::sort;
 pub(crate) use table::{Columns, Printer, Table};
 
 /// Writes to standard output at once.
@@ -32,6 +40,11 @@ pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
         eprintln!("Warning: {warning}");
     }
+}
+
+/// The end of a command that goes on with other objects when one fails: all that went wrong, a line each.
+pub(crate) fn failures(failed: &[String]) -> anyhow::Result<()> {
+    if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("\nerror: "))) }
 }
 
 /// Whether the reader of our output has gone away, which is its right.

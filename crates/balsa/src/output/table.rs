@@ -6,8 +6,12 @@ use balsa_model::{KindRef, Object};
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::CustomColumns;
+
 /// Between two columns.
 const GAP: usize = 3;
+/// A column and its gap are at least that wide.
+const LEAST: usize = 6;
 
 /// Rows under headings, each column as wide as its widest cell.
 #[derive(Default)]
@@ -51,7 +55,7 @@ impl Table {
         let mut row = String::new();
         for (cell, width) in cells.iter().zip(&self.widths) {
             row.push_str(cell);
-            let padding = width + GAP - cell.chars().count();
+            let padding = (width + GAP).max(LEAST) - cell.chars().count();
             row.extend(std::iter::repeat_n(' ', padding));
         }
         text.push_str(row.trim_end());
@@ -60,24 +64,31 @@ impl Table {
 }
 
 /// Which columns are shown.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Columns {
     /// The namespace, first.
     pub(crate) namespace: bool,
     /// Those of `-o wide`.
     pub(crate) wide: bool,
-    /// The labels, last.
+    /// These labels, a column each.
+    pub(crate) of_labels: Vec<String>,
+    /// All labels, last.
     pub(crate) labels: bool,
     /// Names as `pod/web`, because there are several kinds.
     pub(crate) kinds: bool,
 }
 
-/// Turns objects of one kind into rows.
+/// Turns objects into rows.
 pub(crate) struct Printer {
-    kind: KindRef,
-    columns: Columns,
+    rows: Rows,
     table: Table,
     headings: bool,
+}
+
+enum Rows {
+    /// Those that a kind has.
+    Own(KindRef, Columns),
+    Custom(CustomColumns),
 }
 
 impl Printer {
@@ -90,41 +101,25 @@ impl Printer {
             names.insert(0, "NAMESPACE".to_owned());
         }
         names.extend(own_column(kind).filter(|_| columns.wide).map(|(name, _)| name.to_owned()));
+        let last_part = |label: &String| label.rsplit('/').next().unwrap_or_default().to_uppercase();
+        names.extend(columns.of_labels.iter().map(last_part));
         if columns.labels {
             names.push("LABELS".to_owned());
         }
-        Self { kind, columns, table: Table::new(names), headings }
+        Self { rows: Rows::Own(kind, columns), table: Table::new(names), headings }
+    }
+
+    /// A printer for any kind, with columns that the user made up.
+    pub(crate) fn custom(columns: CustomColumns, headings: bool) -> Self {
+        Self { table: columns.table(), rows: Rows::Custom(columns), headings }
     }
 
     /// Adds an object.
     pub(crate) fn add(&mut self, object: &Object, now: Timestamp) {
-        let descriptor = self.kind.descriptor();
-        let cells = match object.decode() {
-            Some(typed) => typed.row(now),
-            // What a newer server may send: at least its name.
-            None => vec![Cell::name(object.meta())],
-        };
-        let shown =
-            descriptor.columns.iter().zip(cells).filter(|(c, _)| self.columns.wide || c.priority == 0);
-        let mut row: Vec<String> = Vec::new();
-        if self.columns.namespace {
-            row.push(object.key().namespace.to_string());
-        }
-        for (column, cell) in shown {
-            let text = text(&cell.0);
-            let prefixed = self.columns.kinds && column.format == "name";
-            row.push(if prefixed { super::named(descriptor, &text) } else { text });
-        }
-        if let Some((_, annotation)) = own_column(self.kind).filter(|_| self.columns.wide) {
-            let told = object.meta().annotations.as_ref().and_then(|all| all.get(annotation));
-            row.push(told.map_or("<unknown>", String::as_str).to_owned());
-        }
-        if self.columns.labels {
-            let labels = object.meta().labels.iter().flatten().map(|(k, v)| format!("{k}={v}"));
-            let labels: Vec<String> = labels.collect();
-            row.push(if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") });
-        }
-        self.table.row(row);
+        self.table.row(match &self.rows {
+            Rows::Own(kind, columns) => row(*kind, columns, object, now),
+            Rows::Custom(columns) => columns.row(&super::presentable(object)),
+        });
     }
 
     /// What was added since the last time; the headings once.
@@ -132,6 +127,37 @@ impl Printer {
         let headings = std::mem::take(&mut self.headings);
         self.table.render(headings)
     }
+}
+
+fn row(kind: KindRef, columns: &Columns, object: &Object, now: Timestamp) -> Vec<String> {
+    let descriptor = kind.descriptor();
+    let cells = match object.decode() {
+        Some(typed) => typed.row(now),
+        // What a newer server may send: at least its name.
+        None => vec![Cell::name(object.meta())],
+    };
+    let shown = descriptor.columns.iter().zip(cells).filter(|(c, _)| columns.wide || c.priority == 0);
+    let mut row: Vec<String> = Vec::new();
+    if columns.namespace {
+        row.push(object.key().namespace.to_string());
+    }
+    for (column, cell) in shown {
+        let text = text(&cell.0);
+        let prefixed = columns.kinds && column.format == "name";
+        row.push(if prefixed { super::named(descriptor, &text) } else { text });
+    }
+    if let Some((_, annotation)) = own_column(kind).filter(|_| columns.wide) {
+        let told = object.meta().annotations.as_ref().and_then(|all| all.get(annotation));
+        row.push(told.map_or("<unknown>", String::as_str).to_owned());
+    }
+    let labels = object.meta().labels.as_ref();
+    let value = |label: &String| labels.and_then(|labels| labels.get(label)).cloned().unwrap_or_default();
+    row.extend(columns.of_labels.iter().map(value));
+    if columns.labels {
+        let pairs: Vec<String> = labels.into_iter().flatten().map(|(k, v)| format!("{k}={v}")).collect();
+        row.push(if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") });
+    }
+    row
 }
 
 /// What only Balsa's nodes tell, beside the columns that every client shows: its name, and the annotation
@@ -160,7 +186,8 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_they_must_be() {
         let kind = kind_of::<ConfigMap>();
-        let columns = Columns { namespace: true, labels: true, ..Columns::default() };
+        let of_labels = vec!["a".to_owned(), "x.io/zone".to_owned()];
+        let columns = Columns { namespace: true, labels: true, of_labels, ..Columns::default() };
         let mut printer = Printer::new(kind, columns, true);
         let value = json!({"metadata": {"name": "a-long-name", "namespace": "n", "labels": {"a": "b"},
             "creationTimestamp": "2026-01-01T00:00:00Z"}, "data": {"x": "1"}});
@@ -168,9 +195,10 @@ mod tests {
         printer.add(&object, "2026-01-01T00:00:05Z".parse().unwrap());
         assert_eq!(
             printer.take(),
-            "NAMESPACE   NAME          DATA   AGE   LABELS\nn           a-long-name   1      5s    a=b\n"
+            "NAMESPACE   NAME          DATA   AGE   A     ZONE   LABELS\n\
+             n           a-long-name   1      5s    b            a=b\n"
         );
         printer.add(&object, "2026-01-01T00:00:07Z".parse().unwrap());
-        assert_eq!(printer.take(), "n           a-long-name   1      7s    a=b\n");
+        assert_eq!(printer.take(), "n           a-long-name   1      7s    b            a=b\n");
     }
 }

@@ -191,7 +191,7 @@ pub(crate) fn check_precondition(old: &Object, precondition: &Precondition) -> R
         return Err(Failure::conflict(descriptor, &old.key().name, why));
     }
     if precondition.revision.is_some_and(|revision| revision != old.revision()) {
-        return Err(Failure::modified(descriptor, &old.key().name));
+        return Err(Failure::modified(descriptor, &old.key().name).at_revision(old.revision().0));
     }
     Ok(())
 }
@@ -207,7 +207,8 @@ fn refused(kind: KindRef, name: &str, refusal: Refusal) -> Failure {
     match refusal {
         Refusal::AlreadyExists => Failure::already_exists(descriptor, name),
         Refusal::NotFound => Failure::not_found(descriptor, name),
-        Refusal::Conflict { .. } | Refusal::UidMismatch { .. } => Failure::modified(descriptor, name),
+        Refusal::Conflict { current } => Failure::modified(descriptor, name).at_revision(current.0),
+        Refusal::UidMismatch { .. } => Failure::modified(descriptor, name),
         Refusal::Claimed { field, value, refusal } => {
             let mut errors = balsa_model::field::FieldErrors::new();
             let shown = value.rsplit('/').next().unwrap_or_default();

@@ -2,6 +2,7 @@
 
 mod agents;
 mod cluster;
+pub(crate) mod health;
 mod members;
 mod objects;
 mod peers;
@@ -13,6 +14,7 @@ use balsa_proto::{agent, peer, to_status, v1};
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
+use tonic_health::server::HealthReporter;
 
 use crate::authorize::{Attributes, Authorized};
 use crate::front::{Front, Peer};
@@ -21,8 +23,8 @@ use crate::identity::Authenticated;
 /// Largest message that is taken, in bytes: the largest request body over REST.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The routes of all services.
-pub(crate) fn router(front: &Front) -> Router {
+/// The routes of all services, and what tells the health of them ([`health::follow`]).
+pub(crate) fn router(front: &Front) -> (Router, HealthReporter) {
     use agent::agent_service_server::AgentServiceServer;
     use peer::peer_service_server::PeerServiceServer;
     use v1::cluster_service_server::ClusterServiceServer;
@@ -32,7 +34,7 @@ pub(crate) fn router(front: &Front) -> Router {
 
     let objects = ObjectServiceServer::new(objects::Objects(front.clone()))
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
-    let (_, health_server) = tonic_health::server::health_reporter();
+    let (reporter, health_server) = tonic_health::server::health_reporter();
     let mut routes = Routes::builder();
     routes
         .add_service(objects)
@@ -43,16 +45,20 @@ pub(crate) fn router(front: &Front) -> Router {
         .add_service(PeerServiceServer::new(peers::Peers(front.clone())))
         .add_service(InterceptedService::new(front.members.log().service(), peers::Gate(front.clone())))
         .add_service(health_server);
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(balsa_proto::FILE_DESCRIPTOR_SET)
-        .build_v1();
-    match reflection {
-        Ok(reflection) => {
-            routes.add_service(reflection);
+    // In both versions: many tools ask for the older one only.
+    match (reflection().build_v1(), reflection().build_v1alpha()) {
+        (Ok(reflection), Ok(older)) => {
+            routes.add_service(reflection).add_service(older);
         }
-        Err(error) => tracing::error!(%error, "server reflection is not available"),
+        (Err(error), _) | (_, Err(error)) => tracing::error!(%error, "server reflection is not available"),
     }
-    routes.routes().into_axum_router()
+    (routes.routes().into_axum_router(), reporter)
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(balsa_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 /// Who asks.

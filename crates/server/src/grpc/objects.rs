@@ -21,9 +21,10 @@ use tonic::{Request, Response, Status};
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
 use crate::engine::{Binding, Configuration, Listed, Page, Patch, Wanted, Written, scale_of, watch_failed};
-use crate::fairness::{Seat, Sort, Watching};
+use crate::fairness::{Seat, Sort};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
+use crate::rest::{self, Asked};
 
 /// Objects in one message of a list, in bytes of JSON: well below what clients take at once, and all that is
 /// copied of a list at a time.
@@ -147,13 +148,14 @@ fn event_message(event: &Event) -> v1::WatchEvent {
     }
 }
 
-fn watch_messages(watch: Watch, watching: Option<Watching>) -> Messages<v1::WatchResponse> {
-    futures::stream::unfold(Some((watch, watching)), |watch| async {
-        let (mut watch, watching) = watch?;
+/// `held` is let go when the stream ends.
+fn watch_messages<T: Send + 'static>(watch: Watch, held: T) -> Messages<v1::WatchResponse> {
+    futures::stream::unfold(Some((watch, held)), |watch| async {
+        let (mut watch, held) = watch?;
         match watch.next_batch().await? {
             Ok(events) => {
                 let events = events.iter().map(event_message).collect();
-                Some((Ok(v1::WatchResponse { events }), Some((watch, watching))))
+                Some((Ok(v1::WatchResponse { events }), Some((watch, held))))
             }
             Err(error) => Some((Err(to_status(&watch_failed(&error))), None)),
         }
@@ -198,7 +200,8 @@ impl Objects {
             revision => Start::After(Revision(revision)),
         };
         let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
-        Ok(watch_messages(watch, watching))
+        let counted = rest::Watching::begin(kind.descriptor().plural);
+        Ok(watch_messages(watch, (watching, counted)))
     }
 
     /// The proof that whoever asks may, and the seat to be worked on.
@@ -207,6 +210,9 @@ impl Objects {
         request: &Request<T>,
         wanted: &Attributes,
     ) -> Result<(Authorized, Option<Seat>), Status> {
+        if let Some(asked) = request.extensions().get::<Asked>() {
+            asked.tell(wanted);
+        }
         let who = authorize(&self.0, request, wanted)?;
         let seat = self.0.fairness.seat(who.user(), Sort::of(&wanted.verb)).await.map_err(failed)?;
         Ok((who, seat))

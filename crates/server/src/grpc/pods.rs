@@ -4,7 +4,9 @@ use std::pin::Pin;
 
 use balsa_model::kind::{Kind as _, kind_of};
 use balsa_model::{Failure, Key, Reason};
-use balsa_proto::agent::{self, Channel, StreamResponse, open, stream_request, stream_response};
+use balsa_proto::agent::{
+    self, Channel, StreamRequest, StreamResponse, open, stream_request, stream_response,
+};
 use balsa_proto::v1::pod_service_server::PodService;
 use balsa_proto::{to_status, v1};
 use balsa_rt::TaskKind;
@@ -16,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{authenticate, authorize, key_of};
 use crate::authorize::Attributes;
 use crate::front::Front;
-use crate::sessions::PodStream;
+use crate::sessions::{LOST, PodStream};
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -71,12 +73,13 @@ impl PodService for Pods {
         let stream = self.0.open_stream(&target, open::What::Logs(logs)).await.map_err(failed)?;
         let messages = futures::stream::unfold(Some(stream), |stream| async {
             let mut stream = stream?;
-            match stream.from_agent.recv().await?.message? {
-                stream_request::Message::Data(data) => {
+            match said(&mut stream.from_agent).await {
+                Err(lost) => Some((Err(lost), None)),
+                Ok(stream_request::Message::Data(data)) => {
                     Some((Ok(v1::LogsResponse { data: data.bytes }), Some(stream)))
                 }
-                stream_request::Message::End(end) => broken(&end).map(|status| (Err(status), None)),
-                stream_request::Message::Open(_) => None,
+                Ok(stream_request::Message::End(end)) => broken(&end).map(|status| (Err(status), None)),
+                Ok(stream_request::Message::Open(_)) => None,
             }
         });
         Ok(Response::new(messages.boxed()))
@@ -124,16 +127,23 @@ impl PodService for Pods {
         balsa_rt::spawn(TaskKind::Connection, feed_port(input, to_agent));
         let messages = futures::stream::unfold(Some(from_agent), |stream| async {
             let mut stream = stream?;
-            match stream.recv().await?.message? {
-                stream_request::Message::Data(data) => {
+            match said(&mut stream).await {
+                Err(lost) => Some((Err(lost), None)),
+                Ok(stream_request::Message::Data(data)) => {
                     Some((Ok(v1::PortForwardResponse { data: data.bytes }), Some(stream)))
                 }
-                stream_request::Message::End(end) => broken(&end).map(|status| (Err(status), None)),
-                stream_request::Message::Open(_) => None,
+                Ok(stream_request::Message::End(end)) => broken(&end).map(|status| (Err(status), None)),
+                Ok(stream_request::Message::Open(_)) => None,
             }
         });
         Ok(Response::new(messages.boxed()))
     }
+}
+
+/// What the agent says next. An agent that says no more without having said that it was the end is lost.
+async fn said(from_agent: &mut mpsc::Receiver<StreamRequest>) -> Result<stream_request::Message, Status> {
+    let said = from_agent.recv().await.and_then(|request| request.message);
+    said.ok_or_else(|| failed(Failure::new(Reason::ServiceUnavailable, LOST)))
 }
 
 /// Carries what the client sends to the pod's port until either ends.
@@ -197,20 +207,21 @@ async fn feed(mut input: Streaming<v1::ExecRequest>, to_agent: mpsc::Sender<Stre
     let _ = to_agent.send(StreamResponse { message: Some(close) }).await;
 }
 
-fn output(from_agent: mpsc::Receiver<agent::StreamRequest>) -> Messages<v1::ExecResponse> {
+fn output(from_agent: mpsc::Receiver<StreamRequest>) -> Messages<v1::ExecResponse> {
     use v1::exec_response::Message;
     futures::stream::unfold(Some(from_agent), |stream| async {
         let mut stream = stream?;
-        let (message, rest) = match stream.recv().await?.message? {
-            stream_request::Message::Data(data) if data.channel() == Channel::Stderr => {
+        let (message, rest) = match said(&mut stream).await {
+            Err(lost) => return Some((Err(lost), None)),
+            Ok(stream_request::Message::Data(data)) if data.channel() == Channel::Stderr => {
                 (Message::Stderr(data.bytes), Some(stream))
             }
-            stream_request::Message::Data(data) => (Message::Stdout(data.bytes), Some(stream)),
-            stream_request::Message::End(end) => match broken(&end) {
+            Ok(stream_request::Message::Data(data)) => (Message::Stdout(data.bytes), Some(stream)),
+            Ok(stream_request::Message::End(end)) => match broken(&end) {
                 Some(status) => return Some((Err(status), None)),
                 None => (Message::ExitCode(end.exit_code), None),
             },
-            stream_request::Message::Open(_) => return None,
+            Ok(stream_request::Message::Open(_)) => return None,
         };
         Some((Ok(v1::ExecResponse { message: Some(message) }), rest))
     })

@@ -4,15 +4,19 @@
 //! therefore kept. Series with a part of the URL that clients choose are not.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Instant;
 
-use http::Method;
-use metrics::{Counter, Histogram};
+use balsa_model::kinds;
+use balsa_proto::from_status;
+use http::{HeaderMap, Method};
+use metrics::{Counter, Gauge, Histogram};
+use tonic::{Code, Status};
 
 use super::path::ResourcePath;
 use super::query::Query;
 use super::served_kind;
+use crate::authorize::Attributes;
 
 /// The series that were counted in before. Cheap to clone.
 #[derive(Clone, Default)]
@@ -23,6 +27,7 @@ pub(crate) struct Counted(Arc<RwLock<HashMap<(Series, u16), Metrics>>>);
 struct Series {
     verb: &'static str,
     group: &'static str,
+    version: &'static str,
     resource: &'static str,
     scope: &'static str,
 }
@@ -59,19 +64,79 @@ impl Request {
             (&Method::DELETE, true) => "DELETE",
             _ => "other",
         };
-        let scope = match (kind.is_some(), is_named, is_namespaced) {
-            (false, ..) => "",
-            (_, true, _) => "resource",
-            (_, false, true) => "namespace",
-            (_, false, false) => "cluster",
-        };
-        let (group, resource) = descriptor.map_or(("", ""), |kind| (kind.group, kind.plural));
+        let scope = if kind.is_some() { scope(is_named, is_namespaced) } else { "" };
+        let (group, version, resource) =
+            descriptor.map_or(("", "", ""), |kind| (kind.group, kind.version, kind.plural));
         let subresource = path.map(|path| path.subresource.clone()).unwrap_or_default();
-        Self { series: Series { verb, group, resource, scope }, subresource, started: Instant::now() }
+        let series = Series { verb, group, version, resource, scope };
+        Self { series, subresource, started: Instant::now() }
+    }
+}
+
+fn scope(is_named: bool, is_namespaced: bool) -> &'static str {
+    match (is_named, is_namespaced) {
+        (true, _) => "resource",
+        (false, true) => "namespace",
+        (false, false) => "cluster",
+    }
+}
+
+/// What a gRPC request asked for: the door puts an empty one into the request, and reads what the service has
+/// written into it, because no URL says it.
+#[derive(Clone, Default)]
+pub(crate) struct Asked(Arc<OnceLock<(Series, String)>>);
+
+impl Asked {
+    /// The request is for this.
+    pub(crate) fn tell(&self, wanted: &Attributes) {
+        let Some(kind) = kinds::by_resource(&wanted.group, &wanted.resource) else { return };
+        let kind = kind.descriptor();
+        let verb = match wanted.verb.as_str() {
+            "get" => "GET",
+            "list" => "LIST",
+            "watch" => "WATCH",
+            "create" => "POST",
+            "update" => "PUT",
+            "patch" => "PATCH",
+            "delete" => "DELETE",
+            "deletecollection" => "DELETECOLLECTION",
+            _ => "other",
+        };
+        let scope = scope(!wanted.name.is_empty(), !wanted.namespace.is_empty());
+        let series = Series { verb, group: kind.group, version: kind.version, resource: kind.plural, scope };
+        let _ = self.0.set((series, wanted.subresource.clone()));
+    }
+}
+
+/// Counts a watch for as long as it is there.
+pub(crate) struct Watching(Gauge);
+
+impl Watching {
+    pub(crate) fn begin(resource: &'static str) -> Self {
+        let gauge =
+            metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => resource);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
     }
 }
 
 impl Counted {
+    /// Counts a gRPC request whose answer has begun, if it was one for objects: a stream that breaks later
+    /// is counted as it began.
+    pub(crate) fn grpc(&self, asked: &Asked, started: Instant, answer: &HeaderMap) {
+        if let Some((series, subresource)) = asked.0.get() {
+            let status = Status::from_header_map(answer).filter(|status| status.code() != Code::Ok);
+            let code = status.map_or(200, |status| from_status(&status).reason.code());
+            self.end(Request { series: *series, subresource: subresource.clone(), started }, code);
+        }
+    }
+
     /// Counts a request that was answered.
     pub(super) fn end(&self, request: Request, code: u16) {
         let Request { series, subresource, started } = request;
@@ -95,18 +160,18 @@ impl Counted {
 }
 
 fn find(series: Series, subresource: String, code: u16) -> Metrics {
-    let Series { verb, group, resource, scope } = series;
+    let Series { verb, group, version, resource, scope } = series;
     Metrics {
         total: metrics::counter!(
             "apiserver_request_total",
-            "verb" => verb, "group" => group, "version" => "v1", "resource" => resource,
+            "verb" => verb, "group" => group, "version" => version, "resource" => resource,
             "subresource" => subresource.clone(), "scope" => scope, "component" => "apiserver",
             "code" => code.to_string(),
         ),
         duration: metrics::histogram!(
             "apiserver_request_duration_seconds",
-            "verb" => verb, "group" => group, "resource" => resource, "subresource" => subresource,
-            "scope" => scope, "component" => "apiserver",
+            "verb" => verb, "group" => group, "version" => version, "resource" => resource,
+            "subresource" => subresource, "scope" => scope, "component" => "apiserver",
         ),
     }
 }
@@ -140,7 +205,7 @@ mod tests {
         ];
         for (method, at, query, expected) in cases {
             let request = Request::begin(&method, path::parse(at).as_ref(), &Query::parse(Some(query)));
-            let Series { verb, group, resource, scope } = request.series;
+            let Series { verb, group, resource, scope, .. } = request.series;
             assert_eq!(
                 (verb, group, resource, scope, request.subresource.as_str()),
                 expected,

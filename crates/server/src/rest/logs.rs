@@ -1,5 +1,7 @@
 //! `GET …/pods/<name>/log`: a container's log as plain text, as it comes.
 
+use std::io;
+
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::{Failure, Reason};
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::ResourceCall;
 use super::query::Query;
+use crate::sessions::LOST;
 
 /// Serves a log.
 pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
@@ -26,31 +29,33 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     }
     logs.container.clone_from(&target.container);
     let mut stream = call.call.front.open_stream(&target, open::What::Logs(logs)).await?;
-    // An error before the first byte is an answer; later ones only end the text.
+    // An error before the first byte is an answer; later ones break the text off.
     let first = match stream.from_agent.recv().await.and_then(|request| request.message) {
         Some(stream_request::Message::End(end)) if !end.error.is_empty() => {
             return Err(Failure::new(Reason::parse(&end.reason).unwrap_or(Reason::InternalError), end.error));
         }
         Some(stream_request::Message::Data(data)) => data.bytes,
-        _ => Bytes::new(),
+        Some(_) => Bytes::new(),
+        None => return Err(Failure::new(Reason::ServiceUnavailable, LOST)),
     };
-    let rest = futures::stream::unfold(stream, |mut stream| async move {
-        let bytes = next_bytes(&mut stream.from_agent).await?;
-        Some((bytes, stream))
+    let rest = futures::stream::try_unfold(stream, |mut stream| async move {
+        let bytes: Option<Bytes> = next_bytes(&mut stream.from_agent).await?;
+        Ok::<_, io::Error>(bytes.map(|bytes| (bytes, stream)))
     });
-    let body = futures::StreamExt::chain(futures::stream::iter([first]), rest);
-    let body = Body::from_stream(futures::StreamExt::map(body, Ok::<_, std::convert::Infallible>));
+    let body = Body::from_stream(futures::StreamExt::chain(futures::stream::iter([Ok(first)]), rest));
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     Ok(response)
 }
 
-/// The next bytes of a stream; `None` at its end.
-async fn next_bytes(stream: &mut mpsc::Receiver<StreamRequest>) -> Option<Bytes> {
-    match stream.recv().await?.message? {
-        stream_request::Message::Data(data) => Some(data.bytes),
-        _ => None,
+/// The next bytes of a stream; `None` at its end. That the node went away is no end.
+async fn next_bytes(stream: &mut mpsc::Receiver<StreamRequest>) -> io::Result<Option<Bytes>> {
+    match stream.recv().await.and_then(|request| request.message) {
+        Some(stream_request::Message::Data(data)) => Ok(Some(data.bytes)),
+        Some(stream_request::Message::End(end)) if !end.error.is_empty() => Err(io::Error::other(end.error)),
+        Some(_) => Ok(None),
+        None => Err(io::Error::other(LOST)),
     }
 }
 

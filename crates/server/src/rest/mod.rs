@@ -31,7 +31,7 @@ use crate::authorize::Attributes;
 use crate::fairness::Sort;
 use crate::front::{Front, Peer};
 use crate::identity::Authenticated;
-pub(crate) use counted::Counted;
+pub(crate) use counted::{Asked, Counted, Watching};
 use path::ResourcePath;
 use query::Query;
 

@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::accept::{self, Form};
 use super::respond::Shown;
-use super::{ResourceCall, respond};
+use super::{ResourceCall, counted, respond};
 use crate::engine::watch_failed;
-use crate::fairness::Watching;
+use crate::fairness;
 
 /// How long a watch lasts when the client names no time, in seconds: the reference server's range.
 const DEFAULT_SECONDS: std::ops::Range<u64> = 1800..3600;
@@ -58,10 +58,8 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
         told_columns: false,
         deadline: Instant::now() + timeout,
         ended: false,
-        _watching: watching,
+        _held: (watching, counted::Watching::begin(call.kind.descriptor().plural)),
     };
-    metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => call.kind.descriptor().plural)
-        .increment(1.0);
     Ok(streaming(Body::from_stream(lines.into_stream().map(Ok::<_, std::convert::Infallible>))))
 }
 
@@ -90,14 +88,7 @@ struct Lines {
     told_columns: bool,
     deadline: Instant,
     ended: bool,
-    _watching: Option<Watching>,
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        metrics::gauge!("apiserver_longrunning_requests", "verb" => "WATCH", "resource" => self.kind.descriptor().plural)
-            .decrement(1.0);
-    }
+    _held: (Option<fairness::Watching>, counted::Watching),
 }
 
 impl Lines {
