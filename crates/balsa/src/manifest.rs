@@ -4,8 +4,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
-use balsa_model::{KindRef, kinds};
-use serde::Deserialize as _;
+use balsa_model::{KindRef, kinds, yaml};
 use serde_json::Value;
 
 /// One object of a manifest.
@@ -40,7 +39,7 @@ impl Files {
             if file.as_os_str() == "-" {
                 let mut text = String::new();
                 std::io::stdin().read_to_string(&mut text).context("standard input")?;
-                manifests.extend(parse(&text).context("standard input")?);
+                manifests.extend(told("standard input", parse(&text).context("standard input")?));
                 continue;
             }
             if file.to_string_lossy().starts_with("http") && file.to_string_lossy().contains("://") {
@@ -54,7 +53,7 @@ impl Files {
             for path in paths {
                 let context = || path.display().to_string();
                 let text = std::fs::read_to_string(&path).with_context(context)?;
-                manifests.extend(parse(&text).with_context(context)?);
+                manifests.extend(told(&context(), parse(&text).with_context(context)?));
             }
         }
         if manifests.is_empty() {
@@ -84,17 +83,26 @@ fn collect(path: &Path, recursive: bool, top: bool, out: &mut Vec<PathBuf>) -> a
     entries.iter().try_for_each(|entry| collect(entry, recursive, false, out))
 }
 
-/// The objects of a text; empty documents are passed over, lists are taken apart.
-pub(crate) fn parse(text: &str) -> anyhow::Result<Vec<Manifest>> {
-    let mut manifests = Vec::new();
-    for (number, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
+/// The manifests of a source, after its warnings were shown.
+fn told(source: &str, (manifests, duplicates): (Vec<Manifest>, Vec<String>)) -> Vec<Manifest> {
+    let warnings: Vec<String> = duplicates.iter().map(|what| format!("{source}: {what}")).collect();
+    crate::output::warn(&warnings);
+    manifests
+}
+
+/// The objects of a text, read as kubectl reads it; empty documents are passed over, lists are taken
+/// apart. Beside them the keys that stand twice: the last of them counts.
+pub(crate) fn parse(text: &str) -> anyhow::Result<(Vec<Manifest>, Vec<String>)> {
+    let (mut manifests, mut duplicates) = (Vec::new(), Vec::new());
+    for (number, document) in yaml::documents(text.as_bytes()).enumerate() {
         let context = || format!("document {}", number + 1);
-        let value = Value::deserialize(document).with_context(context)?;
-        if !value.is_null() {
-            add(value, &mut manifests).with_context(context)?;
+        let document = document.map_err(anyhow::Error::msg).with_context(context)?;
+        duplicates.extend(document.duplicates);
+        if !document.value.is_null() {
+            add(document.value, &mut manifests).with_context(context)?;
         }
     }
-    Ok(manifests)
+    Ok((manifests, duplicates))
 }
 
 fn add(mut value: Value, out: &mut Vec<Manifest>) -> anyhow::Result<()> {
@@ -135,10 +143,25 @@ mod tests {
         let text = "# a comment\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: a}\n---\n---\n\
             {\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [{\"apiVersion\": \"apps/v1\", \
             \"kind\": \"Deployment\", \"metadata\": {\"name\": \"d\", \"namespace\": \"zoo\"}}]}\n";
-        let read = parse(text).unwrap();
+        let (read, duplicates) = parse(text).unwrap();
+        assert!(duplicates.is_empty());
         assert_eq!(read.len(), 2);
         assert_eq!((read[0].kind.descriptor().plural, read[0].name.as_str()), ("pods", "a"));
         assert_eq!(read[1].namespace.as_deref(), Some("zoo"));
+    }
+
+    #[test]
+    fn numbers_and_words_are_those_of_kubectl() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  volumes:\n  - name: c\n    configMap: {name: c, \
+            optional: yes, defaultMode: 0400}\n  hostNetwork: off\n  hostNetwork: on\n";
+        let (read, duplicates) = parse(text).unwrap();
+        let spec = &read[0].value["spec"];
+        assert_eq!(spec["volumes"][0]["configMap"]["defaultMode"], 256);
+        assert_eq!(
+            (&spec["volumes"][0]["configMap"]["optional"], &spec["hostNetwork"]),
+            (&true.into(), &true.into())
+        );
+        assert_eq!(duplicates, ["line 9: key \"hostNetwork\" already set in map"]);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
 //! - [`fields`]: who owns which fields, and server-side apply;
 //! - [`quota`]: what objects count against quotas; [`limits`]: what one of them may have;
+//! - [`yaml`]: how manifests and bodies in YAML are read;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
 
 pub mod discovery;
@@ -32,6 +33,7 @@ pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod table;
+pub mod yaml;
 
 pub use kind::{AnyObject, Descriptor, Kind, KindRef, Scope, Subresource};
 pub use mutation::{Change, Mutation, Operation, Precondition};

@@ -16,6 +16,9 @@ const LABEL_MAX: usize = 63;
 /// Longest subdomain, and with it most names.
 const SUBDOMAIN_MAX: usize = 253;
 /// Finalizers that need no domain.
+/// What is wrong with other names without a prefix.
+pub(crate) const UNQUALIFIED_FINALIZER: &str =
+    "name is neither a standard finalizer name nor is it fully qualified";
 const OWN_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
 /// All annotations of an object together, in bytes.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -206,15 +209,19 @@ pub fn validate(meta: &ObjectMeta, kind: &Descriptor, errors: &mut FieldErrors) 
     validate_finalizers(meta, &path.child("finalizers"), errors);
 }
 
+/// Whether a finalizer is neither Kubernetes' own nor says whose it is.
+pub(crate) fn is_unqualified(finalizer: &str) -> bool {
+    !finalizer.contains('/') && !OWN_FINALIZERS.contains(&finalizer)
+}
+
 /// Checks finalizers: their form, that they are qualified unless Kubernetes' own, and that dependents
 /// are not to go and to stay.
 fn validate_finalizers(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
     let finalizers = meta.finalizers.as_deref().unwrap_or_default();
     for (i, finalizer) in finalizers.iter().enumerate() {
         let wrong = qualified_name(finalizer);
-        if wrong.is_empty() && !finalizer.contains('/') && !OWN_FINALIZERS.contains(&finalizer.as_str()) {
-            let detail = "name is neither a standard finalizer name nor is it fully qualified";
-            errors.invalid(&path.index(i), finalizer.as_str(), detail);
+        if wrong.is_empty() && is_unqualified(finalizer) {
+            errors.invalid(&path.index(i), finalizer.as_str(), UNQUALIFIED_FINALIZER);
         }
         for wrong in wrong {
             errors.invalid(path, finalizer.as_str(), wrong);

@@ -272,9 +272,13 @@ impl Failure {
         self
     }
 
-    /// Refusals that know of no object carry details all the same, with nothing in them.
-    fn is_generic(&self) -> bool {
-        self.message == generic_message(self.reason)
+    /// Some refusals that know of no object carry details all the same, with nothing in them.
+    fn has_details(&self) -> bool {
+        match self.reason {
+            Reason::Forbidden => true,
+            Reason::Unauthorized => false,
+            _ => self.message == generic_message(self.reason),
+        }
     }
 
     /// As a `Status` object.
@@ -297,7 +301,7 @@ impl Failure {
             message: Some(self.message.clone()),
             reason: Some(self.reason.as_str().to_owned()),
             code: Some(i32::from(self.reason.code())),
-            details: (self.is_generic() || details != StatusDetails::default()).then_some(details),
+            details: (self.has_details() || details != StatusDetails::default()).then_some(details),
             metadata: ListMeta { continue_: not_empty(&self.continue_token), ..ListMeta::default() },
         }
     }
@@ -355,6 +359,10 @@ mod tests {
         let status = Failure::generic(Reason::NotFound).to_status();
         assert_eq!(status.details, Some(StatusDetails::default()));
         assert_eq!(Failure::bad_request("x").to_status().details, None);
+        assert_eq!(Failure::generic(Reason::Unauthorized).to_status().details, None);
+        let forbidden =
+            Failure::new(Reason::Forbidden, "forbidden: User \"kim\" cannot get path \"/metrics\"");
+        assert_eq!(forbidden.to_status().details, Some(StatusDetails::default()));
     }
 
     #[test]

@@ -270,7 +270,9 @@ fn grace_period(old: &Object, object: &dyn AnyObject, options: &DeleteOptions) -
     let own = || {
         old.bare_value().pointer("/spec/terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(30)
     };
-    options.grace_period_seconds.unwrap_or_else(own).max(0)
+    let seconds = options.grace_period_seconds.unwrap_or_else(own);
+    // As short as can be, but not by force.
+    if seconds < 0 { 1 } else { seconds }
 }
 
 /// Puts an object into the namespace of the URL; `refusal` says what is wrong with another.

@@ -129,31 +129,64 @@ impl Front {
     }
 
     fn impersonate(&self, user: Authenticated, headers: &HeaderMap) -> Result<Authenticated, Failure> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let Some(name) = text("impersonate-user") else { return Ok(user) };
-        let groups: Vec<String> = headers
-            .get_all("impersonate-group")
-            .iter()
-            .filter_map(|value| value.to_str().ok().map(str::to_owned))
-            .collect();
-        let mut wanted = vec![("users", name)];
-        wanted.extend(groups.iter().map(|group| ("groups", group.as_str())));
-        for (resource, name) in wanted {
-            let attributes = Attributes {
-                verb: "impersonate".to_owned(),
-                resource: resource.to_owned(),
-                name: name.to_owned(),
-                ..Attributes::default()
-            };
+        let Some((name, groups)) = impersonated(headers)? else { return Ok(user) };
+        for attributes in needed_to_impersonate(&name, &groups) {
             self.authorizer.authorize(&user, &attributes)?;
         }
-        Ok(Authenticated::impersonated(name, groups))
+        Ok(Authenticated::impersonated(&name, with_own_groups(&name, groups)))
     }
 
     /// The proof that a user may.
     pub(crate) fn authorize(&self, user: &Authenticated, wanted: &Attributes) -> Result<Authorized, Failure> {
         self.authorizer.authorize(user, wanted)
     }
+}
+
+/// Whom a request wants to be taken for, and in which groups. Groups, a UID or more without a user are
+/// refused: passed over, they would leave the caller with rights that it wanted to be without.
+fn impersonated(headers: &HeaderMap) -> Result<Option<(String, Vec<String>)>, Failure> {
+    let texts = |name: &str| -> Vec<String> {
+        let values = headers.get_all(name).iter();
+        values.filter_map(|value| value.to_str().ok().map(str::to_owned)).collect()
+    };
+    if let Some(name) = texts("impersonate-user").into_iter().next() {
+        return Ok(Some((name, texts("impersonate-group"))));
+    }
+    match headers.keys().find(|name| name.as_str().starts_with("impersonate-")) {
+        Some(name) => Err(Failure::bad_request(format!("requested {name} without impersonating a user"))),
+        None => Ok(None),
+    }
+}
+
+/// A service account has a right of its own: who may impersonate users may not impersonate it.
+fn needed_to_impersonate(name: &str, groups: &[String]) -> Vec<Attributes> {
+    let right = |resource: &str, namespace: &str, name: &str| Attributes {
+        verb: "impersonate".to_owned(),
+        resource: resource.to_owned(),
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        ..Attributes::default()
+    };
+    let first = match service_account(name) {
+        Some((namespace, account)) => right("serviceaccounts", namespace, account),
+        None => right("users", "", name),
+    };
+    std::iter::once(first).chain(groups.iter().map(|group| right("groups", "", group))).collect()
+}
+
+/// Who names a service account and no groups means those that it has.
+fn with_own_groups(name: &str, groups: Vec<String>) -> Vec<String> {
+    match service_account(name) {
+        Some((namespace, _)) if groups.is_empty() => {
+            vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
+        }
+        _ => groups,
+    }
+}
+
+/// Namespace and name, when the user is a service account.
+fn service_account(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':').filter(|(_, name)| !name.contains(':'))
 }
 
 /// The bearer token of a request: in its header, or, from WebSocket clients that cannot set headers, as
@@ -168,4 +201,46 @@ fn bearer_token(headers: &HeaderMap) -> Option<String> {
         offered.split(',').find_map(|p| p.trim().strip_prefix("base64url.bearer.authorization.k8s.io."))?;
     let bytes = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, encoded).ok()?;
     String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(given: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_user_and_its_groups_are_impersonated() {
+        assert_eq!(impersonated(&headers(&[("accept", "x")])), Ok(None));
+        let asked =
+            headers(&[("impersonate-user", "kim"), ("impersonate-group", "a"), ("impersonate-group", "b")]);
+        let (name, groups) = impersonated(&asked).unwrap().unwrap();
+        let needed = needed_to_impersonate(&name, &groups);
+        let needed: Vec<_> = needed.iter().map(|a| (a.resource.as_str(), a.name.as_str())).collect();
+        assert_eq!(needed, [("users", "kim"), ("groups", "a"), ("groups", "b")]);
+        assert_eq!(with_own_groups(&name, groups), ["a", "b"]);
+        for lone in ["impersonate-group", "impersonate-uid", "impersonate-extra-scopes"] {
+            let refused = impersonated(&headers(&[(lone, "x")])).unwrap_err();
+            assert_eq!(refused.message, format!("requested {lone} without impersonating a user"));
+        }
+    }
+
+    #[test]
+    fn service_accounts_are_impersonated_by_a_right_of_their_own() {
+        let name = "system:serviceaccount:zoo:keeper";
+        let needed = needed_to_impersonate(name, &[]);
+        assert_eq!((needed.len(), needed[0].resource.as_str()), (1, "serviceaccounts"));
+        assert_eq!((needed[0].namespace.as_str(), needed[0].name.as_str()), ("zoo", "keeper"));
+        let groups = ["system:serviceaccounts", "system:serviceaccounts:zoo"];
+        assert_eq!(with_own_groups(name, Vec::new()), groups);
+        assert_eq!(with_own_groups(name, vec!["a".to_owned()]), ["a"]);
+    }
 }

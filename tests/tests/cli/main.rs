@@ -6,6 +6,7 @@ mod config;
 mod mistakes;
 mod stream;
 mod tokens;
+mod yaml;
 
 use std::time::Duration;
 

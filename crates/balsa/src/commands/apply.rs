@@ -150,7 +150,7 @@ mod tests {
     use balsa_model::Revision;
 
     fn manifest(text: &str) -> Manifest {
-        crate::manifest::parse(text).unwrap().remove(0)
+        crate::manifest::parse(text).unwrap().0.remove(0)
     }
 
     #[test]

@@ -56,7 +56,9 @@ impl Format {
                 String::from_utf8(out).context("as JSON")
             }
             Self::JsonPath(path) => Ok(path.render(value)),
-            Self::Yaml | Self::Wide | Self::Name => serde_yaml_ng::to_string(value).context("as YAML"),
+            Self::Yaml | Self::Wide | Self::Name => {
+                balsa_model::yaml::to_text(value).map_err(anyhow::Error::msg)
+            }
         }
     }
 }

@@ -126,21 +126,20 @@ fn is_leaf(old: Option<&Value>, new: Option<&Value>, shape: &Shape) -> bool {
 
 fn fields(old: Option<&Value>, new: Option<&Value>, shape: &Shape, changes: &mut Changes) {
     let empty = Map::new();
-    let nothing = Value::Object(Map::new());
+    let [no_fields, no_items] = [Value::Object(Map::new()), Value::Array(Vec::new())];
     let old_map = old.and_then(Value::as_object).unwrap_or(&empty);
     let new_map = new.and_then(Value::as_object).unwrap_or(&empty);
     let mut field = |name: &str, before: Option<&Value>, after: Option<&Value>| {
         let below = shape.field(name).unwrap_or_else(|| shape.item());
-        // A structure that is always written was there, only with nothing in it.
-        let written = |there: Option<&Value>, other: Option<&Value>| {
-            there.is_some() && shape.always_has(name) && !below.atomic && other.is_some_and(Value::is_object)
+        // A structure or list that is always written was there, only with nothing in it.
+        let written = |there: Option<&Value>, other: Option<&Value>| match other {
+            _ if there.is_none() || !shape.always_has(name) || below.atomic => None,
+            Some(Value::Object(_)) => Some(&no_fields),
+            Some(Value::Array(_)) => Some(&no_items),
+            _ => None,
         };
-        let (mut old_value, mut new_value) = (before, after);
-        if before.is_none() && written(old, after) {
-            old_value = Some(&nothing);
-        } else if after.is_none() && written(new, before) {
-            new_value = Some(&nothing);
-        }
+        let old_value = before.or_else(|| written(old, after));
+        let new_value = after.or_else(|| written(new, before));
         if old_value == new_value {
             return;
         }
@@ -231,7 +230,7 @@ mod tests {
         assert_eq!(
             changes("apps.v1.Deployment", &json!({}), &new),
             [
-                r#"{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:selector":{},"f:strategy":{"f:rollingUpdate":{".":{},"f:maxSurge":{}},"f:type":{}},"f:template":{"f:spec":{"f:containers":{".":{},"k:{\"name\":\"c\"}":{".":{},"f:args":{},"f:name":{},"f:resources":{}}}}}}}"#,
+                r#"{"f:metadata":{"f:labels":{".":{},"f:a":{}}},"f:spec":{"f:selector":{},"f:strategy":{"f:rollingUpdate":{".":{},"f:maxSurge":{}},"f:type":{}},"f:template":{"f:spec":{"f:containers":{"k:{\"name\":\"c\"}":{".":{},"f:args":{},"f:name":{},"f:resources":{}}}}}}}"#,
                 "{}",
                 "{}"
             ]

@@ -41,9 +41,11 @@ const ATOMIC: &[&str] = &[
     "rbac.v1.Subject",
 ];
 
-/// Structures that Kubernetes always writes, if empty: nobody brings them into being.
+/// Structures and lists of structures that Kubernetes always writes, if empty: nobody brings them into being.
 const ALWAYS_THERE: &[&str] = &[
+    "containers",
     "daemonEndpoints",
+    "drivers",
     "involvedObject",
     "jobTemplate",
     "kubeletEndpoint",

@@ -96,6 +96,26 @@ impl Kind for Deployment {
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        if let Some(status) = &self.status {
+            let parts = [
+                ("updatedReplicas", status.updated_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ];
+            workload::validate_counts(status.replicas.unwrap_or(0), &parts, errors);
+            // Statuses from before there was `readyReplicas` count what is available only.
+            if status.ready_replicas.is_some_and(|ready| ready > 0) {
+                workload::validate_available(status.available_replicas, status.ready_replicas, errors);
+            }
+            let path = Path::new("status");
+            let missing = status.unavailable_replicas;
+            optional_non_negative(errors, &path.child("unavailableReplicas"), missing);
+            let collisions = |status: &DeploymentStatus| status.collision_count.unwrap_or(0);
+            if collisions(status) < old.status.as_ref().map_or(0, collisions) {
+                let path = path.child("collisionCount");
+                errors.invalid(&path, collisions(status), "cannot be decremented");
+            }
+        }
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
@@ -295,5 +315,27 @@ mod tests {
         assert_eq!(bounds(1, json!({})), (1, 0));
         assert_eq!(bounds(10, json!({})), (3, 2));
         assert_eq!(bounds(1, json!({"maxSurge": 0, "maxUnavailable": "25%"})), (0, 1));
+    }
+
+    #[test]
+    fn statuses_add_up() {
+        let with = |status: Value| {
+            let mut object = deployment(json!({}));
+            object.status = serde_json::from_value(status).unwrap();
+            object
+        };
+        let wrong = |status: Value| {
+            let mut errors = FieldErrors::new();
+            let old = with(json!({"replicas": 1, "collisionCount": 2}));
+            Kind::validate_update(&with(status), &old, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        assert!(wrong(json!({"replicas": 1, "availableReplicas": 1, "collisionCount": 2})).is_empty());
+        assert_eq!(
+            wrong(
+                json!({"replicas": 1, "updatedReplicas": 2, "unavailableReplicas": -1, "collisionCount": 1})
+            ),
+            ["status.updatedReplicas", "status.unavailableReplicas", "status.collisionCount"]
+        );
     }
 }

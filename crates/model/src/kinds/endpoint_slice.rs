@@ -5,14 +5,14 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointPort, EndpointSlice};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointHints, EndpointPort, EndpointSlice};
 
 use super::cells::{NONE, or_empty};
 use super::check::{default_text, default_to, invalid_each, label, port, required_one_of, subdomain};
 use super::endpoints::{shortened, validate_endpoint_ip};
 use crate::field::{CauseKind, FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
-use crate::meta::qualified_name;
+use crate::meta::{dns1123_subdomain, label_value, qualified_name, validate_labels};
 use crate::table::{Cell, Column};
 
 /// The label that says whose addresses a slice holds.
@@ -21,8 +21,14 @@ pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 pub const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Most endpoints in a slice.
 const MOST_ENDPOINTS: usize = 1000;
-/// Most addresses of an endpoint, and most ports of a slice.
+/// Most addresses of an endpoint.
 const MOST_ADDRESSES: usize = 100;
+/// Most ports of a slice.
+const MOST_PORTS: usize = 20_000;
+/// Most labels of where an endpoint is, in their old form.
+const MOST_TOPOLOGY: usize = 16;
+/// Most zones, and most nodes, that an endpoint is meant for.
+const MOST_HINTS: usize = 8;
 
 impl Kind for EndpointSlice {
     const DESCRIPTOR: Descriptor = Descriptor {
@@ -65,8 +71,8 @@ impl Kind for EndpointSlice {
             }
         }
         let ports = self.ports.as_deref().unwrap_or_default();
-        if ports.len() > MOST_ADDRESSES {
-            errors.too_many(&Path::new("ports"), ports.len(), MOST_ADDRESSES);
+        if ports.len() > MOST_PORTS {
+            errors.too_many(&Path::new("ports"), ports.len(), MOST_PORTS);
         } else {
             validate_ports(ports, &Path::new("ports"), errors);
         }
@@ -101,7 +107,7 @@ fn validate_endpoint(endpoint: &Endpoint, address_type: &str, path: &Path, error
     for (i, address) in endpoint.addresses.iter().enumerate() {
         let path = addresses_path.index(i);
         match address_type {
-            "FQDN" => subdomain(errors, &path, address),
+            "FQDN" => full_name(errors, &path, address),
             "IPv4" if address.contains(':') => {
                 errors.invalid(&path, address.as_str(), "must be an IPv4 address")
             }
@@ -117,6 +123,49 @@ fn validate_endpoint(endpoint: &Endpoint, address_type: &str, path: &Path, error
     }
     if let Some(name) = &endpoint.node_name {
         subdomain(errors, &path.child("nodeName"), name);
+    }
+    let topology_path = path.child("deprecatedTopology");
+    let topology = endpoint.deprecated_topology.as_ref();
+    if let Some(count) = topology.map(|labels| labels.len()).filter(|count| *count > MOST_TOPOLOGY) {
+        errors.too_many(&topology_path, count, MOST_TOPOLOGY);
+    }
+    validate_labels(topology, &topology_path, errors);
+    if let Some(hints) = &endpoint.hints {
+        validate_hints(hints, &path.child("hints"), errors);
+    }
+}
+
+/// A name in DNS that says more than a host's: `a.b`, with a point at its end or without.
+fn full_name(errors: &mut FieldErrors, path: &Path, text: &str) {
+    let name = text.strip_suffix('.').unwrap_or(text);
+    if text.is_empty() {
+        errors.required(path, "");
+    } else if !dns1123_subdomain(name).is_empty() {
+        invalid_each(errors, path, name, dns1123_subdomain(name));
+    } else if !name.contains('.') {
+        errors.invalid(path, name, "should be a domain with at least two segments separated by dots");
+    }
+}
+
+fn validate_hints(hints: &EndpointHints, path: &Path, errors: &mut FieldErrors) {
+    let zones: Vec<&str> = hints.for_zones.iter().flatten().map(|zone| zone.name.as_str()).collect();
+    let nodes: Vec<&str> = hints.for_nodes.iter().flatten().map(|node| node.name.as_str()).collect();
+    for (field, names, wrong) in
+        [("forZones", zones, label_value as fn(&str) -> Vec<String>), ("forNodes", nodes, dns1123_subdomain)]
+    {
+        let path = path.child(field);
+        if names.len() > MOST_HINTS {
+            errors.too_many(&path, names.len(), MOST_HINTS);
+            continue;
+        }
+        let mut seen = HashSet::new();
+        for (i, name) in names.into_iter().enumerate() {
+            let path = path.index(i).child("name");
+            if !seen.insert(name) {
+                errors.duplicate(&path, name);
+            }
+            invalid_each(errors, &path, name, wrong(name));
+        }
     }
 }
 
@@ -191,5 +240,31 @@ mod tests {
         Kind::validate(&slice, &mut errors);
         assert_eq!(errors.into_vec()[0].field, "endpoints[1].addresses[0]");
         assert!(is_ready(&slice.endpoints[0]) && !is_serving(&slice.endpoints[1]));
+    }
+
+    fn wrong(endpoint: serde_json::Value) -> Vec<String> {
+        let slice = json!({"metadata": {"name": "s"}, "addressType": "FQDN", "endpoints": [endpoint]});
+        let slice: EndpointSlice = serde_json::from_value(slice).unwrap();
+        let mut errors = FieldErrors::new();
+        Kind::validate(&slice, &mut errors);
+        errors.into_vec().into_iter().map(|e| e.field.replace("endpoints[0].", "")).collect()
+    }
+
+    #[test]
+    fn names_and_hints_are_checked() {
+        let good = json!({"addresses": ["a.example", "b.example."], "deprecatedTopology": {"rack": "7"},
+            "hints": {"forZones": [{"name": "eu_1"}], "forNodes": [{"name": "n"}]}});
+        assert!(wrong(good).is_empty());
+        assert_eq!(wrong(json!({"addresses": ["host", "A_b.c"]})), ["addresses[0]", "addresses[1]"]);
+        let twice = json!([{"name": "z"}, {"name": "z"}, {"name": "a b"}]);
+        let hints = json!({"forZones": twice, "forNodes": vec![json!({"name": "n"}); 9]});
+        assert_eq!(
+            wrong(json!({"addresses": ["a.b"], "hints": hints})),
+            ["hints.forZones[1].name", "hints.forZones[2].name", "hints.forNodes"]
+        );
+        assert_eq!(
+            wrong(json!({"addresses": ["a.b"], "deprecatedTopology": {"rack": "a b"}})),
+            ["deprecatedTopology"]
+        );
     }
 }

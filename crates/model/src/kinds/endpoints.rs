@@ -1,11 +1,13 @@
 //! Endpoints: the addresses behind a service, in the old form that holds all of them in one object.
 
+use std::net::IpAddr;
+
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints};
 
 use super::cells::NONE;
-use super::check::{default_text, invalid_each, ip, label, port, required_one_of};
+use super::check::{default_text, invalid_each, ip, label, port, required_one_of, subdomain};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
 use crate::meta::qualified_name;
@@ -66,6 +68,9 @@ fn validate_address(address: &EndpointAddress, path: &Path, errors: &mut FieldEr
     if let Some(name) = address.hostname.as_deref().filter(|n| !n.is_empty()) {
         label(errors, &path.child("hostname"), name);
     }
+    if let Some(name) = &address.node_name {
+        subdomain(errors, &path.child("nodeName"), name);
+    }
 }
 
 fn validate_port(item: &EndpointPort, named: bool, path: &Path, errors: &mut FieldErrors) {
@@ -82,12 +87,12 @@ fn validate_port(item: &EndpointPort, named: bool, path: &Path, errors: &mut Fie
     }
 }
 
-/// Checks that an address can be that of an endpoint: traffic to it must leave the sender's machine.
+/// Checks that an address is a particular machine's: that of an endpoint, or of a service outside.
 pub(crate) fn validate_endpoint_ip(text: &str, path: &Path, errors: &mut FieldErrors) {
     let Some(address) = ip(errors, path, text) else { return };
-    let link_local = match address {
-        std::net::IpAddr::V4(four) => four.is_link_local(),
-        std::net::IpAddr::V6(six) => six.is_unicast_link_local(),
+    let (link_local, to_many_on_link) = match address {
+        IpAddr::V4(four) => (four.is_link_local(), four.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(six) => (six.is_unicast_link_local(), six.segments()[0] & 0xff0f == 0xff02),
     };
     if address.is_unspecified() {
         errors.invalid(path, text, format!("may not be unspecified ({text})"));
@@ -95,7 +100,7 @@ pub(crate) fn validate_endpoint_ip(text: &str, path: &Path, errors: &mut FieldEr
         errors.invalid(path, text, "may not be in the loopback range (127.0.0.0/8, ::1/128)");
     } else if link_local {
         errors.invalid(path, text, "may not be in the link-local range (169.254.0.0/16, fe80::/10)");
-    } else if address.is_multicast() {
+    } else if to_many_on_link {
         errors.invalid(path, text, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)");
     }
 }
@@ -163,5 +168,13 @@ mod tests {
             errors(json!([{"addresses": [{"ip": "127.0.0.1"}], "ports": [{"port": 0}]}])),
             ["subsets[0].addresses[0].ip", "subsets[0].ports[0].port"]
         );
+        let of = |address: Value| errors(json!([{"addresses": [address]}]));
+        assert_eq!(of(json!({"ip": "10.0.0.1", "nodeName": "A_b"})), ["subsets[0].addresses[0].nodeName"]);
+        for wrong in ["0.0.0.0", "::", "169.254.1.1", "fe80::1", "224.0.0.5", "ff02::1", "x"] {
+            assert_eq!(of(json!({"ip": wrong})), ["subsets[0].addresses[0].ip"], "{wrong}");
+        }
+        for good in ["10.0.0.1", "fd00::1", "239.1.1.1", "ff05::2"] {
+            assert!(of(json!({"ip": good, "nodeName": "n.example"})).is_empty(), "{good}");
+        }
     }
 }

@@ -32,8 +32,8 @@ impl Kind for HorizontalPodAutoscaler {
             Column::text("Reference"),
             Column::text("Targets"),
             Column::text("MinPods"),
-            Column::number("MaxPods"),
-            Column::number("Replicas"),
+            Column::text("MaxPods"),
+            Column::text("Replicas"),
             Column::AGE,
         ],
         ..Descriptor::namespaced(

@@ -11,7 +11,7 @@ use super::cells::or_empty;
 use super::check::default_text;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, NameRule, Subresource};
-use crate::meta::qualified_name;
+use crate::meta::{UNQUALIFIED_FINALIZER, is_unqualified, qualified_name};
 use crate::table::{Cell, Column};
 
 /// The finalizer of the namespace controller.
@@ -69,7 +69,20 @@ impl Kind for Namespace {
             for wrong in qualified_name(finalizer) {
                 errors.invalid(&path, finalizer.as_str(), wrong);
             }
+            if is_unqualified(finalizer) {
+                errors.invalid(&path, finalizer.as_str(), UNQUALIFIED_FINALIZER);
+            }
         }
+    }
+
+    fn validate_update(&self, _old: &Self, errors: &mut FieldErrors) {
+        let detail = match (&self.metadata.deletion_timestamp, phase(self)) {
+            (None, "Active") | (Some(_), "Terminating") => return,
+            (None, _) => "may only be 'Active' if `deletionTimestamp` is empty",
+            (Some(_), _) => "may only be 'Terminating' if `deletionTimestamp` is not empty",
+        };
+        // The reference server writes the field like that.
+        errors.invalid(&Path::new("status").child("Phase"), phase(self), detail);
     }
 
     fn field(&self, label: &str) -> String {
@@ -130,5 +143,33 @@ mod tests {
         assert!(!is_finalized(&new));
         finalize(&mut new, Vec::new());
         assert!(is_finalized(&new));
+    }
+
+    fn wrong(value: serde_json::Value) -> Vec<String> {
+        let namespace: Namespace = serde_json::from_value(value).unwrap();
+        let mut errors = FieldErrors::new();
+        Kind::validate(&namespace, &mut errors);
+        Kind::validate_update(&namespace, &Namespace::default(), &mut errors);
+        errors.into_vec().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn finalizers_and_phases_fit() {
+        let time = "2026-01-01T00:00:00Z";
+        let finalizers = json!(["kubernetes", "example.com/a"]);
+        assert!(wrong(json!({"spec": {"finalizers": finalizers}, "status": {"phase": "Active"}})).is_empty());
+        let going = json!({"metadata": {"deletionTimestamp": time}, "status": {"phase": "Terminating"}});
+        assert!(wrong(going).is_empty());
+        assert_eq!(
+            wrong(json!({"spec": {"finalizers": ["mine"]}, "status": {"phase": "Terminating"}})),
+            [
+                format!("spec.finalizers: Invalid value: \"mine\": {UNQUALIFIED_FINALIZER}"),
+                "status.Phase: Invalid value: \"Terminating\": may only be 'Active' if `deletionTimestamp` is empty"
+                    .to_owned(),
+            ]
+        );
+        let staying = json!({"metadata": {"deletionTimestamp": time}, "status": {"phase": "Active"}});
+        let detail = "may only be 'Terminating' if `deletionTimestamp` is not empty";
+        assert_eq!(wrong(staying), [format!("status.Phase: Invalid value: \"Active\": {detail}")]);
     }
 }

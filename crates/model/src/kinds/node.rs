@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::core::v1::{
-    DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeSystemInfo, Taint, Toleration,
+    DaemonEndpoint, Node, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo, Taint, Toleration,
 };
 
 use super::cells::{NONE, UNKNOWN, or_empty, or_none};
@@ -87,14 +87,27 @@ impl Kind for Node {
                 errors.invalid(&spec.child("podCIDRs").index(i), cidr.as_str(), detail);
             }
         }
-        let capacity = self.status.iter().flat_map(|s| s.capacity.iter().flatten());
-        for (name, amount) in capacity {
-            let path = Path::new("status").child("capacity").key(name);
-            validate_amount(amount, false, &path, errors);
+        let cidrs = self.spec.as_ref().and_then(|s| s.pod_cidrs.as_deref()).unwrap_or_default();
+        let of_six = cidrs.iter().filter(|cidr| cidr.contains(':')).count();
+        if cidrs.len() > 1 && (cidrs.len(), of_six) != (2, 1) {
+            let detail = "may specify no more than one CIDR for each IP family";
+            errors.invalid(&spec.child("podCIDRs"), json(&cidrs), detail);
+        }
+        let empty = NodeStatus::default();
+        let status = self.status.as_ref().unwrap_or(&empty);
+        for (field, amounts) in [("capacity", &status.capacity), ("allocatable", &status.allocatable)] {
+            for (name, amount) in amounts.iter().flatten() {
+                let path = Path::new("status").child(field).child(name);
+                validate_amount(amount, false, &path, errors);
+            }
         }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        let addresses = self.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
+        for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
+            errors.duplicate(&Path::new("status").child("addresses").index(i), json(address));
+        }
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec");
         if old.pod_cidrs.as_ref().is_some_and(|c| !c.is_empty()) && new.pod_cidrs != old.pod_cidrs {
@@ -275,5 +288,29 @@ mod tests {
             let toleration: Toleration = serde_json::from_value(toleration).unwrap();
             assert_eq!(tolerates(&toleration, &taint), covers);
         }
+    }
+
+    #[test]
+    fn networks_amounts_and_addresses_are_checked() {
+        let wrong = |value: Value| {
+            let (node, mut errors) = (node(value), FieldErrors::new());
+            Kind::validate(&node, &mut errors);
+            Kind::validate_update(&node, &Node::default(), &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        assert!(wrong(json!({"spec": {"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}})).is_empty());
+        for cidrs in [
+            json!(["10.0.0.0/24", "10.0.1.0/24"]),
+            json!(["fd00::/64", "fd01::/64"]),
+            json!(["10.0.0.0/24", "fd00::/64", "fd01::/64"]),
+        ] {
+            assert_eq!(wrong(json!({"spec": {"podCIDRs": cidrs}})), ["spec.podCIDRs"]);
+        }
+        let address = json!({"type": "InternalIP", "address": "10.0.0.9"});
+        assert_eq!(
+            wrong(json!({"status": {"capacity": {"cpu": "-1"}, "allocatable": {"memory": "-2"},
+                "addresses": [address, {"type": "ExternalIP", "address": "10.0.0.9"}, address]}})),
+            ["status.capacity.cpu", "status.allocatable.memory", "status.addresses[2]"]
+        );
     }
 }

@@ -155,6 +155,28 @@ pub(crate) fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path, error
     if let Some(mode) = &spec.volume_mode {
         one_of(errors, &path.child("volumeMode"), mode, &["Block", "Filesystem"]);
     }
+    validate_sources(spec, path, errors);
+}
+
+/// What a volume is to be filled from: a snapshot, another claim, or an object of somebody's own kind.
+fn validate_sources(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut FieldErrors) {
+    let old = spec.data_source.as_ref().map(|s| (s.api_group.as_deref(), s.kind.as_str(), s.name.as_str()));
+    let new = spec.data_source_ref.as_ref();
+    let new = new.map(|s| (s.api_group.as_deref(), s.kind.as_str(), s.name.as_str()));
+    for (field, source) in [("dataSource", old), ("dataSourceRef", new)] {
+        let Some((group, kind, name)) = source else { continue };
+        let (path, group) = (path.child(field), group.unwrap_or_default());
+        for (field, _) in [("name", name), ("kind", kind)].into_iter().filter(|(_, text)| text.is_empty()) {
+            errors.required(&path.child(field), "");
+        }
+        if group.is_empty() && kind != "PersistentVolumeClaim" {
+            let detail = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+            errors.invalid(&path, kind, detail);
+        }
+        if !group.is_empty() {
+            subdomain(errors, &path.child("apiGroup"), group);
+        }
+    }
 }
 
 /// Checks an amount of storage.
@@ -270,5 +292,24 @@ mod tests {
         named.spec.as_mut().unwrap().volume_name = Some("v".to_owned());
         assert!(refused(&named, &sized("1Gi")).is_empty());
         assert_eq!(refused(&sized("1Gi"), &named), ["spec"]);
+    }
+
+    #[test]
+    fn sources_are_named_in_full() {
+        let wrong = |source: Value| {
+            let mut claim = sized("1Gi");
+            claim.spec.as_mut().unwrap().data_source = serde_json::from_value(source).unwrap();
+            let mut errors = FieldErrors::new();
+            Kind::validate(&claim, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        assert!(wrong(json!({"kind": "PersistentVolumeClaim", "name": "c"})).is_empty());
+        let group = "snapshot.storage.k8s.io";
+        assert!(wrong(json!({"apiGroup": group, "kind": "VolumeSnapshot", "name": "s"})).is_empty());
+        assert_eq!(wrong(json!({"kind": "VolumeSnapshot", "name": "s"})), ["spec.dataSource"]);
+        assert_eq!(
+            wrong(json!({"apiGroup": "a_b", "kind": "", "name": ""})),
+            ["spec.dataSource.name", "spec.dataSource.kind", "spec.dataSource.apiGroup"]
+        );
     }
 }

@@ -70,6 +70,15 @@ impl Kind for ReplicaSet {
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        if let Some(status) = &self.status {
+            let parts = [
+                ("fullyLabeledReplicas", status.fully_labeled_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ];
+            workload::validate_counts(status.replicas, &parts, errors);
+            workload::validate_available(status.available_replicas, status.ready_replicas, errors);
+        }
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
@@ -175,6 +184,29 @@ mod tests {
                 "spec.template.metadata.labels: Invalid value: {\"app\":\"r\"}: `selector` does not match template `labels`",
                 "spec.selector: Invalid value: {\"matchLabels\":{\"app\":\"x\"}}: field is immutable",
             ]
+        );
+    }
+
+    #[test]
+    fn statuses_add_up() {
+        let wrong = |status: Value| {
+            let mut new = set(spec());
+            new.status = serde_json::from_value(status).unwrap();
+            let mut errors = FieldErrors::new();
+            Kind::validate_update(&new, &set(spec()), &mut errors);
+            errors.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(wrong(json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1})).is_empty());
+        assert_eq!(
+            wrong(json!({"replicas": 1, "readyReplicas": 2, "availableReplicas": -1})),
+            [
+                "status.availableReplicas: Invalid value: -1: must be greater than or equal to 0",
+                "status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas",
+            ]
+        );
+        assert_eq!(
+            wrong(json!({"replicas": 1, "availableReplicas": 1})),
+            ["status.availableReplicas: Invalid value: 1: cannot be greater than readyReplicas"]
         );
     }
 }

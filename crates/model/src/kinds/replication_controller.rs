@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::check::{default_to, json, optional_non_negative};
 use super::pod_spec::template;
-use super::{cells, replica_set};
+use super::{cells, replica_set, workload};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
 use crate::meta;
@@ -76,6 +76,18 @@ impl Kind for ReplicationController {
         }
         template::validate(pods, &path, errors);
         template::validate_runs_forever(pods, "ReplicationController", &path, errors);
+    }
+
+    fn validate_update(&self, _old: &Self, errors: &mut FieldErrors) {
+        if let Some(status) = &self.status {
+            let parts = [
+                ("fullyLabeledReplicas", status.fully_labeled_replicas),
+                ("readyReplicas", status.ready_replicas),
+                ("availableReplicas", status.available_replicas),
+            ];
+            workload::validate_counts(status.replicas, &parts, errors);
+            workload::validate_available(status.available_replicas, status.ready_replicas, errors);
+        }
     }
 
     fn field(&self, label: &str) -> String {

@@ -1,6 +1,8 @@
 //! Secret: small bytes that are nobody else's business.
 //! Invariants: the type never changes; once `immutable`, the data does not either.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::{ByteString, Metadata as _};
@@ -119,7 +121,9 @@ fn validate_json(secret: &Secret, key: &str, path: &Path, errors: &mut FieldErro
     match secret.data.as_ref().and_then(|data| data.get(key)) {
         None => errors.required(&path, ""),
         Some(bytes) => {
-            if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes.0) {
+            // Credentials by registry: a map, or nothing.
+            let read = serde_json::from_slice::<Option<BTreeMap<String, serde::de::IgnoredAny>>>(&bytes.0);
+            if let Err(error) = read {
                 errors.invalid(&path, "<secret contents redacted>", error.to_string());
             }
         }
@@ -155,6 +159,11 @@ mod tests {
                 json!({"type": "kubernetes.io/dockerconfigjson", "stringData": {".dockerconfigjson": "no"}}),
                 vec!["data[.dockerconfigjson]"],
             ),
+            (
+                json!({"type": "kubernetes.io/dockercfg", "stringData": {".dockercfg": "[]"}}),
+                vec!["data[.dockercfg]"],
+            ),
+            (json!({"type": "kubernetes.io/dockercfg", "stringData": {".dockercfg": "{\"a\": {}}"}}), vec![]),
             (
                 json!({"type": SERVICE_ACCOUNT_TOKEN}),
                 vec!["metadata.annotations[kubernetes.io/service-account.name]"],

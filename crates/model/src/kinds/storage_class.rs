@@ -1,12 +1,15 @@
 //! StorageClass: how volumes of a sort are made.
 //! Invariant: what volumes were made by never changes.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
+use k8s_openapi::api::core::v1::TopologySelectorTerm;
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use super::cells::or_empty;
-use super::check::{default_text, invalid_each, one_of};
+use super::check::{default_text, invalid_each, label_key, one_of};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
 use crate::meta::qualified_name;
@@ -14,6 +17,9 @@ use crate::table::{Cell, Column};
 
 /// The annotation of the class that claims get when they name none.
 pub const DEFAULT_ANNOTATION: &str = "storageclass.kubernetes.io/is-default-class";
+/// Most parameters of a class, and bytes of all of them together.
+const MOST_PARAMETERS: usize = 512;
+const MAX_PARAMETER_BYTES: usize = 256 * 1024;
 const OLD_DEFAULT_ANNOTATION: &str = "storageclass.beta.kubernetes.io/is-default-class";
 
 impl Kind for StorageClass {
@@ -48,11 +54,13 @@ impl Kind for StorageClass {
         if self.provisioner.is_empty() {
             errors.required(&path, "");
         } else {
-            let wrong = qualified_name(&self.provisioner.to_lowercase());
-            invalid_each(errors, &path, &self.provisioner, wrong);
+            let lower = self.provisioner.to_lowercase();
+            invalid_each(errors, &path, &lower, qualified_name(&lower));
         }
-        for key in self.parameters.iter().flatten().map(|(key, _)| key).filter(|key| key.is_empty()) {
-            errors.invalid(&Path::new("parameters"), key.as_str(), "field can not be empty.");
+        validate_parameters(self, &Path::new("parameters"), errors);
+        let path = Path::new("allowedTopologies");
+        for (i, term) in self.allowed_topologies.iter().flatten().enumerate() {
+            validate_topology(term, &path.index(i), errors);
         }
         if let Some(policy) = &self.reclaim_policy {
             one_of(errors, &Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
@@ -87,6 +95,40 @@ impl Kind for StorageClass {
             Cell(self.allow_volume_expansion.unwrap_or(false).into()),
             Cell::age(self.metadata(), now),
         ]
+    }
+}
+
+fn validate_parameters(class: &StorageClass, path: &Path, errors: &mut FieldErrors) {
+    let parameters = || class.parameters.iter().flatten();
+    if parameters().count() > MOST_PARAMETERS {
+        errors.too_long(path, MOST_PARAMETERS);
+        return;
+    }
+    for (key, _) in parameters().filter(|(key, _)| key.is_empty()) {
+        errors.invalid(path, key.as_str(), "field can not be empty.");
+    }
+    if parameters().map(|(key, value)| key.len() + value.len()).sum::<usize>() > MAX_PARAMETER_BYTES {
+        errors.too_long(path, MAX_PARAMETER_BYTES);
+    }
+}
+
+fn validate_topology(term: &TopologySelectorTerm, path: &Path, errors: &mut FieldErrors) {
+    let path = path.child("matchLabelExpressions");
+    let mut keys = HashSet::new();
+    for (i, wanted) in term.match_label_expressions.iter().flatten().enumerate() {
+        let path = path.index(i);
+        let values_path = path.child("values");
+        if wanted.values.is_empty() {
+            errors.required(&values_path, "");
+        }
+        let mut values = HashSet::new();
+        for (i, value) in wanted.values.iter().enumerate().filter(|(_, value)| !values.insert(*value)) {
+            errors.duplicate(&values_path.index(i), value.as_str());
+        }
+        label_key(errors, &path.child("key"), &wanted.key);
+        if !keys.insert(&wanted.key) {
+            errors.duplicate(&path.child("key"), wanted.key.as_str());
+        }
     }
 }
 
@@ -134,5 +176,34 @@ mod tests {
         Kind::validate_update(&other, &class, &mut errors);
         let fields: Vec<String> = errors.into_vec().into_iter().map(|e| e.field).collect();
         assert_eq!(fields, ["provisioner", "reclaimPolicy", "provisioner", "reclaimPolicy"]);
+    }
+
+    #[test]
+    fn parameters_and_topologies_are_checked() {
+        let wrong = |more: serde_json::Value| {
+            let mut value = json!({"metadata": {"name": "k"}, "provisioner": "example.com/P"});
+            value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let class: StorageClass = serde_json::from_value(value).unwrap();
+            let mut errors = FieldErrors::new();
+            Kind::validate(&class, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        let topologies =
+            |terms: serde_json::Value| json!({"allowedTopologies": [{"matchLabelExpressions": terms}]});
+        assert!(wrong(topologies(json!([{"key": "zone", "values": ["a", "b"]}]))).is_empty());
+        assert_eq!(
+            wrong(topologies(json!([{"key": "a b", "values": []}, {"key": "k", "values": ["a", "a"]},
+                {"key": "k", "values": ["a"]}]))),
+            [
+                "allowedTopologies[0].matchLabelExpressions[0].values",
+                "allowedTopologies[0].matchLabelExpressions[0].key",
+                "allowedTopologies[0].matchLabelExpressions[1].values[1]",
+                "allowedTopologies[0].matchLabelExpressions[2].key",
+            ]
+        );
+        assert_eq!(wrong(json!({"parameters": {"": "a"}})), ["parameters"]);
+        assert_eq!(wrong(json!({"parameters": {"a": "x".repeat(MAX_PARAMETER_BYTES)}})), ["parameters"]);
+        let many: std::collections::BTreeMap<String, &str> = (0..513).map(|i| (i.to_string(), "")).collect();
+        assert_eq!(wrong(json!({"parameters": many})), ["parameters"]);
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as MetaSelector;
 use serde_json::{Map, Value};
 
-use super::check::json;
+use super::check::{json, non_negative, optional_non_negative};
 use super::pod_spec::{scheduling, template};
 use crate::field::{FieldErrors, Path};
 use crate::selector::LabelSelector;
@@ -42,6 +42,30 @@ pub(crate) fn validate_selected_template(
     }
     template::validate(pods, &path, errors);
     template::validate_runs_forever(pods, owner, &path, errors);
+}
+
+/// Checks the numbers of a status: none is below zero, and what is `part` of all replicas is no more than
+/// they are.
+pub(crate) fn validate_counts(replicas: i32, parts: &[(&str, Option<i32>)], errors: &mut FieldErrors) {
+    let path = Path::new("status");
+    non_negative(errors, &path.child("replicas"), replicas);
+    for (field, count) in parts {
+        optional_non_negative(errors, &path.child(field), *count);
+    }
+    for (field, count) in parts {
+        if let Some(count) = count.filter(|count| *count > replicas) {
+            errors.invalid(&path.child(field), count, "cannot be greater than status.replicas");
+        }
+    }
+}
+
+/// Checks that no more pods are available than are ready.
+pub(crate) fn validate_available(available: Option<i32>, ready: Option<i32>, errors: &mut FieldErrors) {
+    let available = available.unwrap_or(0);
+    if available > ready.unwrap_or(0) {
+        let path = Path::new("status").child("availableReplicas");
+        errors.invalid(&path, available, "cannot be greater than readyReplicas");
+    }
 }
 
 /// Keeps an empty selector apart from one that is not there, which decode to the same: by labels of which

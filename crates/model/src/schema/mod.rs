@@ -2,7 +2,7 @@
 //!
 //! - `table`: messages, their fields, JSON names and protobuf numbers;
 //! - [`check`](fn@check): drops what is unknown and reports it, refuses wrong types, makes values canonical;
-//! - [`parse_json`], [`parse_yaml`]: bodies to trees, reporting duplicate fields;
+//! - [`parse_json`], [`parse_yaml`], [`parse_yaml_patch`]: bodies to trees, reporting duplicate fields;
 //! - `list`: how lists and maps merge.
 //!
 //! Nothing here recurses deeper than [`MAX_DEPTH`].
@@ -15,9 +15,10 @@ pub(crate) mod table;
 pub(crate) mod unset;
 
 pub use check::{Checked, check};
-pub use parse::{parse_json, parse_yaml};
+pub use parse::{parse_json, parse_yaml, parse_yaml_patch};
 
 use crate::status::Failure;
+use crate::yaml;
 
 /// How deep a body may nest. Kubernetes' own types need about twenty levels; schemas of custom
 /// resources more.
@@ -31,10 +32,13 @@ pub fn strict_failure(
     unknown: &[String],
     duplicates: &[String],
 ) -> Option<Failure> {
-    let all: Vec<&str> = duplicates.iter().chain(unknown).map(String::as_str).collect();
-    if all.is_empty() {
+    if duplicates.is_empty() && unknown.is_empty() {
         return None;
     }
+    // JSON's duplicates are an error each, YAML's are one error with a line each.
+    let yaml = duplicates.first().is_some_and(|first| first.starts_with("line "));
+    let duplicates = if yaml { vec![yaml::strict_error(duplicates)] } else { duplicates.to_vec() };
+    let all: Vec<&str> = duplicates.iter().chain(unknown).map(String::as_str).collect();
     let why = format!("strict decoding error: {}", all.join(", "));
     Some(cannot_be_handled(kind, version, &why))
 }

@@ -6,6 +6,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::status::Failure;
+use crate::yaml;
 
 /// Reads a JSON body. Beside the tree: duplicate fields, in Kubernetes' words
 /// (`duplicate field "spec.replicas"`).
@@ -29,23 +30,35 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
     }
 }
 
-/// Reads a YAML body: one document, JSON's data model.
+/// Reads a YAML body: one document, as [`yaml`] has it. Beside the tree: keys that stand twice, in the words
+/// of Kubernetes' reader of YAML (`line 3: key "replicas" already set in map`).
 ///
 /// # Errors
-/// `BadRequest` when it is no YAML mapping.
+/// `BadRequest` when it is no YAML mapping, or when it holds several documents: Kubernetes passes the
+/// others over, and whoever sent them would not learn of it.
 pub fn parse_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
-    let mut log = Log::default();
-    let bad = |why: String| Failure::bad_request(format!("{why} ({})", excerpt(bytes)));
-    let deserializer = serde_yaml_ng::Deserializer::from_slice(bytes);
-    match (Tree { log: &mut log }).deserialize(deserializer) {
-        Ok(value) => expect_object(value).map(|value| (value, log.duplicates)).map_err(bad),
-        Err(error) => {
-            let line = error.location().map(|at| format!("line {}: ", at.line())).unwrap_or_default();
-            let text = error.to_string();
-            let words = text.split(" at line ").next().unwrap_or_default();
-            Err(bad(format!("yaml: {line}{words}")))
+    read_yaml(bytes).map_err(|why| Failure::bad_request(format!("{why} ({})", excerpt(bytes))))
+}
+
+/// The same for a patch, whose refusals do not show how the body begins.
+///
+/// # Errors
+/// As [`parse_yaml`].
+pub fn parse_yaml_patch(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
+    read_yaml(bytes).map_err(Failure::bad_request)
+}
+
+fn read_yaml(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let mut documents = yaml::documents(bytes);
+    let Some(first) = documents.next().transpose()? else {
+        return Ok((Value::Object(Map::new()), Vec::new()));
+    };
+    for other in documents {
+        if !other?.value.is_null() {
+            return Err("yaml: more than one document".to_owned());
         }
     }
+    Ok((expect_object(first.value)?, first.duplicates))
 }
 
 fn expect_object(value: Value) -> Result<Value, String> {
@@ -192,57 +205,16 @@ impl<'de> Visitor<'de> for Tree<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut out = Map::new();
-        // YAML has keys that are no text (`8080: x`); in JSON they become text.
-        while let Some(key) = entries.next_key::<Key>()? {
-            let length = self.log.enter(format_args!("{}", key.0), true);
-            if out.contains_key(&key.0) {
+        while let Some(key) = entries.next_key::<String>()? {
+            let length = self.log.enter(format_args!("{key}"), true);
+            if out.contains_key(&key) {
                 self.log.duplicates.push(format!("duplicate field \"{}\"", self.log.path));
             }
             let value = entries.next_value_seed(Tree { log: &mut *self.log })?;
             self.log.leave(length);
-            out.insert(key.0, value);
+            out.insert(key, value);
         }
         Ok(Value::Object(out))
-    }
-}
-
-struct Key(String);
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-
-            fn visit_str<E>(self, value: &str) -> Result<Key, E> {
-                Ok(Key(value.to_owned()))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-
-            fn visit_i64<E>(self, value: i64) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-
-            fn visit_u64<E>(self, value: u64) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-
-            fn visit_f64<E>(self, value: f64) -> Result<Key, E> {
-                Ok(Key(value.to_string()))
-            }
-
-            fn visit_unit<E>(self) -> Result<Key, E> {
-                Ok(Key("null".to_owned()))
-            }
-        }
-        deserializer.deserialize_any(Text)
     }
 }
 
@@ -280,16 +252,20 @@ mod tests {
 
     #[test]
     fn yaml_becomes_json() {
-        let yaml =
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\ndata:\n  a: 'x'\n  8080: |\n    t\n";
-        let (value, duplicates) = parse_yaml(yaml.as_bytes()).unwrap();
+        let text =
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata:\n  a: 'x'\n  8080: |\n    t\n";
+        let (value, duplicates) = parse_yaml(text.as_bytes()).unwrap();
         assert_eq!(value["data"], json!({"a": "x", "8080": "t\n"}));
         assert!(duplicates.is_empty());
-        let error = parse_yaml(b"a: b: c").unwrap_err().message;
-        assert!(error.starts_with("yaml: line 1:"), "{error}");
-        assert!(error.ends_with("(613a20623a2063)"), "{error}");
-        assert!(parse_yaml(b"- a\n").is_err());
-        assert!(parse_yaml(b"a: 1\n---\nb: 2\n").is_err());
-        assert_eq!(parse_yaml(b"{\"a\": {\"b\": 1}}").unwrap().0, json!({"a": {"b": 1}}));
+        let (value, duplicates) = parse_yaml(b"a: 1\na: 0400\n---\n").unwrap();
+        assert_eq!(value, json!({"a": 256}));
+        assert_eq!(duplicates, ["line 2: key \"a\" already set in map"]);
+        assert_eq!(parse_yaml(b"").unwrap().0, json!({}));
+        let error = |text: &str| parse_yaml(text.as_bytes()).unwrap_err().message;
+        assert_eq!(error("a: b: c"), "yaml: mapping values are not allowed in this context (613a20623a2063)");
+        assert!(error("- a\n").contains("cannot unmarshal array into Go value"));
+        assert!(error("a: 1\n---\nb: 2\n").starts_with("yaml: more than one document"));
+        let error = parse_yaml_patch(b": : :").unwrap_err().message;
+        assert_eq!(error, "yaml: did not find expected key");
     }
 }

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::body::Body;
 use axum::response::Response;
-use balsa_model::Failure;
+use balsa_model::{Failure, yaml};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -67,10 +67,7 @@ impl Encoding {
     fn encode(self, value: &Value) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Json => serde_json::to_vec_pretty(value).map_err(Failure::internal),
-            Self::Yaml => {
-                let text = serde_yaml_ng::to_string(&sorted(value)).map_err(Failure::internal)?;
-                Ok(text.into_bytes())
-            }
+            Self::Yaml => yaml::to_text(&sorted(value)).map(String::into_bytes).map_err(Failure::internal),
             Self::Cbor => to_cbor(value),
         }
     }

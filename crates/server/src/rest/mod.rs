@@ -4,6 +4,7 @@
 mod accept;
 pub(crate) mod body;
 mod counted;
+mod custom;
 mod encode;
 mod eviction;
 mod info;
@@ -94,6 +95,9 @@ async fn dispatch(
     }
     if let Some(measured) = usage::measured(&path) {
         return usage::serve(measured, &call, &path).await;
+    }
+    if custom::is_definitions(&path) {
+        return custom::serve(&call, &path);
     }
     let kind = match served_kind(&path) {
         Ok(kind) => kind,

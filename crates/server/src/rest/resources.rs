@@ -6,7 +6,7 @@ use balsa_model::field::{FieldErrors, Path};
 use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
-use balsa_model::{Failure, Key, Precondition, Reason, Revision, schema};
+use balsa_model::{Failure, Key, Precondition, Reason, Revision, schema, yaml};
 use http::header::USER_AGENT;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -190,7 +190,7 @@ pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Change
             .map(|value| (value, Vec::new()))
             .map_err(|why| Failure::bad_request(format!("error decoding CBOR: {}", why.message)))
     } else {
-        schema::parse_yaml(&bytes).map_err(|why| {
+        schema::parse_yaml_patch(&bytes).map_err(|why| {
             let why = format!("error decoding YAML: error converting YAML to JSON: {}", why.message);
             Failure::bad_request(why)
         })
@@ -198,8 +198,10 @@ pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Change
     let (value, duplicates) = parsed?;
     let warnings = match call.validation()? {
         FieldValidation::Strict if !duplicates.is_empty() => {
-            let why = format!("error strict decoding YAML: {}", duplicates.join(", "));
-            return Err(Failure::bad_request(why));
+            let why = yaml::strict_error(&duplicates);
+            return Err(Failure::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {why}"
+            )));
         }
         FieldValidation::Warn => duplicates,
         FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),

@@ -1,12 +1,17 @@
 //! A pod spec as a whole.
 
-use k8s_openapi::api::core::v1::PodSpec;
+use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
 use super::containers::{self, Surroundings};
 use super::{scheduling, volumes};
 use crate::field::{FieldErrors, Path};
-use crate::kinds::check::{in_range, ip, label, required_one_of, subdomain};
+use crate::kinds::check::{in_range, invalid_each, ip, json, label, one_of, required_one_of, subdomain};
 use crate::meta;
+
+/// What resolvers take: name servers, domains to look in, and letters of these with spaces between them.
+const MOST_NAMESERVERS: usize = 3;
+const MOST_SEARCHES: usize = 32;
+const LONGEST_SEARCH_LIST: usize = 2048;
 
 /// Checks the spec of a pod or of a template.
 pub(crate) fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
@@ -60,18 +65,51 @@ fn validate_policies(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         let known = ["PreemptLowerPriority", "Never"];
         required_one_of(errors, &path.child("preemptionPolicy"), Some(policy.as_str()), &known);
     }
-    let servers = spec.dns_config.iter().flat_map(|c| c.nameservers.iter().flatten());
-    let path = path.child("dnsConfig").child("nameservers");
-    let mut count = 0;
-    for (i, server) in servers.enumerate() {
-        ip(errors, &path.index(i), server);
-        count += 1;
+    validate_dns(spec, &path.child("dnsConfig"), errors);
+    if let Some(os) = &spec.os {
+        required_one_of(errors, &path.child("os").child("name"), Some(&os.name), &["linux", "windows"]);
     }
-    if count > 3 {
-        let detail = "must not have more than 3 nameservers";
-        errors.invalid(&path, count, detail);
-    } else if count == 0 && spec.dns_policy.as_deref() == Some("None") {
-        errors.required(&path, "must provide at least one DNS nameserver when `dnsPolicy` is None");
+}
+
+fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
+    let empty = PodDNSConfig::default();
+    let config = spec.dns_config.as_ref().unwrap_or(&empty);
+    let (servers, path_of_servers) =
+        (config.nameservers.as_deref().unwrap_or_default(), path.child("nameservers"));
+    for (i, server) in servers.iter().enumerate() {
+        ip(errors, &path_of_servers.index(i), server);
+    }
+    if servers.len() > MOST_NAMESERVERS {
+        let detail = format!("must not have more than {MOST_NAMESERVERS} nameservers");
+        errors.invalid(&path_of_servers, json(&servers), detail);
+    } else if servers.is_empty() && spec.dns_policy.as_deref() == Some("None") {
+        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        errors.required(&path_of_servers, detail);
+    }
+    let (searches, path_of_searches) =
+        (config.searches.as_deref().unwrap_or_default(), path.child("searches"));
+    if searches.len() > MOST_SEARCHES {
+        let detail = format!("must not have more than {MOST_SEARCHES} search paths");
+        errors.invalid(&path_of_searches, json(&searches), detail);
+    }
+    if searches.join(" ").len() > LONGEST_SEARCH_LIST {
+        let detail = format!(
+            "must not have more than {LONGEST_SEARCH_LIST} characters (including spaces) in the search list"
+        );
+        errors.invalid(&path_of_searches, json(&searches), detail);
+    }
+    for (i, search) in searches.iter().enumerate().filter(|(_, search)| *search != ".") {
+        // Services' own domains begin with an underscore, and may have more of them.
+        let name = search.strip_suffix('.').unwrap_or(search).split('.');
+        let name: Vec<String> =
+            name.map(|part| part.strip_prefix('_').unwrap_or(part).replace('_', "-")).collect();
+        let wrong = meta::dns1123_subdomain(&name.join("."));
+        invalid_each(errors, &path_of_searches.index(i), search, wrong);
+    }
+    for (i, option) in config.options.iter().flatten().enumerate() {
+        if option.name.as_deref().unwrap_or_default().is_empty() {
+            errors.required(&path.child("options").index(i), "must not be empty");
+        }
     }
 }
 
@@ -149,6 +187,14 @@ fn validate_security(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
             in_range(errors, &path.child(field), id, 0, i64::from(i32::MAX));
         }
     }
+    for (field, policy, known) in [
+        ("fsGroupChangePolicy", &context.fs_group_change_policy, ["Always", "OnRootMismatch"]),
+        ("supplementalGroupsPolicy", &context.supplemental_groups_policy, ["Merge", "Strict"]),
+    ] {
+        if let Some(policy) = policy {
+            one_of(errors, &path.child(field), policy, &known);
+        }
+    }
     for (i, group) in context.supplemental_groups.iter().flatten().enumerate() {
         in_range(errors, &path.child("supplementalGroups").index(i), *group, 0, i64::from(i32::MAX));
     }
@@ -160,5 +206,66 @@ fn validate_security(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
         } else if !names.insert(sysctl.name.as_str()) {
             errors.duplicate(&path, sysctl.name.as_str());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn wrong(more: Value) -> Vec<String> {
+        let mut spec = json!({"containers": [], "restartPolicy": "Always", "dnsPolicy": "ClusterFirst"});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let mut errors = FieldErrors::new();
+        validate_policies(&spec, &Path::new("spec"), &mut errors);
+        validate_security(&spec, &Path::new("spec"), &mut errors);
+        errors.into_vec().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn resolvers_are_told_what_they_can_take() {
+        let good = json!({"nameservers": ["10.0.0.1", "::1"], "searches": ["a.b", "_tcp.c.", "."],
+            "options": [{"name": "ndots", "value": "2"}]});
+        assert!(wrong(json!({"dnsConfig": good})).is_empty());
+        let addresses = json!(["1.1.1.1", "1.1.1.2", "1.1.1.3", "1.1.1.4"]);
+        assert_eq!(
+            wrong(json!({"dnsConfig": {"nameservers": addresses, "options": [{}]}})),
+            [
+                format!(
+                    "spec.dnsConfig.nameservers: Invalid value: {addresses}: must not have more than 3 nameservers"
+                ),
+                "spec.dnsConfig.options[0]: Required value: must not be empty".to_owned(),
+            ]
+        );
+        let of = |searches: Vec<String>| wrong(json!({"dnsConfig": {"searches": searches}}));
+        assert!(
+            of(vec!["a b".to_owned()])[0].starts_with("spec.dnsConfig.searches[0]: Invalid value: \"a b\": ")
+        );
+        assert!(of(vec!["a".to_owned(); 33])[0].ends_with("must not have more than 32 search paths"));
+        let long = "a.".repeat(100) + "a";
+        assert!(
+            of(vec![long; 11])[0]
+                .ends_with("must not have more than 2048 characters (including spaces) in the search list")
+        );
+    }
+
+    #[test]
+    fn systems_and_policies_are_known_ones() {
+        assert!(wrong(json!({"os": {"name": "linux"}})).is_empty());
+        assert_eq!(
+            wrong(json!({"os": {"name": "plan9"}})),
+            ["spec.os.name: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\""]
+        );
+        let context = json!({"fsGroupChangePolicy": "Never", "supplementalGroupsPolicy": "None"});
+        assert_eq!(
+            wrong(json!({"securityContext": context})),
+            [
+                "spec.securityContext.fsGroupChangePolicy: Unsupported value: \"Never\": supported values: \"Always\", \"OnRootMismatch\"",
+                "spec.securityContext.supplementalGroupsPolicy: Unsupported value: \"None\": supported values: \"Merge\", \"Strict\"",
+            ]
+        );
     }
 }

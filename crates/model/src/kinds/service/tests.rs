@@ -133,3 +133,27 @@ fn updates_keep_what_was_allocated() {
         "spec.clusterIPs[0]: Invalid value: [\"10.96.200.1\"]: may not change once set"
     );
 }
+
+#[test]
+fn what_the_world_reaches_is_checked() {
+    let balancer = json!({"type": "LoadBalancer", "ports": [{"port": 10250}], "loadBalancerClass": "a b",
+        "externalIPs": ["203.0.113.7", "169.254.1.1"], "trafficDistribution": "PreferFar"});
+    let found = errors(&service(balancer));
+    let starts = [
+        "spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet",
+        "spec.externalIPs[1]: Invalid value: \"169.254.1.1\": may not be in the link-local range",
+        "spec.loadBalancerClass: Invalid value: \"a b\": ",
+        "spec.trafficDistribution: Unsupported value: \"PreferFar\": supported values: \"PreferClose\"",
+    ];
+    assert_eq!(found.len(), starts.len(), "{found:?}");
+    for (error, start) in found.iter().zip(starts) {
+        assert!(error.starts_with(start), "{error}");
+    }
+    let of = |class: &str| {
+        service(json!({"type": "LoadBalancer", "ports": [{"port": 80}], "loadBalancerClass": class}))
+    };
+    let mut errors = FieldErrors::new();
+    Kind::validate_update(&of("a"), &of("b"), &mut errors);
+    let texts: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["spec.loadBalancerClass: Invalid value: \"a\": may not change once set"]);
+}

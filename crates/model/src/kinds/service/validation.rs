@@ -9,9 +9,12 @@ use crate::field::{CauseKind, FieldErrors, Path};
 use crate::kinds::check::{
     in_range, invalid_each, ip, is_cidr, json, label, one_of, port, port_or_name, required_one_of, subdomain,
 };
+use crate::kinds::endpoints::validate_endpoint_ip;
 use crate::meta::{self, qualified_name};
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
+/// The port of every node's own API: a load balancer that opens too much would open it to the world.
+const KUBELET_PORT: i32 = 10_250;
 /// Longest time that a client stays with its pod: a day.
 const MOST_AFFINITY_SECONDS: i64 = 86_400;
 
@@ -28,7 +31,7 @@ pub(super) fn validate(service: &Service, errors: &mut FieldErrors) {
     if type_ == "ExternalName" {
         validate_external_name(spec, &path, errors);
     }
-    validate_ports(ports, &path.child("ports"), errors);
+    validate_ports(ports, type_, &path.child("ports"), errors);
     meta::validate_labels(spec.selector.as_ref(), &path.child("selector"), errors);
     validate_affinity(spec, &path, errors);
     validate_addresses(spec, type_, &path, errors);
@@ -49,7 +52,7 @@ fn validate_external_name(spec: &ServiceSpec, path: &Path, errors: &mut FieldErr
     }
 }
 
-fn validate_ports(ports: &[ServicePort], path: &Path, errors: &mut FieldErrors) {
+fn validate_ports(ports: &[ServicePort], type_: &str, path: &Path, errors: &mut FieldErrors) {
     let mut names = HashSet::new();
     for (i, item) in ports.iter().enumerate() {
         let path = path.index(i);
@@ -76,6 +79,10 @@ fn validate_ports(ports: &[ServicePort], path: &Path, errors: &mut FieldErrors) 
     }
     let mut seen = HashSet::new();
     for (i, item) in ports.iter().enumerate() {
+        if type_ == "LoadBalancer" && item.port == KUBELET_PORT {
+            let detail = "may not expose port 10250 externally since it is used by kubelet";
+            errors.invalid(&path.index(i), item.port, detail);
+        }
         let key = (item.port, item.protocol.as_deref().unwrap_or("TCP"));
         if !seen.insert(key) {
             let shown = serde_json::json!({"protocol": key.1, "port": key.0});
@@ -144,18 +151,7 @@ fn validate_addresses(spec: &ServiceSpec, type_: &str, path: &Path, errors: &mut
         }
     }
     for (i, text) in spec.external_ips.iter().flatten().enumerate() {
-        let path = path.child("externalIPs").index(i);
-        if let Some(address) = ip(errors, &path, text) {
-            if address.is_unspecified() {
-                errors.invalid(&path, text.as_str(), format!("may not be unspecified ({address})"));
-            } else if address.is_loopback() {
-                errors.invalid(
-                    &path,
-                    text.as_str(),
-                    "may not be in the loopback range (127.0.0.0/8, ::1/128)",
-                );
-            }
-        }
+        validate_endpoint_ip(text, &path.child("externalIPs").index(i), errors);
     }
 }
 
@@ -216,11 +212,21 @@ fn validate_traffic(spec: &ServiceSpec, type_: &str, path: &Path, errors: &mut F
             let detail = "may only be used when `type` is 'LoadBalancer'";
             errors.forbidden(&path.child("loadBalancerClass"), detail);
         }
+    } else if let Some(class) = &spec.load_balancer_class {
+        invalid_each(errors, &path.child("loadBalancerClass"), class, qualified_name(class));
+    }
+    if let Some(distribution) = &spec.traffic_distribution {
+        one_of(errors, &path.child("trafficDistribution"), distribution, &["PreferClose"]);
     }
 }
 
-/// Checks a new version against the old one: the first address stays.
+/// Checks a new version against the old one: the first address stays, and whose the balancer is.
 pub(super) fn validate_update(new: &Service, old: &Service, errors: &mut FieldErrors) {
+    let class = |service: &Service| service.spec.as_ref().and_then(|s| s.load_balancer_class.clone());
+    if type_of(new) == "LoadBalancer" && type_of(old) == "LoadBalancer" && class(new) != class(old) {
+        let path = Path::new("spec").child("loadBalancerClass");
+        errors.invalid(&path, class(new), "may not change once set");
+    }
     if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" {
         return;
     }
