@@ -1,5 +1,6 @@
 //! Manifests: files, directories or standard input, YAML or JSON, one document or many.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -20,11 +21,18 @@ pub(crate) struct Manifest {
     pub(crate) value: Value,
 }
 
+impl Manifest {
+    /// Its labels.
+    pub(crate) fn labels(&self) -> Option<BTreeMap<String, String>> {
+        serde_json::from_value(self.value.pointer("/metadata/labels")?.clone()).ok()
+    }
+}
+
 /// Where manifests are.
 #[derive(clap::Args)]
 pub(crate) struct Files {
     /// File or directory with manifests, or - for standard input
-    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    #[arg(short = 'f', long = "filename", value_name = "FILE", value_delimiter = ',')]
     pub(crate) files: Vec<PathBuf>,
     /// Also look into directories within directories
     #[arg(short = 'R', long)]

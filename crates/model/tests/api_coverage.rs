@@ -68,8 +68,14 @@ const HOLES: &[(&str, &str)] = &[
     ),
     ("apiextensions.k8s.io/v1 customresourcedefinitions", "custom resources come later"),
     ("apiregistration.k8s.io/v1 apiservices", "aggregation comes with custom resources"),
-    ("flowcontrol.apiserver.k8s.io/v1 flowschemas", "requests are not sorted into flows"),
-    ("flowcontrol.apiserver.k8s.io/v1 prioritylevelconfigurations", "requests are not sorted into flows"),
+    (
+        "flowcontrol.apiserver.k8s.io/v1 flowschemas",
+        "queues are by user, with fixed limits (`--help` of `balsa server`); nothing can be configured through the API",
+    ),
+    (
+        "flowcontrol.apiserver.k8s.io/v1 prioritylevelconfigurations",
+        "queues are by user, with fixed limits (`--help` of `balsa server`); nothing can be configured through the API",
+    ),
     ("storage.k8s.io/v1 csistoragecapacities", "the scheduler does not ask drivers"),
     ("v1 componentstatuses", "deprecated since 1.19; `/readyz` tells"),
 ];

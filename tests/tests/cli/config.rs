@@ -46,7 +46,9 @@ fn flags_then_environment_then_file() {
         &["agent", "--server", "h:1", "--name", "n", "--config", file],
         &[("BALSA_LABELS", "a=b")],
     );
-    assert_eq!((&agent["cluster-cidr"], &agent["labels"]["a"]), (&"10.2.0.0/16".into(), &"b".into()));
+    assert_eq!((&agent["cluster-cidr"], &agent["labels"]), (&"10.2.0.0/16".into(), &"a=b".into()));
+    std::fs::write(&printed, serde_yaml_ng::to_string(&agent).unwrap()).unwrap();
+    assert_eq!(configuration(&["agent", "--config", printed.to_str().unwrap()], &[]), agent);
 }
 
 #[test]

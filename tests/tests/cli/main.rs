@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod forms;
 mod mistakes;
 mod stream;
 mod tokens;

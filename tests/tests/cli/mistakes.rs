@@ -10,7 +10,7 @@ pub(crate) fn are_told(cluster: &Cluster) {
         ("get podz", String::new(), 1, "doesn't have a resource type \"podz\"; `balsa api-resources` lists"),
         ("get pod nobody -n zoo", String::new(), 1, "pods \"nobody\" not found"),
         ("get pod parrot -A", String::new(), 1, "name its namespace with -n"),
-        ("get pods -o tabel", String::new(), 2, "there are wide, yaml, json, name and jsonpath=EXPRESSION"),
+        ("get pods -o tabel", String::new(), 2, "there are wide, yaml, json, name, jsonpath=EXPRESSION"),
         ("get pods -l app=(", String::new(), 1, "found '('"),
         ("gte pods", String::new(), 2, "unrecognized subcommand 'gte'"),
         ("delete pods -n zoo", String::new(), 1, "name them, or select with -l or --all"),

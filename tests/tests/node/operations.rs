@@ -1,6 +1,8 @@
 //! Whether the parts are well, and their numbers, under the names that dashboards know.
 
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 use balsa_testkit::get;
 use http::Method;
@@ -38,6 +40,30 @@ const AGENT: &[&str] = &[
 pub(crate) fn acts(node: &Node) {
     the_server_says_how_it_is(node);
     each_node_says_how_it_is(node);
+    private_keys_are_private(&node.cluster.data_dir());
+}
+
+/// Wherever the server, its nodes and the kubeconfig keep one.
+fn private_keys_are_private(data_dir: &Path) {
+    let (mut folders, mut keys) = (vec![data_dir.to_owned()], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, metadata) = (entry.path(), entry.metadata().unwrap());
+            if metadata.is_dir() {
+                folders.push(path);
+            } else if metadata.is_file() && holds_key(&std::fs::read(&path).unwrap_or_default()) {
+                assert_eq!(metadata.mode() & 0o777, 0o600, "{}", path.display());
+                keys += 1;
+            }
+        }
+    }
+    assert!(keys >= 3, "the authority's, the administrator's and the node's at least: {keys}");
+}
+
+/// A key in PEM, or in base64 as kubeconfigs have it.
+fn holds_key(content: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(content);
+    text.contains("PRIVATE KEY-----") || text.contains("client-key-data")
 }
 
 fn the_server_says_how_it_is(node: &Node) {

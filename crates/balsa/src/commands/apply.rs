@@ -3,20 +3,23 @@
 //! What was applied last is kept in an annotation, as kubectl does, so that a field that has left the
 //! manifest leaves the object, and what others set stays.
 
-use anyhow::Context as _;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
 use balsa_client::Backend as _;
 use balsa_client::remote::WriteDetails;
+use balsa_model::selector::LabelSelector;
 use balsa_model::{Key, Object, Reason, patch, schema};
 use balsa_proto::v1;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::changes::place;
 use crate::connect::{ConnectArgs, Session};
 use crate::manifest::{Files, Manifest};
-use crate::output;
+use crate::output::{self, Format, Report};
 
 /// Where the manifest that was applied last is kept.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// Make the cluster hold what manifests say
 #[derive(clap::Args)]
@@ -24,55 +27,107 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
     balsa apply -f web.yaml               # one file, one object or many\n  \
     balsa apply -f manifests/ -R          # a directory, and those in it\n  \
     cat web.yaml | balsa apply -f -       # standard input\n  \
-    balsa apply -f web.yaml --dry-run     # what the server would say")]
+    balsa apply -f web.yaml --dry-run     # what the server would say\n  \
+    balsa apply -f web.yaml -l app=web    # only the objects with that label\n  \
+    balsa apply -f web.yaml --server-side # fields are merged by the server, each with its owner")]
 pub(crate) struct Args {
     #[command(flatten)]
     files: Files,
+    /// Only objects of the manifests with these labels, like app=web,tier!=db
+    #[arg(short = 'l', long, value_name = "LABELS", default_value = "", hide_default_value = true)]
+    selector: String,
+    /// Have the server merge, which remembers who set which field
+    #[arg(long)]
+    server_side: bool,
+    /// Take fields that others have set otherwise
+    #[arg(long)]
+    force_conflicts: bool,
+    /// In whose name fields are set [default: balsa, or balsa-client-side-apply without --server-side]
+    #[arg(long, value_name = "NAME")]
+    field_manager: Option<String>,
     /// Have the server check it all, and change nothing
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "server", value_parser = ["server", "none"])]
     dry_run: Option<String>,
     /// What to do about fields that do not exist: strict refuses, warn tells, ignore drops them
     #[arg(long, default_value = "strict", value_parser = ["strict", "warn", "ignore", "true", "false"], value_name = "HOW")]
     validate: String,
+    /// name, yaml, json or jsonpath=EXPRESSION
+    #[arg(short, long, value_name = "FORMAT", value_parser = output::object_format)]
+    output: Option<Format>,
     #[command(flatten)]
     connect: ConnectArgs,
 }
 
+impl Args {
+    fn details(&self) -> WriteDetails {
+        let validation = match self.validate.as_str() {
+            "strict" | "true" => "Strict",
+            "warn" => "Warn",
+            _ => "Ignore",
+        };
+        let usual = if self.server_side { "balsa" } else { "balsa-client-side-apply" };
+        WriteDetails {
+            dry_run: self.dry_run.as_deref() == Some("server"),
+            field_manager: self.field_manager.clone().unwrap_or_else(|| usual.to_owned()),
+            field_validation: validation.to_owned(),
+        }
+    }
+
+    fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
+        let selector = LabelSelector::parse(&self.selector)?;
+        let mut manifests = self.files.read()?;
+        manifests.retain(|manifest| selector.matches(manifest.labels().as_ref()));
+        if manifests.is_empty() {
+            bail!("no objects passed to apply");
+        }
+        Ok(manifests)
+    }
+}
+
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    if args.force_conflicts && !args.server_side {
+        bail!("--force-conflicts only works with --server-side");
+    }
     let session = args.connect.open()?;
-    let validation = match args.validate.as_str() {
-        "strict" | "true" => "Strict",
-        "warn" => "Warn",
-        _ => "Ignore",
-    };
-    let details = WriteDetails {
-        dry_run: args.dry_run.as_deref() == Some("server"),
-        field_manager: "balsa-client-side-apply".to_owned(),
-        field_validation: validation.to_owned(),
-    };
-    let manifests = args.files.read()?;
+    let details = args.details();
+    let manifests = args.manifests()?;
+    let mut report = Report::new(args.output.clone(), details.dry_run);
     let mut failed = Vec::new();
     for manifest in &manifests {
-        let name = output::named(manifest.kind.descriptor(), &manifest.name);
-        match apply(&session, manifest, &details).await {
-            Ok(done) => {
-                let dry = if details.dry_run { " (server dry run)" } else { "" };
-                output::line(format!("{name} {done}{dry}"))?;
+        let kind = manifest.kind.descriptor();
+        match apply(&args, &session, manifest, &details).await {
+            Ok((object, done)) => {
+                report.line(kind, &manifest.name, done)?;
+                report.object(&object);
             }
             // The other objects may be good; all that is wrong is told.
-            Err(error) if manifests.len() > 1 => failed.push(format!("{name}: {error:#}")),
+            Err(error) if manifests.len() > 1 => failed.push(match manifest.name.as_str() {
+                "" => format!("{error:#}"),
+                name => format!("{}: {error:#}", output::named(kind, name)),
+            }),
             Err(error) => return Err(error),
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(anyhow::anyhow!(failed.join("\nerror: "))) }
+    report.end()?;
+    output::failures(&failed)
 }
 
+/// The object as it is then, and what became of it.
 async fn apply(
+    args: &Args,
     session: &Session,
     manifest: &Manifest,
     details: &WriteDetails,
-) -> anyhow::Result<&'static str> {
+) -> anyhow::Result<(Arc<Object>, &'static str)> {
+    if manifest.name.is_empty() {
+        // The sentence of kubectl: an object without a name cannot be found again to be changed.
+        let prefix = &manifest.value["metadata"]["generateName"];
+        bail!("from {}: cannot use generate name with apply", prefix.as_str().unwrap_or_default());
+    }
     let key = place(session, manifest)?;
+    if args.server_side {
+        return by_the_server(session, (manifest, &key), args.force_conflicts, details).await;
+    }
     let wanted = with_annotation(manifest, &key)?;
     let remote = &session.remote;
     let current = match remote.get(manifest.kind, &key).await {
@@ -80,28 +135,55 @@ async fn apply(
         Err(failure) if failure.reason == Reason::NotFound => {
             let written = remote.create_object(manifest.kind, &key.namespace, &wanted, details).await?;
             output::warn(&written.warnings);
-            return Ok("created");
+            return Ok((written.object, "created"));
         }
         Err(failure) => return Err(failure.into()),
     };
     let patch = difference(manifest, wanted, &current, details)?;
     if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-        return Ok("unchanged");
+        return Ok((current, "unchanged"));
     }
     let strategic = (v1::PatchType::Strategic, &patch);
     let written = remote.patch(manifest.kind, &key, v1::Part::Main, strategic, details).await?;
     output::warn(&written.warnings);
     let changed = written.object.revision() != current.revision() || details.dry_run;
-    Ok(if changed { "configured" } else { "unchanged" })
+    Ok((written.object, if changed { "configured" } else { "unchanged" }))
+}
+
+async fn by_the_server(
+    session: &Session,
+    (manifest, key): (&Manifest, &Key),
+    force: bool,
+    details: &WriteDetails,
+) -> anyhow::Result<(Arc<Object>, &'static str)> {
+    let mut wanted = manifest.value.clone();
+    put_in_namespace(&mut wanted, key)?;
+    let config = (&wanted, force);
+    match session.remote.apply(manifest.kind, key, v1::Part::Main, config, details).await {
+        Ok(written) => {
+            output::warn(&written.warnings);
+            Ok((written.object, "serverside-applied"))
+        }
+        Err(failure) if failure.reason == Reason::Conflict => bail!(
+            "{failure}\nTake these fields with --force-conflicts, leave them out of the manifest, or give them the values that they have"
+        ),
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// Says in the object where it is, and gives its metadata.
+fn put_in_namespace<'a>(value: &'a mut Value, key: &Key) -> anyhow::Result<&'a mut Map<String, Value>> {
+    let meta = value.get_mut("metadata").and_then(Value::as_object_mut).context("metadata is no object")?;
+    if !key.namespace.is_empty() {
+        meta.insert("namespace".to_owned(), json!(*key.namespace));
+    }
+    Ok(meta)
 }
 
 /// The manifest in its namespace, with itself in the annotation.
 fn with_annotation(manifest: &Manifest, key: &Key) -> anyhow::Result<Value> {
     let mut value = manifest.value.clone();
-    let meta = value.get_mut("metadata").and_then(Value::as_object_mut).context("metadata is no object")?;
-    if !key.namespace.is_empty() {
-        meta.insert("namespace".to_owned(), json!(*key.namespace));
-    }
+    let meta = put_in_namespace(&mut value, key)?;
     let annotations = meta.entry("annotations").or_insert_with(|| json!({}));
     if annotations.is_null() {
         *annotations = json!({});

@@ -11,8 +11,9 @@ use balsa_rt::Backoff;
 use futures::StreamExt as _;
 
 use crate::connect::Session;
-use crate::manifest::Manifest;
+use crate::manifest::{Files, Manifest};
 use crate::output;
+use crate::target::{self, Select, Target};
 
 /// Between attempts to watch again.
 pub(crate) fn patience() -> Backoff {
@@ -27,6 +28,22 @@ pub(crate) fn may_resume(failure: &Failure) -> bool {
 /// The places of manifests' objects.
 pub(crate) fn places(session: &Session, manifests: &[Manifest]) -> anyhow::Result<Vec<(KindRef, Key)>> {
     manifests.iter().map(|manifest| Ok((manifest.kind, place(session, manifest)?))).collect()
+}
+
+/// The objects that a command means: those of manifests, or those that its words name or select.
+pub(crate) async fn meant(
+    session: &Session,
+    files: &Files,
+    words: &[String],
+    (select, all): (&Select, bool),
+) -> anyhow::Result<Vec<(KindRef, Key)>> {
+    if !files.files.is_empty() {
+        return places(session, &files.read()?);
+    }
+    if matches!(target::parse(words)?, Target::All(_)) && !all && !select.selects() {
+        bail!("resource(s) were provided, but no name was specified; name them, or select with -l or --all");
+    }
+    target::resolve(session, words, select).await
 }
 
 /// The place of a manifest's object: the namespace it says, or else the session's.

@@ -8,10 +8,10 @@ use balsa_model::strategy::{DeleteOptions, Propagation};
 use balsa_model::{Key, KindRef, Precondition, Reason};
 
 use super::changes;
-use crate::connect::{ConnectArgs, Session};
+use crate::connect::ConnectArgs;
 use crate::manifest::Files;
 use crate::output;
-use crate::target::{self, Select, Target};
+use crate::target::Select;
 
 /// Delete objects
 #[derive(clap::Args)]
@@ -83,19 +83,6 @@ impl Args {
             dry_run: self.dry_run.as_deref() == Some("server"),
         })
     }
-
-    async fn meant(&self, session: &Session) -> anyhow::Result<Vec<(KindRef, Key)>> {
-        if !self.files.files.is_empty() {
-            return changes::places(session, &self.files.read()?);
-        }
-        let everything = matches!(target::parse(&self.what)?, Target::All(_));
-        if everything && !self.all && !self.select.selects() {
-            bail!(
-                "resource(s) were provided, but no name was specified; name them, or select with -l or --all"
-            );
-        }
-        target::resolve(session, &self.what, &self.select).await
-    }
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
@@ -107,7 +94,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let mut going = Vec::new();
     let mut missing = None;
-    for (kind, key) in args.meant(&session).await? {
+    let which = (&args.select, args.all);
+    for (kind, key) in changes::meant(&session, &args.files, &args.what, which).await? {
         match session.remote.delete(kind, &key, &query).await {
             Ok(object) => {
                 told(&args, kind, &key, query.dry_run)?;

@@ -10,9 +10,10 @@ use balsa_model::{KindRef, Object};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
+use serde_json::json;
 
 use crate::connect::{ConnectArgs, Session};
-use crate::output::{self, Columns, Format, Printer};
+use crate::output::{self, Columns, Feed, Format};
 use crate::target;
 
 /// Show what happened
@@ -20,7 +21,8 @@ use crate::target;
 #[command(after_help = "Examples:\n  \
     balsa events                      # of the current namespace, the latest last\n  \
     balsa events --for pod/web -w     # of one object, and go on\n  \
-    balsa events -A --types=Warning   # what went wrong anywhere")]
+    balsa events -A --types=Warning   # what went wrong anywhere\n  \
+    balsa events -w -o json           # for programs")]
 pub(crate) struct Args {
     /// Only about this TYPE/NAME
     #[arg(long = "for", value_name = "TYPE/NAME")]
@@ -34,7 +36,7 @@ pub(crate) struct Args {
     /// Go on as they happen
     #[arg(short, long)]
     watch: bool,
-    /// wide, yaml or json
+    /// wide, yaml, json, name, jsonpath=EXPRESSION or custom-columns=NAME:PATH,…
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
     /// No headings
@@ -106,23 +108,26 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut list = session.remote.list(kind, &ListQuery::matching(filter.clone())).await?;
     list.items.retain(|object| args.shows(object));
     list.items.sort_by_key(|object| last_seen(object));
-    if let Some(format @ (Format::Yaml | Format::Json | Format::JsonPath(_))) = &args.output {
+    if list.items.is_empty() && !args.watch {
+        let place = filter.namespace.map(|namespace| format!(" in {namespace} namespace"));
+        eprintln!("No events found{}.", place.unwrap_or_default());
+        return Ok(());
+    }
+    if let (Some(format @ (Format::Yaml | Format::Json | Format::JsonPath(_))), false) =
+        (&args.output, args.watch)
+    {
         let values: Vec<_> = list.items.iter().map(|object| output::presentable(object)).collect();
-        let value = serde_json::json!({"apiVersion": "v1", "items": values, "kind": "List"});
+        let value =
+            json!({"apiVersion": "v1", "items": values, "kind": "List", "metadata": {"resourceVersion": ""}});
         return output::print(&format.render(&value)?);
     }
     let wide = matches!(args.output, Some(Format::Wide));
     let columns = Columns { namespace: args.all_namespaces, wide, ..Columns::default() };
-    let mut printer = Printer::new(kind, columns, !args.no_headers);
-    if list.items.is_empty() && !args.watch {
-        eprintln!("No events found.");
-        return Ok(());
-    }
-    let now = Timestamp::now();
-    list.items.iter().for_each(|object| printer.add(object, now));
-    output::print(&printer.take())?;
+    let mut feed = Feed::new(kind, args.output.clone(), columns, !args.no_headers);
+    list.items.iter().try_for_each(|object| feed.add(object))?;
+    output::print(&feed.take())?;
     if args.watch {
-        follow(&args, &session, &filter, Start::After(list.revision), &mut printer).await?;
+        follow(&args, &session, &filter, Start::After(list.revision), &mut feed).await?;
     }
     Ok(())
 }
@@ -132,7 +137,7 @@ async fn follow(
     session: &Session,
     filter: &Filter,
     mut start: Start,
-    printer: &mut Printer,
+    feed: &mut Feed,
 ) -> anyhow::Result<()> {
     let mut backoff = super::changes::patience();
     loop {
@@ -143,8 +148,8 @@ async fn follow(
                     backoff.reset();
                     start = Start::After(object.revision());
                     if args.shows(&object) {
-                        printer.add(&object, Timestamp::now());
-                        output::print(&printer.take())?;
+                        feed.add(&object)?;
+                        output::print(&feed.take())?;
                     }
                 }
                 Ok(WatchEvent::Bookmark(revision) | WatchEvent::Synced(revision)) => {

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use anyhow::bail;
 use balsa_client::{Backend as _, ListQuery, Start, WatchEvent};
 use balsa_model::selector::Filter;
-use balsa_model::{KindRef, Object};
+use balsa_model::{Key, KindRef, Object, Reason};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::json;
 
 use crate::connect::{ConnectArgs, Session};
+use crate::jsonpath::JsonPath;
 use crate::manifest::Files;
-use crate::output::{self, Columns, Format, Printer};
+use crate::output::{self, Columns, Feed, Format, Printer};
 use crate::target::{self, Select, Target};
 
 /// List objects
@@ -22,6 +23,8 @@ use crate::target::{self, Select, Target};
     balsa get deploy,svc -A -o wide         # several types, all namespaces, more columns\n  \
     balsa get pod web -o yaml               # all about one\n  \
     balsa get pods -l app=web -w            # and go on as they change\n  \
+    balsa get pods --sort-by=.metadata.creationTimestamp\n  \
+    balsa get pods -o custom-columns=NAME:.metadata.name,IP:.status.podIP\n  \
     balsa get nodes -o jsonpath='{.items[*].metadata.name}'")]
 pub(crate) struct Args {
     /// TYPE, TYPE NAME…, or TYPE/NAME…; several types are separated by commas
@@ -31,9 +34,12 @@ pub(crate) struct Args {
     files: Files,
     #[command(flatten)]
     select: Select,
-    /// wide, yaml, json, name or jsonpath=EXPRESSION
+    /// wide, yaml, json, name, jsonpath=EXPRESSION or custom-columns=NAME:PATH,…
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<Format>,
+    /// In the order of a field, like .metadata.creationTimestamp
+    #[arg(long, value_name = "PATH", value_parser = JsonPath::parse)]
+    sort_by: Option<JsonPath>,
     /// After listing, go on with the changes
     #[arg(short, long)]
     watch: bool,
@@ -43,6 +49,12 @@ pub(crate) struct Args {
     /// Show the labels in a last column
     #[arg(long)]
     show_labels: bool,
+    /// Show these labels, a column each
+    #[arg(short = 'L', long, value_name = "LABELS", value_delimiter = ',')]
+    label_columns: Vec<String>,
+    /// Show names with their types, like pod/web
+    #[arg(long)]
+    show_kind: bool,
     /// No headings
     #[arg(long)]
     no_headers: bool,
@@ -53,8 +65,18 @@ pub(crate) struct Args {
     connect: ConnectArgs,
 }
 
-/// What was found, a kind at a time.
+/// What was found.
+#[derive(Default)]
 struct Found {
+    /// A kind at a time.
+    kinds: Vec<OfKind>,
+    /// They were named one by one.
+    named: bool,
+    /// What is wrong with those that were named and are not here.
+    failed: Vec<String>,
+}
+
+struct OfKind {
     kind: KindRef,
     items: Vec<Arc<Object>>,
 }
@@ -64,23 +86,92 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.watch || args.watch_only {
         return watch(&args, &session).await;
     }
-    let (found, named) = find(&args, &session).await?;
-    match &args.output {
-        None | Some(Format::Wide) => tables(&args, &session, &found),
-        Some(Format::Name) => {
-            let names = |found: &Found| {
-                let line =
-                    |object: &Arc<Object>| output::named(found.kind.descriptor(), &object.key().name) + "\n";
-                found.items.iter().map(line).collect::<String>()
-            };
-            output::print(&found.iter().map(names).collect::<String>())
+    let mut found = find(&args, &session).await?;
+    if let Some(path) = &args.sort_by {
+        sort(&mut found, path)?;
+    }
+    show(&args, &session, &found)?;
+    output::failures(&found.failed)
+}
+
+async fn find(args: &Args, session: &Session) -> anyhow::Result<Found> {
+    if args.files.files.is_empty() {
+        match target::parse(&args.what)? {
+            Target::All(kinds) => list(args, session, kinds).await,
+            Target::Named(_) if args.select.all_namespaces => {
+                bail!(
+                    "a resource cannot be retrieved by name across all namespaces; name its namespace with -n"
+                )
+            }
+            Target::Named(_) if args.select.selects() => bail!("names and selectors do not go together"),
+            Target::Named(named) => {
+                let place = |(kind, name): (KindRef, String)| (kind, session.key(kind, &name));
+                one_by_one(args, session, named.into_iter().map(place).collect()).await
+            }
         }
+    } else {
+        let places = super::changes::places(session, &args.files.read()?)?;
+        one_by_one(args, session, places).await
+    }
+}
+
+async fn list(args: &Args, session: &Session, kinds: Vec<KindRef>) -> anyhow::Result<Found> {
+    let mut found = Found::default();
+    for kind in kinds {
+        let query = ListQuery::matching(args.select.filter(session, kind)?);
+        let items = session.remote.list(kind, &query).await?.items;
+        found.kinds.push(OfKind { kind, items });
+    }
+    Ok(found)
+}
+
+async fn one_by_one(args: &Args, session: &Session, places: Vec<(KindRef, Key)>) -> anyhow::Result<Found> {
+    let mut found = Found { named: true, ..Found::default() };
+    let several = places.len() > 1;
+    for (kind, key) in places {
+        match session.remote.get(kind, &key).await {
+            Ok(object) => match found.kinds.iter_mut().find(|of| of.kind == kind) {
+                Some(of_kind) => of_kind.items.push(object),
+                None => found.kinds.push(OfKind { kind, items: vec![object] }),
+            },
+            Err(failure) if args.ignore_not_found && failure.reason == Reason::NotFound => {}
+            // The others may be there.
+            Err(failure) if several => found.failed.push(failure.to_string()),
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    Ok(found)
+}
+
+fn sort(found: &mut Found, path: &JsonPath) -> anyhow::Result<()> {
+    let (mut any, mut has_field) = (false, false);
+    for of_kind in &mut found.kinds {
+        any |= !of_kind.items.is_empty();
+        has_field |= output::sort(&mut of_kind.items, path);
+    }
+    if any && !has_field {
+        bail!("--sort-by: none of the objects has such a field; write it like .metadata.creationTimestamp");
+    }
+    Ok(())
+}
+
+fn show(args: &Args, session: &Session, found: &Found) -> anyhow::Result<()> {
+    let mut objects = found.kinds.iter().flat_map(|of_kind| of_kind.items.iter().map(|o| (of_kind.kind, o)));
+    match &args.output {
+        None | Some(Format::Wide) => tables(args, session, found),
+        Some(Format::Custom(columns)) => {
+            let mut printer = Printer::custom(columns.clone(), !args.no_headers);
+            objects.for_each(|(_, object)| printer.add(object, Timestamp::now()));
+            output::print(&printer.take())
+        }
+        Some(Format::Name) => objects.try_for_each(|(kind, object)| {
+            output::line(output::named(kind.descriptor(), &object.key().name))
+        }),
         Some(format) => {
-            let mut values: Vec<_> =
-                found.iter().flat_map(|found| &found.items).map(|o| output::presentable(o)).collect();
+            let mut values: Vec<_> = objects.map(|(_, object)| output::presentable(object)).collect();
             let value = match values.as_slice() {
-                [_] if named => values.remove(0),
-                [] if named => return Ok(()),
+                [_] if found.named => values.remove(0),
+                [] if found.named => return Ok(()),
                 _ => {
                     json!({"apiVersion": "v1", "items": values, "kind": "List", "metadata": {"resourceVersion": ""}})
                 }
@@ -90,62 +181,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 }
 
-/// The objects, and whether they were named one by one.
-async fn find(args: &Args, session: &Session) -> anyhow::Result<(Vec<Found>, bool)> {
-    let mut found: Vec<Found> = Vec::new();
-    let mut add = |kind: KindRef, object| match found.iter_mut().find(|found| found.kind == kind) {
-        Some(of_kind) => of_kind.items.push(object),
-        None => found.push(Found { kind, items: vec![object] }),
-    };
-    let named = if args.files.files.is_empty() {
-        match target::parse(&args.what)? {
-            Target::All(kinds) => {
-                for kind in kinds {
-                    let query = ListQuery::matching(args.select.filter(session, kind)?);
-                    let items = session.remote.list(kind, &query).await?.items;
-                    found.push(Found { kind, items });
-                }
-                return Ok((found, false));
-            }
-            Target::Named(_) if args.select.all_namespaces => {
-                bail!(
-                    "a resource cannot be retrieved by name across all namespaces; name its namespace with -n"
-                )
-            }
-            Target::Named(_) if args.select.selects() => bail!("names and selectors do not go together"),
-            Target::Named(named) => {
-                named.into_iter().map(|(kind, name)| (kind, session.key(kind, &name))).collect()
-            }
-        }
-    } else {
-        super::changes::places(session, &args.files.read()?)?
-    };
-    for (kind, key) in named {
-        match session.remote.get(kind, &key).await {
-            Ok(object) => add(kind, object),
-            Err(failure) if args.ignore_not_found && failure.reason == balsa_model::Reason::NotFound => {}
-            Err(failure) => return Err(failure.into()),
-        }
-    }
-    Ok((found, true))
-}
-
 impl Args {
     fn columns(&self, kinds: bool) -> Columns {
         Columns {
             namespace: self.select.all_namespaces,
             wide: matches!(self.output, Some(Format::Wide)),
+            of_labels: self.label_columns.clone(),
             labels: self.show_labels,
-            kinds,
+            kinds: kinds || self.show_kind,
         }
     }
 }
 
-fn tables(args: &Args, session: &Session, found: &[Found]) -> anyhow::Result<()> {
+fn tables(args: &Args, session: &Session, found: &Found) -> anyhow::Result<()> {
     let now = Timestamp::now();
-    let shown: Vec<&Found> = found.iter().filter(|found| !found.items.is_empty()).collect();
-    if shown.is_empty() && !args.ignore_not_found {
-        let namespaced = found.iter().any(|found| found.kind.descriptor().is_namespaced());
+    let shown: Vec<&OfKind> = found.kinds.iter().filter(|of_kind| !of_kind.items.is_empty()).collect();
+    if shown.is_empty() && !args.ignore_not_found && found.failed.is_empty() {
+        let namespaced = found.kinds.iter().any(|found| found.kind.descriptor().is_namespaced());
         if namespaced && !args.select.all_namespaces {
             eprintln!("No resources found in {} namespace.", session.namespace);
         } else {
@@ -153,11 +205,11 @@ fn tables(args: &Args, session: &Session, found: &[Found]) -> anyhow::Result<()>
         }
     }
     let mut text = String::new();
-    for (i, Found { kind, items }) in shown.iter().enumerate() {
+    for (i, OfKind { kind, items }) in shown.iter().enumerate() {
         if i > 0 {
             text.push('\n');
         }
-        let mut printer = Printer::new(*kind, args.columns(found.len() > 1), !args.no_headers);
+        let mut printer = Printer::new(*kind, args.columns(found.kinds.len() > 1), !args.no_headers);
         items.iter().for_each(|object| printer.add(object, now));
         text.push_str(&printer.take());
     }
@@ -182,7 +234,10 @@ fn watched(args: &Args, session: &Session) -> anyhow::Result<(KindRef, Filter)> 
 
 async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
     let (kind, filter) = watched(args, session)?;
-    let mut printer = Printer::new(kind, args.columns(false), !args.no_headers);
+    if args.sort_by.is_some() {
+        eprintln!("warning: --watch requested, --sort-by will be ignored");
+    }
+    let mut feed = Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers);
     let mut start = Start::Initial;
     let mut listing = true;
     let mut backoff = super::changes::patience();
@@ -195,7 +250,7 @@ async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
                     listing = false;
                     start = Start::After(revision);
                     // All that was there goes out at once, so that its columns line up.
-                    output::print(&printer.take())?;
+                    output::print(&feed.take())?;
                     continue;
                 }
                 Ok(WatchEvent::Bookmark(revision)) => {
@@ -212,23 +267,11 @@ async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
             if listing && args.watch_only {
                 continue;
             }
-            show(args, &mut printer, &object, listing)?;
+            feed.add(&object)?;
+            if !listing {
+                output::print(&feed.take())?;
+            }
         }
         tokio::time::sleep(backoff.next_delay()).await;
-    }
-}
-
-fn show(args: &Args, printer: &mut Printer, object: &Object, listing: bool) -> anyhow::Result<()> {
-    match &args.output {
-        None | Some(Format::Wide) => {
-            printer.add(object, Timestamp::now());
-            if listing { Ok(()) } else { output::print(&printer.take()) }
-        }
-        Some(Format::Name) => output::line(output::named(object.kind().descriptor(), &object.key().name)),
-        Some(format) => {
-            let text = format.render(&output::presentable(object))?;
-            let separator = if matches!(format, Format::Yaml) { "---\n" } else { "" };
-            output::print(&format!("{separator}{text}"))
-        }
     }
 }

@@ -10,7 +10,7 @@ use crate::connect::ConnectArgs;
 use crate::jsonpath::JsonPath;
 use crate::manifest::Files;
 use crate::output;
-use crate::target::{self, Select, Target};
+use crate::target::Select;
 
 /// Wait until objects are what they should be
 #[derive(clap::Args)]
@@ -105,15 +105,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let session = args.connect.open()?;
     let goal = Goal::parse(&args.until)?;
     let limit = changes::duration(&args.timeout).map_err(anyhow::Error::msg)?;
-    let meant = if !args.files.files.is_empty() {
-        changes::places(&session, &args.files.read()?)?
-    } else {
-        let everything = matches!(target::parse(&args.what)?, Target::All(_));
-        if everything && !args.all && !args.select.selects() {
-            bail!("say which: name them, or select with -l or --all");
-        }
-        target::resolve(&session, &args.what, &args.select).await?
-    };
+    let which = (&args.select, args.all);
+    let meant = changes::meant(&session, &args.files, &args.what, which).await?;
     if meant.is_empty() && !matches!(goal, Goal::Deleted) {
         bail!("no matching resources found");
     }

@@ -57,9 +57,7 @@ mod tests {
     fn columns_are_read_and_filled() {
         let columns: CustomColumns = "NAME:.metadata.name,IMAGES:{.c[*].image},X:x".parse().unwrap();
         let mut table = columns.table();
-        table.row(
-            columns.row(&json!({"metadata": {"name": "web"}, "c": [{"image": "a"}, {"image": "b"}]})),
-        );
+        table.row(columns.row(&json!({"metadata": {"name": "web"}, "c": [{"image": "a"}, {"image": "b"}]})));
         assert_eq!(table.render(true), "NAME   IMAGES   X\nweb    a,b      <none>\n");
         for wrong in ["NAME", "NAME:.a,", "NAME:.a["] {
             assert!(wrong.parse::<CustomColumns>().is_err(), "{wrong}");

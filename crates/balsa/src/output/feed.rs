@@ -42,9 +42,12 @@ impl Feed {
         Ok(())
     }
 
-    /// What was added since the last time; headings once.
+    /// What was added since the last time; headings with the first object.
     pub(crate) fn take(&mut self) -> String {
-        self.printer.take() + &std::mem::take(&mut self.text)
+        match self.format {
+            None | Some(Format::Wide | Format::Custom(_)) if self.documents > 0 => self.printer.take(),
+            _ => std::mem::take(&mut self.text),
+        }
     }
 }
 
@@ -64,6 +67,7 @@ mod tests {
         let object = Object::seal(kind, &Object::canonical(kind, &value), Revision(1)).unwrap();
         let twice = |format: &str| {
             let mut feed = Feed::new(kind, Some(format.parse().unwrap()), Columns::default(), true);
+            assert_eq!(feed.take(), "");
             feed.add(&object).unwrap();
             let first = feed.take();
             feed.add(&object).unwrap();

@@ -35,9 +35,12 @@ impl FromStr for Format {
             "yaml" => Self::Yaml,
             "json" => Self::Json,
             "name" => Self::Name,
-            _ => match text.strip_prefix("jsonpath=") {
-                Some(expression) => Self::JsonPath(JsonPath::parse(expression)?),
-                None => bail!("unknown format; there are wide, yaml, json, name and jsonpath=EXPRESSION"),
+            _ => match text.split_once('=') {
+                Some(("jsonpath", expression)) => Self::JsonPath(JsonPath::parse(expression)?),
+                Some(("custom-columns", columns)) => Self::Custom(columns.parse()?),
+                _ => bail!(
+                    "unknown format; there are wide, yaml, json, name, jsonpath=EXPRESSION and custom-columns=NAME:PATH,…"
+                ),
             },
         })
     }
@@ -47,6 +50,8 @@ impl Format {
     /// One value, or a list, as text.
     pub(crate) fn render(&self, value: &Value) -> anyhow::Result<String> {
         match self {
+            // Tables are made elsewhere, where other rows are known; this is one row.
+            Self::Custom(columns) => Ok(columns.row(value).join("   ") + "\n"),
             Self::Json => {
                 let mut out = Vec::new();
                 let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");

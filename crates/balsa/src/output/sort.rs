@@ -10,14 +10,13 @@ use crate::jsonpath::JsonPath;
 /// Puts objects in order: those without the field first, amounts by their size, other texts with the
 /// numbers in them by their value. Whether any object has the field.
 pub(crate) fn sort(items: &mut Vec<Arc<Object>>, path: &JsonPath) -> bool {
-    let mut texts: Vec<Option<String>> =
+    let texts: Vec<Option<String>> =
         items.iter().map(|object| path.texts(&object.value()).into_iter().next()).collect();
     // Of one kind for all, or else a < b < c < a: "2Gi" is more than 3, and comes before it as text.
     let amounts: Option<Vec<Quantity>> =
         texts.iter().flatten().map(|text| Quantity::parse(text).ok()).collect();
     let any = texts.iter().any(Option::is_some);
-    let keyed = texts.iter_mut().map(Option::take).zip(items.drain(..));
-    let mut keyed: Vec<(Option<String>, Arc<Object>)> = keyed.collect();
+    let mut keyed: Vec<(Option<String>, Arc<Object>)> = texts.into_iter().zip(items.drain(..)).collect();
     if amounts.is_some() {
         keyed.sort_by_key(|(text, _)| text.as_deref().and_then(|text| Quantity::parse(text).ok()));
     } else {

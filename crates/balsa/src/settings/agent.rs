@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, bail};
 use balsa_agent::AgentConfig;
 use balsa_agent::join::Ranges;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::server::ServerSettings;
 use super::values::Cidr;
@@ -67,6 +67,7 @@ pub(crate) struct AgentSettings {
     pub(crate) name: String,
     pub(crate) data_dir: PathBuf,
     pub(crate) node_ip: IpAddr,
+    #[serde(serialize_with = "as_text")]
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) max_pods: u32,
     pub(crate) metrics_port: u16,
@@ -133,6 +134,12 @@ fn labels(text: &str) -> anyhow::Result<BTreeMap<String, String>> {
             Ok((name.to_owned(), value.to_owned()))
         })
         .collect()
+}
+
+/// Labels as the flag and the file want them.
+fn as_text<S: Serializer>(labels: &BTreeMap<String, String>, serializer: S) -> Result<S::Ok, S::Error> {
+    let pairs: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    serializer.serialize_str(&pairs.join(","))
 }
 
 impl AgentSettings {

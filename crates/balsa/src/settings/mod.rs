@@ -151,5 +151,12 @@ mod tests {
         let text = serde_yaml_ng::to_string(&settings).unwrap();
         let again: ServerFlags = layered(&ServerFlags::default(), read(&text).unwrap()).unwrap();
         assert_eq!(serde_yaml_ng::to_string(&again.resolve()).unwrap(), text);
+
+        let given = read("server: [h:1]\nname: n\nlabels: a=b,c=\n").unwrap();
+        let settings = layered(&AgentFlags::default(), given).unwrap().resolve().unwrap();
+        let text = serde_yaml_ng::to_string(&settings).unwrap();
+        let again: AgentFlags = layered(&AgentFlags::default(), read(&text).unwrap()).unwrap();
+        let again = again.resolve().unwrap();
+        assert_eq!((serde_yaml_ng::to_string(&again).unwrap(), again.labels.len()), (text, 2));
     }
 }
