@@ -54,6 +54,17 @@ fn any_server_answers_and_none_is_missed() {
         }
     }
 
+    // And it counts there: what is to be in a new namespace is not refused by a server that has yet to hear of it.
+    for n in 0..30 {
+        let (one, other) = (rest(&fleet, &members[n % 3]), rest(&fleet, &members[(n + 1) % 3]));
+        let (space, first) = (json!({"metadata": {"name": format!("new-{n}")}}), config_map("first"));
+        let made = runtime.block_on(one.call(Method::POST, "/api/v1/namespaces", &space)).unwrap();
+        assert_eq!(made.code, 201, "{}", made.body);
+        let path = format!("/api/v1/namespaces/new-{n}/configmaps");
+        let inside = runtime.block_on(other.call(Method::POST, &path, &first)).unwrap();
+        assert_eq!(inside.code, 201, "{}", inside.body);
+    }
+
     // kill -9 of the leader: the others go on, and it comes back by its own command line.
     fleet.signal(&leader, "-9");
     let survivor = members.iter().find(|member| member.name != leader.name).unwrap();

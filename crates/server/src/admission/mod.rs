@@ -57,7 +57,7 @@ impl Admission {
         Self { state, config }
     }
 
-    /// Completes an object that is about to be created.
+    /// Completes an object that is about to be created. To be asked twice changes nothing.
     ///
     /// # Errors
     /// When policy forbids it.

@@ -6,7 +6,9 @@ use balsa_model::field::FieldErrors;
 use balsa_model::fields::{self, Said};
 use balsa_model::patch::{self, PatchType};
 use balsa_model::strategy::{self, Part, Stamp};
-use balsa_model::{Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision};
+use balsa_model::{
+    AnyObject, Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision,
+};
 use balsa_state::Refusal;
 use bytes::Bytes;
 use serde_json::Value;
@@ -118,7 +120,7 @@ impl Engine {
             let new = kind.from_stored(object.to_value());
             fields::update(None, &new, "", said, &self.writer(who, kind, Part::Main.into()))
         });
-        self.admission.admit_create(who, object.as_mut()).map_err(final_failure)?;
+        self.admit_create(who, object.as_mut()).await.map_err(final_failure)?;
         // What follows from what admission has set.
         object.set_defaults();
         strategy::validate_create(kind, object.as_ref()).map_err(final_failure)?;
@@ -147,6 +149,18 @@ impl Engine {
         let object = self.settled(stored, &key, &bytes, revision).map_err(final_failure)?;
         let object = shown(kind, &object).map_err(final_failure)?;
         Ok(Written { object, created: true, warnings })
+    }
+
+    /// Admission looks at other objects, its namespace first of all. What this server does not know of it may not have
+    /// heard of yet: then it is asked once more, with all that was written before.
+    async fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
+        match self.admission.admit_create(who, object) {
+            Err(failure) if matches!(failure.reason, Reason::NotFound | Reason::Forbidden) => {
+                self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
+                self.admission.admit_create(who, object)
+            }
+            judged => judged,
+        }
     }
 
     /// An object that was just written: as the state has it if it is that far, else made once more.
