@@ -26,7 +26,7 @@ simulate: ## Log and state on a simulated network, clock and disk; SEEDS=n for n
 ifdef SEED
 	BALSA_SEED=$(SEED) BALSA_SCRIPT=$(or $(SCRIPT),drawn) cargo test -p balsa-state --test simulation -- --exact seeds::one_run --nocapture --ignored
 else
-	BALSA_SEEDS=$(or $(SEEDS),10) cargo test -p balsa-state --test simulation -- --exact seeds::fresh_seeds_find_nothing_either --nocapture --ignored
+	BALSA_SEEDS=$(or $(SEEDS),10) cargo test -p balsa-state --test simulation -- --exact seeds::fresh_seeds_find_nothing_either --nocapture
 endif
 
 robustness: ## Real servers under faults; SCHEDULES=n of them, and BALSA_SEED=n for the same again. Root.

@@ -71,7 +71,7 @@ pub(crate) struct Rows {
     rows: OrdSet<Keyed>,
     /// One a field of `Descriptor::indexed_fields`: value and key → row.
     indexes: Vec<Index>,
-    /// The last change of this kind.
+    /// No change of this kind is later: see [`KindView::changed`].
     pub(crate) changed: Revision,
     /// Of the objects' JSON.
     bytes: usize,
@@ -153,7 +153,8 @@ impl KindView {
         self.revision
     }
 
-    /// The last change of this kind that it shows: at or before [`Self::revision`].
+    /// No change of this kind that it shows is later; at or before [`Self::revision`]. Of a state that was rebuilt
+    /// and has not changed since, this is the revision of then: nothing tells what the last change was.
     pub fn changed(&self) -> Revision {
         self.rows.changed
     }

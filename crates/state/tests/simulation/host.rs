@@ -178,7 +178,7 @@ async fn dump(server: NodeId, log: Log, state: State, world: World) {
             .iter()
             .map(|object| (object.key().clone(), object.revision(), object.bytes().to_vec()))
             .collect();
-        match watchers::all_changes(&state, view.changed()).await {
+        match watchers::all_changes(&state, view.revision()).await {
             Ok(told) => {
                 let changes = told.into_iter().map(|event| {
                     let object = event.object().unwrap();

@@ -42,7 +42,6 @@ fn what_was_told_is_true() {
 }
 
 #[test]
-#[ignore = "a fresh seed may find what is still open (docs/plans/three-servers.md); `make simulate` runs them"]
 fn fresh_seeds_find_nothing_either() {
     let wanted = number(SEEDS);
     // Beside the other tests, one at a time; by themselves, as many as there are processors.

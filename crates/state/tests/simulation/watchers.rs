@@ -77,19 +77,23 @@ async fn watch(state: &State, care: &mut Care) {
 async fn open(state: &State, after: Revision) -> Result<Watch, WatchError> {
     // A front door does the same for a client that comes from another server.
     state.wait_for(after).await;
-    let (kind, filter) = (kind(), Filter::default());
-    state.watch(WatchRequest { kind, filter, start: Start::After(after), bookmarks: None }).await
+    state.watch(request(after)).await
 }
 
-/// All changes there ever were, up to a revision.
+fn request(after: Revision) -> WatchRequest {
+    WatchRequest { kind: kind(), filter: Filter::default(), start: Start::After(after), bookmarks: None }
+}
+
+/// All changes there ever were, up to a revision: a bookmark tells that it is passed.
 pub(crate) async fn all_changes(state: &State, upto: Revision) -> Result<Vec<Event>, WatchError> {
-    let mut watch = open(state, Revision(0)).await?;
+    let bookmarks = Some(Duration::from_millis(10));
+    let mut watch = state.watch(WatchRequest { bookmarks, ..request(Revision(0)) }).await?;
     let mut events: Vec<Event> = Vec::new();
-    while events.last().map_or(Revision(0), Event::revision) < upto {
-        match watch.next().await {
-            Some(event) => events.push(event?),
-            None => return Err(WatchError::Closed),
+    loop {
+        match watch.next().await.ok_or(WatchError::Closed)?? {
+            Event::Bookmark(_, passed) if passed >= upto => return Ok(events),
+            Event::Bookmark(..) => {}
+            event => events.push(event),
         }
     }
-    Ok(events)
 }
