@@ -72,6 +72,7 @@ impl Objects {
         directory: PathBuf,
         token: CancellationToken,
     ) -> (Arc<Self>, mpsc::UnboundedReceiver<String>) {
+        // An UID for each change of an object and each pod of this node that names it; who hears it only passes it on.
         let (changed, receiver) = mpsc::unbounded_channel();
         (Arc::new(Self { client, directory, token, watched: Mutex::default(), changed }), receiver)
     }

@@ -6,9 +6,8 @@
 //! costs nothing but a second Event object. The task ends with the last clone of its recorder.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 
-use balsa_model::selector::Filter;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind, Object};
 use balsa_rt::{Clock, TaskKind};
@@ -240,26 +239,13 @@ fn merge(batch: impl Iterator<Item = Entry>) -> Vec<(Entry, i32)> {
     merged
 }
 
-/// All Events about an object, for tests and `describe`.
-///
-/// # Errors
-/// What the backend says.
-pub async fn events_about(client: &Client, about: &ObjectReference) -> Result<Vec<Arc<Object>>, Failure> {
-    let namespace = about.namespace.as_deref().filter(|n| !n.is_empty()).unwrap_or("default");
-    let all = client.api::<Event>().list(Filter::namespaced(namespace)).await?;
-    let wanted = |object: &Arc<Object>| {
-        object.typed::<Event>().is_some_and(|event| {
-            event.involved_object.uid == about.uid && event.involved_object.name == about.name
-        })
-    };
-    Ok(all.into_iter().filter(wanted).collect())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use std::time::Duration;
+
+    use balsa_model::selector::Filter;
 
     use super::*;
     use crate::memory::MemoryBackend;
@@ -280,7 +266,7 @@ mod tests {
         }
         let counted = async {
             loop {
-                let events = events_about(&client, &about).await.unwrap();
+                let events = client.api::<Event>().list(Filter::namespaced("default")).await.unwrap();
                 let counts: Vec<_> = events.iter().map(|e| e.typed::<Event>().unwrap().count).collect();
                 if counts == [Some(3)] {
                     return;

@@ -145,6 +145,8 @@ impl Informer {
 
     /// Hears of every object that is there and of every change after.
     pub fn subscribe(&self) -> Subscription {
+        // Not bounded: a change that is lost would be lost for good, and subscribers are loops of this process that
+        // only take note of it.
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut subscribers = lock(&self.0.subscribers);
         // Under the lock: the keeper tells of later changes only after this.

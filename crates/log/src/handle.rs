@@ -89,6 +89,7 @@ impl Log {
         let small = compaction::keep_small(raft.clone(), store.clone(), config.max_log_bytes);
         scope.spawn(TaskKind::Raft, small);
         scope.spawn(TaskKind::Raft, verify(store.clone(), scope.token()));
+        // A reader waits for its answer: there are as many as requests that the front doors let in.
         let (readers, asked) = mpsc::unbounded_channel();
         scope.spawn(TaskKind::Raft, read_index::run(raft.clone(), node_id, transport.clone(), asked));
         let shared = Shared {

@@ -72,6 +72,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts the thread; in a simulation a task, so that all that happens is in one order.
     pub(crate) fn start(store: Arc<Store>) -> io::Result<Self> {
+        // No bound of its own: openraft has few appends under way at a time, and proposals are bounded where
+        // they enter (`Log::enter`).
         let (queue, inbox) = unbounded_channel();
         let written = Arc::new(AtomicU64::new(0));
         let worker = Worker { store, inbox, written: written.clone(), committed: None, failed: None };

@@ -100,6 +100,7 @@ async fn run(client: Client, clock: Clock, scope: &Scope) {
     let (_namespaces, namespaces) = subscribed::<Namespace>(&client, scope).await;
     let (_budgets, budgets) = subscribed::<PodDisruptionBudget>(&client, scope).await;
     let (_pods, pods) = subscribed::<Pod>(&client, scope).await;
+    // One a binding under way.
     let (sender, results) = mpsc::unbounded_channel();
     let mut sources = Sources { pods, nodes, volumes, claims, classes, namespaces, budgets, results };
     let recorder = Recorder::new(client.clone(), NAME, clock.clone());

@@ -56,6 +56,7 @@ pub(crate) struct Entries {
 impl Entries {
     /// Starts the task.
     pub(crate) fn start(log: Log, state: State, clock: Clock) -> Self {
+        // Bounded by the turns: who is in the queue has entered the log's own bound.
         let (queue, waiting) = mpsc::unbounded_channel();
         let proposer = Proposer { log: log.clone(), state, clock };
         drop(balsa_rt::spawn(TaskKind::Proposer, async move { proposer.run(waiting).await }));

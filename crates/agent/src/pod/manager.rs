@@ -40,6 +40,7 @@ impl Pods {
         objects_changed: mpsc::UnboundedReceiver<String>,
         scope: &Scope,
     ) -> Arc<Self> {
+        // Each pod of the node ends once.
         let (gone, ended) = mpsc::unbounded_channel();
         let cache = PodCache::new(node.config.data_dir.join("pod-cache"));
         let (token, actors, host_ports) = (scope.token(), Mutex::default(), watch::Sender::new(0));

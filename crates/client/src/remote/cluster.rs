@@ -1,17 +1,11 @@
-//! `balsa.v1.ClusterService`, and the tokens that agents fetch for their pods.
+//! `balsa.v1.ClusterService`.
 
 use balsa_model::Failure;
-use balsa_proto::agent::agent_service_client::AgentServiceClient;
+use balsa_proto::v1;
 use balsa_proto::v1::cluster_service_client::ClusterServiceClient;
-use balsa_proto::{agent, v1};
 
 use super::RemoteBackend;
 use super::channels::{Repeat, unary};
-
-/// What a service account's token is asked for.
-pub type AccountTokenRequest = agent::CreateTokenRequest;
-/// A service account's token and when it ends.
-pub type AccountToken = agent::CreateTokenResponse;
 
 impl RemoteBackend {
     /// The server's version.
@@ -46,18 +40,6 @@ impl RemoteBackend {
             ClusterServiceClient::new(connection).create_token(request).await
         };
         // Again does no harm: a token whose answer was lost just expires.
-        self.channels.call(Repeat::Always, make).await
-    }
-
-    /// A token of a service account, for one of the node's pods.
-    ///
-    /// # Errors
-    /// What the server says.
-    pub async fn create_account_token(&self, request: AccountTokenRequest) -> Result<AccountToken, Failure> {
-        let make = |connection| {
-            let request = unary(request.clone());
-            async move { AgentServiceClient::new(connection).create_token(request).await }
-        };
         self.channels.call(Repeat::Always, make).await
     }
 }

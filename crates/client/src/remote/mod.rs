@@ -15,7 +15,6 @@ mod objects;
 mod pods;
 
 pub use channels::{Connection, Credentials};
-pub use cluster::{AccountToken, AccountTokenRequest};
 pub use members::Backup;
 pub use objects::{WriteDetails, Written};
 pub use pods::ExecOutput;
@@ -101,11 +100,6 @@ impl RemoteBackend {
     /// (an agent's session and streams).
     pub fn connection(&self) -> Connection {
         self.channels.current().1
-    }
-
-    /// Goes on with the next server: the present one has not answered.
-    pub fn next_server(&self) {
-        self.channels.skip(self.channels.current().0);
     }
 
     /// Goes on with another configuration: a renewed certificate, other servers.

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UdpSocket};
 
 use super::answer::{Answer, DnsRecord, QueryType, RecordData, answer};
 use super::forward::{Forwarder, UDP_PAYLOAD};
-use super::view::DnsView;
+use super::view::{DnsView, TTL};
 use crate::error::NetError;
 use crate::metrics;
 use crate::netns::Netns;
@@ -185,7 +185,7 @@ impl Handler {
                 Answer::Alias { target } => {
                     reply.authoritative = true;
                     let cname = RData::CNAME(CNAME(absolute(&target)?));
-                    reply.answers.push(Record::from_rdata(absolute(&name)?, view.ttl, cname));
+                    reply.answers.push(Record::from_rdata(absolute(&name)?, TTL, cname));
                     if matches!(query.query_type(), RecordType::CNAME) {
                         return Some(reply);
                     }
@@ -252,10 +252,10 @@ fn wire(view: &DnsView, record: &DnsRecord) -> Option<Record> {
                 absolute(&format!("ns.dns.{}", view.domain))?,
                 absolute(&format!("hostmaster.{}", view.domain))?,
             );
-            RData::SOA(SOA::new(server, mailbox, view.serial, 7200, 1800, 86_400, view.ttl))
+            RData::SOA(SOA::new(server, mailbox, view.serial, 7200, 1800, 86_400, TTL))
         }
     };
-    Some(Record::from_rdata(absolute(&record.name)?, view.ttl, data))
+    Some(Record::from_rdata(absolute(&record.name)?, TTL, data))
 }
 
 fn query_type(kind: RecordType) -> QueryType {

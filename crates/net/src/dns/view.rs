@@ -73,11 +73,13 @@ impl DnsEndpoint {
     }
 }
 
+/// Seconds that answers may be kept: as in Kubernetes, few, because pods come and go.
+pub(crate) const TTL: u32 = 5;
+
 /// Services by name and by address.
 #[derive(Clone, Debug)]
 pub struct DnsView {
     pub(crate) domain: String,
-    pub(crate) ttl: u32,
     pub(crate) serial: u32,
     pub(crate) dns_service: Option<IpAddr>,
     pub(crate) services: HashMap<(String, String), DnsService>,
@@ -96,7 +98,6 @@ impl DnsView {
     ) -> Self {
         let mut view = Self {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
-            ttl: 5,
             serial,
             dns_service: None,
             services: HashMap::with_capacity(services.len()),
@@ -107,12 +108,6 @@ impl DnsView {
             view.insert(service);
         }
         view
-    }
-
-    /// Sets how long answers may be kept, between 5 and 30 seconds.
-    pub fn with_ttl(mut self, seconds: u32) -> Self {
-        self.ttl = seconds.clamp(5, 30);
-        self
     }
 
     /// Sets the address of the cluster DNS service, which the zone's name server record names.
