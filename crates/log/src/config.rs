@@ -70,8 +70,8 @@ impl LogConfig {
             node_id,
             address: address.into(),
             name: String::new(),
-            heartbeat: Duration::from_millis(60),
-            election: (Duration::from_millis(250), Duration::from_millis(400)),
+            heartbeat: Duration::from_millis(50),
+            election: Self::election(Duration::from_millis(250)),
             snapshot_after: 20_000,
             max_log_bytes: 256 << 20,
             keep_entries: 5_000,
@@ -84,8 +84,21 @@ impl LogConfig {
         }
     }
 
+    /// The bounds of a follower's patience whose upper one is `longest`: far enough apart that two of them seldom stand
+    /// at the same time.
+    pub fn election(longest: Duration) -> (Duration, Duration) {
+        (longest * 3 / 5, longest)
+    }
+
     pub(crate) fn raft(&self) -> Result<openraft::Config, LogError> {
         let millis = |duration: Duration| duration.as_millis() as u64;
+        if self.election.0 < self.heartbeat * 2 {
+            let (heartbeat, election) = (self.heartbeat, self.election.1);
+            let why = format!(
+                "a heartbeat every {heartbeat:?} asks for a longer election timeout than {election:?}"
+            );
+            return Err(LogError::Config(format!("{why}: five times as long")));
+        }
         let config = openraft::Config {
             cluster_name: "balsa".to_owned(),
             heartbeat_interval: millis(self.heartbeat),

@@ -193,7 +193,7 @@ impl Log {
     /// Hands leadership to server `to`, and waits until it (or somebody else) has it.
     ///
     /// # Errors
-    /// When this server does not lead, or still does after two election timeouts.
+    /// When this server does not lead, or still does after four election timeouts.
     pub async fn transfer_leader(&self, to: NodeId) -> Result<(), LogError> {
         let raft = &self.shared.raft;
         let mut changes = raft.server_metrics();
@@ -218,7 +218,7 @@ impl Log {
                 changes.changed().await.map_err(|error| fatal(&error))?;
             }
         };
-        let limit = self.shared.config.election.1 * 2;
+        let limit = self.shared.config.election.1 * 4;
         tokio::time::timeout(limit, handed_over)
             .await
             .unwrap_or_else(|_| Err(LogError::Membership(format!("server {to} did not take over in time"))))

@@ -63,6 +63,10 @@ pub struct ServerConfig {
     pub token: Option<String>,
     /// How long the certificates of this server and of the nodes are good for; they are renewed in time.
     pub certificate_life: Duration,
+    /// How often the leader says that it lives.
+    pub heartbeat_interval: Duration,
+    /// The leader's lease, and the longest that a follower waits after it before it stands for election.
+    pub election_timeout: Duration,
     /// Proposals under way at which further ones are refused.
     pub max_pending: usize,
     /// How much is done at a time.
@@ -134,6 +138,8 @@ impl Server {
         let state = machine.state();
         let log_config = LogConfig {
             name: id.name.clone(),
+            heartbeat: config.heartbeat_interval,
+            election: LogConfig::election(config.election_timeout),
             max_pending: config.max_pending,
             ..LogConfig::new(config.data_dir.join("log"), id.id, address.to_string())
         };

@@ -40,6 +40,9 @@ const NOT_THEIRS: [&str; 9] = [
     "BALSA_CONFIG",
 ];
 
+/// Options that each server has its own of.
+const OWN_FLAGS: [&str; 6] = ["data-dir", "port", "bind", "advertise", "name", "join"];
+
 /// One of the servers.
 pub(crate) struct Place {
     name: String,
@@ -200,12 +203,7 @@ impl Place {
         command.args(["server", "--name", &self.name, "--bind", host, "--advertise", host]);
         command.arg("--port").arg(settings.port.to_string());
         command.arg("--data-dir").arg(&self.directory);
-        command.arg("--service-cidr").arg(settings.service_cidr.to_string());
-        command.arg("--cluster-cidr").arg(settings.cluster_cidr.to_string());
-        command.arg("--service-node-port-range").arg(settings.service_node_port_range.to_string());
-        if !settings.tls_san.is_empty() {
-            command.arg("--tls-san").arg(settings.tls_san.join(","));
-        }
+        command.args(settings.chosen_flags(&OWN_FLAGS)?);
         if let Some(join) = join {
             command.args(["--join", join]);
         }

@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use balsa_server::{Limits, ServerConfig};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::values::{Bytes, Cidr, Period, PortRange};
 use crate::output::data_dir;
@@ -12,7 +14,7 @@ use crate::run::host;
 use crate::run::ranges::Ranges;
 
 /// How long a certificate is good for.
-const YEAR: std::time::Duration = std::time::Duration::from_secs(365 * 86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// One user has half of the seats, and somebody else must find one.
 fn at_least_two(text: &str) -> Result<usize, String> {
@@ -61,6 +63,13 @@ pub(crate) struct ServerFlags {
     /// How long certificates of this server and of nodes are good for; they renew themselves [default: 365d]
     #[arg(long, value_name = "DURATION", env = "BALSA_CERTIFICATE_LIFE")]
     pub(crate) certificate_life: Option<Period>,
+    /// How often the leader says that it lives [default: 50ms]
+    #[arg(long, value_name = "DURATION", env = "BALSA_HEARTBEAT_INTERVAL")]
+    pub(crate) heartbeat_interval: Option<Period>,
+    /// Without a word of the leader for this long, and as long again, servers elect another one; the same on all
+    /// servers, and several times what a message between them takes [default: 250ms]
+    #[arg(long, value_name = "DURATION", env = "BALSA_ELECTION_TIMEOUT")]
+    pub(crate) election_timeout: Option<Period>,
     /// Writes that may wait; further ones are refused until there is room [default: 10000]
     #[arg(long, value_name = "N", env = "BALSA_MAX_PENDING")]
     pub(crate) max_pending: Option<usize>,
@@ -96,6 +105,8 @@ pub(crate) struct ServerSettings {
     #[serde(skip)]
     pub(crate) token: Option<String>,
     pub(crate) certificate_life: Period,
+    pub(crate) heartbeat_interval: Period,
+    pub(crate) election_timeout: Period,
     pub(crate) max_pending: usize,
     pub(crate) max_requests_inflight: usize,
     pub(crate) max_mutating_requests_inflight: usize,
@@ -121,6 +132,8 @@ impl ServerFlags {
             join: self.join.unwrap_or_default(),
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
+            heartbeat_interval: self.heartbeat_interval.unwrap_or(Period(Duration::from_millis(50))),
+            election_timeout: self.election_timeout.unwrap_or(Period(Duration::from_millis(250))),
             max_pending: self.max_pending.unwrap_or(10_000),
             max_requests_inflight: self.max_requests_inflight.unwrap_or(limits.reads),
             max_mutating_requests_inflight: self.max_mutating_requests_inflight.unwrap_or(limits.writes),
@@ -141,6 +154,15 @@ impl ServerFlags {
     }
 }
 
+/// As it stands on a command line.
+fn flag_value(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(flag_value).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
 impl ServerSettings {
     /// What the server is told.
     pub(crate) fn config(&self) -> ServerConfig {
@@ -158,6 +180,8 @@ impl ServerSettings {
             join: self.join.clone(),
             token: self.token.clone(),
             certificate_life: self.certificate_life.0,
+            heartbeat_interval: self.heartbeat_interval.0,
+            election_timeout: self.election_timeout.0,
             max_pending: self.max_pending,
             limits: Limits {
                 reads: self.max_requests_inflight,
@@ -169,6 +193,16 @@ impl ServerSettings {
         }
     }
 
+    /// The flags that start another server like this one: all but `own` that are not what they are by default.
+    pub(crate) fn chosen_flags(&self, own: &[&str]) -> serde_json::Result<Vec<String>> {
+        let defaults = serde_json::to_value(ServerFlags::default().resolve())?;
+        let settings = serde_json::to_value(self)?;
+        let settings = settings.as_object().into_iter().flatten();
+        let chosen =
+            settings.filter(|(name, value)| !own.contains(&name.as_str()) && defaults[*name] != **value);
+        Ok(chosen.map(|(name, value)| format!("--{name}={}", flag_value(value))).collect())
+    }
+
     /// Where volumes are made that live on a node's disk.
     pub(crate) fn volumes_dir(&self) -> PathBuf {
         self.data_dir.join(crate::run::layout::VOLUMES)
@@ -178,5 +212,29 @@ impl ServerSettings {
     pub(crate) fn local_address(&self) -> String {
         let host = if self.bind.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { self.bind };
         SocketAddr::new(host, self.port).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn another_server_gets_what_was_chosen() {
+        let chosen = ServerFlags {
+            port: Some(7443),
+            tls_san: Some(vec!["a".to_owned(), "b".to_owned()]),
+            max_pending: Some(5),
+            election_timeout: Some(Period(Duration::from_secs(1))),
+            storage_quota: Some(Bytes(2 << 30)),
+            ..ServerFlags::default()
+        };
+        let flags = chosen.resolve().chosen_flags(&["port"]).unwrap();
+        assert_eq!(
+            flags,
+            ["--election-timeout=1s", "--max-pending=5", "--tls-san=a,b"],
+            "the quota is the default"
+        );
     }
 }
