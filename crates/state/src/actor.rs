@@ -371,5 +371,5 @@ fn read_row(kind: KindRef, stored: Bytes) -> Result<Row, TableError> {
     let object = Object::stored(kind, stored.object, Revision(stored.revision))
         .map_err(|error| damage(error.to_string()))?;
     let object = Arc::new(object);
-    Ok(Row { fields: field_values(&object), object, claims: stored.claims.into() })
+    Ok(Row::new(object.clone(), field_values(&object), stored.claims.into()))
 }

@@ -104,7 +104,7 @@ impl Table {
         for token in claims.iter() {
             self.owners.insert(token.clone(), proposal.key.clone());
         }
-        let row = Row { object: object.clone(), fields: fields.clone(), claims: claims.clone() };
+        let row = Row::new(object.clone(), fields.clone(), claims.clone());
         let old = self.rows.insert(row.clone());
         self.replaced(old.as_deref(), Some(&row));
         for token in old.iter().flat_map(|old| old.claims.iter()).filter(|token| !claims.contains(token)) {

@@ -20,8 +20,7 @@ pub(crate) fn before(current: &KindView, changes: &[Arc<SharedChange>], revision
         match &change.change.old {
             Some(old) => {
                 // Claims are the fold's, which never sees this picture.
-                let row =
-                    Row { object: old.clone(), fields: change.old_fields.clone(), claims: Arc::default() };
+                let row = Row::new(old.clone(), change.old_fields.clone(), Arc::default());
                 rows.insert(row);
             }
             None => drop(rows.remove(&change.change.key)),

@@ -6,44 +6,65 @@
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
-use std::ops::{Bound, RangeBounds};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use balsa_model::kind::KindRef;
 use balsa_model::selector::Filter;
 use balsa_model::{Key, Object, Revision};
 use imbl::{OrdMap, OrdSet};
+use smallvec::SmallVec;
 
 use crate::indexed::FieldValues;
+
+/// A key as it is sorted by: namespace, a zero byte (which neither part has in it), name. Most fit without a
+/// pointer.
+type SortKey = SmallVec<[u8; 48]>;
+
+fn sort_key(key: &Key) -> SortKey {
+    let mut bytes = SortKey::with_capacity(key.namespace.len() + 1 + key.name.len());
+    bytes.extend_from_slice(key.namespace.as_bytes());
+    bytes.push(0);
+    bytes.extend_from_slice(key.name.as_bytes());
+    bytes
+}
 
 /// What is kept of one object.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
+    key: SortKey,
     pub(crate) object: Arc<Object>,
     pub(crate) fields: FieldValues,
     /// The tokens it claims.
     pub(crate) claims: Arc<[String]>,
 }
 
-/// A row under the key of its object. One pointer, so that the maps' nodes are small and quickly copied.
+impl Row {
+    pub(crate) fn new(object: Arc<Object>, fields: FieldValues, claims: Arc<[String]>) -> Self {
+        Self { key: sort_key(object.key()), object, fields, claims }
+    }
+}
+
+/// One pointer, so that the maps' nodes are small and quickly copied; the key right behind it, so that a search
+/// goes no further than that for each step.
 #[derive(Clone, Debug)]
 struct Keyed(Arc<Row>);
 
 impl Keyed {
-    fn key(&self) -> &Key {
-        self.0.object.key()
+    fn row(&self) -> &Row {
+        &self.0
     }
 }
 
-impl Borrow<Key> for Keyed {
-    fn borrow(&self) -> &Key {
-        self.key()
+impl Borrow<[u8]> for Keyed {
+    fn borrow(&self) -> &[u8] {
+        &self.0.key
     }
 }
 
 impl PartialEq for Keyed {
     fn eq(&self, other: &Self) -> bool {
-        self.key() == other.key()
+        self.0.key == other.0.key
     }
 }
 
@@ -57,7 +78,7 @@ impl PartialOrd for Keyed {
 
 impl Ord for Keyed {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.key().cmp(other.key())
+        self.0.key.cmp(&other.0.key)
     }
 }
 
@@ -84,7 +105,7 @@ impl Rows {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Row> {
-        self.rows.get(key).map(|keyed| &*keyed.0)
+        self.rows.get(&*sort_key(key)).map(Keyed::row)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -97,17 +118,19 @@ impl Rows {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Row> {
-        self.rows.iter().map(|keyed| &*keyed.0)
+        self.rows.iter().map(Keyed::row)
     }
 
-    fn range(&self, range: impl RangeBounds<Key>) -> impl Iterator<Item = &Row> + Send {
-        self.rows.range(range).map(|keyed| &*keyed.0)
+    fn range(&self, from: Bound<&Key>) -> impl Iterator<Item = &Row> + Send + use<'_> {
+        let from = from.map(sort_key);
+        let from = from.as_ref().map(|key| key.as_slice());
+        self.rows.range::<_, [u8]>((from, Bound::Unbounded)).map(Keyed::row)
     }
 
     /// Puts a row, and hands back the one that it replaces.
     pub(crate) fn insert(&mut self, row: Row) -> Option<Arc<Row>> {
         let row = Arc::new(row);
-        let old = self.rows.insert(Keyed(row.clone())).map(|keyed| keyed.0);
+        let old = self.rows.insert(Keyed(row.clone())).map(|old| old.0);
         self.bytes += row.object.bytes().len();
         self.bytes -= old.as_ref().map_or(0, |old| old.object.bytes().len());
         for (i, index) in self.indexes.iter_mut().enumerate() {
@@ -122,7 +145,7 @@ impl Rows {
 
     /// Takes a row away.
     pub(crate) fn remove(&mut self, key: &Key) -> Option<Arc<Row>> {
-        let old = self.rows.remove(key)?.0;
+        let old = self.rows.remove(&*sort_key(key))?.0;
         self.bytes -= old.object.bytes().len();
         for (index, value) in self.indexes.iter_mut().zip(old.fields.iter()) {
             index.remove(&(value.clone(), key.clone()));
@@ -181,23 +204,27 @@ impl KindView {
 
     /// The objects after `cursor`, by namespace and name: the next page of a list.
     pub fn iter_after(&self, cursor: &Key) -> impl Iterator<Item = &Arc<Object>> {
-        self.rows.range((Bound::Excluded(cursor.clone()), Bound::Unbounded)).map(|row| &row.object)
+        self.rows.range(Bound::Excluded(cursor)).map(|row| &row.object)
     }
 
     /// The objects of a namespace, by name.
     pub fn list(&self, namespace: &str) -> impl Iterator<Item = &Arc<Object>> {
-        self.within(Key::new(namespace, ""), Bound::Included)
+        self.within(&Key::new(namespace, ""), Bound::Included)
     }
 
     /// The objects of the cursor's namespace after it, by name.
     pub fn list_after(&self, cursor: &Key) -> impl Iterator<Item = &Arc<Object>> {
-        self.within(cursor.clone(), Bound::Excluded)
+        self.within(cursor, Bound::Excluded)
     }
 
-    fn within(&self, from: Key, bound: fn(Key) -> Bound<Key>) -> impl Iterator<Item = &Arc<Object>> {
+    fn within<'k>(
+        &self,
+        from: &'k Key,
+        bound: fn(&'k Key) -> Bound<&'k Key>,
+    ) -> impl Iterator<Item = &Arc<Object>> + use<'_> {
         let namespace = from.namespace.clone();
         self.rows
-            .range((bound(from), Bound::Unbounded))
+            .range(bound(from))
             .map(|row| &row.object)
             .take_while(move |object| object.key().namespace == namespace)
     }
@@ -223,12 +250,11 @@ impl KindView {
             Narrow::Namespace(namespace) => {
                 let from = after.clone().filter(|after| after.namespace >= namespace);
                 let from = from.unwrap_or_else(|| Key::new(namespace.clone(), ""));
-                let rows = self.rows.range((Bound::Included(from), Bound::Unbounded));
+                let rows = self.rows.range(Bound::Included(&from));
                 Box::new(rows.take_while(move |row| row.object.key().namespace == namespace))
             }
             Narrow::Nothing => {
-                let from = after.clone().map_or(Bound::Unbounded, Bound::Excluded);
-                Box::new(self.rows.range((from, Bound::Unbounded)))
+                Box::new(self.rows.range(after.as_ref().map_or(Bound::Unbounded, Bound::Excluded)))
             }
         };
         let is_after = move |row: &&Row| after.as_ref().is_none_or(|after| row.object.key() > after);

@@ -1,5 +1,7 @@
 //! What changed between two versions of an object, path by path.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::element::Element;
@@ -24,16 +26,17 @@ impl Comparison {
     }
 
     /// What the new version has of its own.
-    pub(super) fn taken(&self) -> Set {
-        if self.added.is_empty() {
-            return self.modified.clone();
+    pub(super) fn taken(&self) -> Cow<'_, Set> {
+        match (self.added.is_empty(), self.modified.is_empty()) {
+            (true, _) => Cow::Borrowed(&self.modified),
+            (_, true) => Cow::Borrowed(&self.added),
+            _ => Cow::Owned(self.modified.union(&self.added)),
         }
-        self.modified.union(&self.added)
     }
 
     /// The part of it whose first step `keep` wants.
     #[must_use]
-    pub(super) fn retained(&self, keep: impl Fn(&str) -> bool) -> Self {
+    pub(super) fn retained(self, keep: impl Fn(&str) -> bool) -> Self {
         Self {
             added: self.added.retained(&keep),
             modified: self.modified.retained(&keep),

@@ -169,9 +169,9 @@ impl Set {
 
     /// The part of it whose first step `keep` wants.
     #[must_use]
-    pub(super) fn retained(&self, keep: impl Fn(&str) -> bool) -> Self {
-        let wanted = |node: &&Node| matches!(&node.element, Element::Field(name) if keep(name));
-        Self { nodes: self.nodes.iter().filter(wanted).cloned().collect() }
+    pub(super) fn retained(mut self, keep: impl Fn(&str) -> bool) -> Self {
+        self.nodes.retain(|node| matches!(&node.element, Element::Field(name) if keep(name)));
+        self
     }
 
     /// All its paths: those of a level first, then those below.

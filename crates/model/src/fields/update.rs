@@ -114,6 +114,9 @@ pub(super) fn translated(value: &Value, from: KindRef, to: KindRef) -> Value {
 
 /// Takes what changed away from its owners.
 pub(super) fn disown(managed: &mut Managed, own: &Comparison, others: &Others) {
+    if managed.is_empty() {
+        return;
+    }
     let gone_of = |changes: &Comparison| {
         let gone = changes.taken().union(&changes.removed);
         let tops: Vec<String> = gone.nodes().iter().map(|node| top_text(&node.element)).collect();
@@ -154,7 +157,7 @@ fn take(managed: &mut Managed, taken: Set, writer: &Writer<'_>) {
     let parts = match writer.part {
         // One write of what others write in two.
         crate::strategy::Part::Whole if writer.subresource.is_empty() => vec![
-            ("", taken.retained(|top| !is_status(top) || !writer.has_status())),
+            ("", taken.clone().retained(|top| !is_status(top) || !writer.has_status())),
             ("status", taken.retained(|top| is_status(top) && writer.has_status())),
         ],
         _ => vec![(writer.subresource(), taken)],
