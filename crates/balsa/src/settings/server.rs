@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use balsa_server::{Limits, ServerConfig};
 use serde::{Deserialize, Serialize};
 
-use super::values::{Bytes, Cidr, Period, PortRange};
+use super::values::{Bytes, Cidr, NodeGrace, Period, PortRange};
 use crate::output::data_dir;
 use crate::run::host;
 use crate::run::ranges::Ranges;
@@ -61,6 +61,9 @@ pub(crate) struct ServerFlags {
     /// How long certificates of this server and of nodes are good for; they renew themselves [default: 365d]
     #[arg(long, value_name = "DURATION", env = "BALSA_CERTIFICATE_LIFE")]
     pub(crate) certificate_life: Option<Period>,
+    /// How long a node may be silent until it counts as dead, at least 20s [default: 40s]
+    #[arg(long, value_name = "DURATION", env = "BALSA_NODE_MONITOR_GRACE_PERIOD")]
+    pub(crate) node_monitor_grace_period: Option<NodeGrace>,
     /// Writes that may wait; further ones are refused until there is room [default: 10000]
     #[arg(long, value_name = "N", env = "BALSA_MAX_PENDING")]
     pub(crate) max_pending: Option<usize>,
@@ -76,6 +79,9 @@ pub(crate) struct ServerFlags {
     /// What all objects together may take; past it only deletions are accepted. 0: no limit [default: 2Gi]
     #[arg(long, value_name = "BYTES", env = "BALSA_STORAGE_QUOTA")]
     pub(crate) storage_quota: Option<Bytes>,
+    /// Changes that are kept for watches that come back and lists of the past [default: 200000]
+    #[arg(long, value_name = "N", env = "BALSA_HISTORY_CHANGES")]
+    pub(crate) history_changes: Option<usize>,
 }
 
 /// Options of a server, complete.
@@ -96,11 +102,13 @@ pub(crate) struct ServerSettings {
     #[serde(skip)]
     pub(crate) token: Option<String>,
     pub(crate) certificate_life: Period,
+    pub(crate) node_monitor_grace_period: NodeGrace,
     pub(crate) max_pending: usize,
     pub(crate) max_requests_inflight: usize,
     pub(crate) max_mutating_requests_inflight: usize,
     pub(crate) max_watches: usize,
     pub(crate) storage_quota: Bytes,
+    pub(crate) history_changes: usize,
 }
 
 impl ServerFlags {
@@ -121,11 +129,15 @@ impl ServerFlags {
             join: self.join.unwrap_or_default(),
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
+            node_monitor_grace_period: self
+                .node_monitor_grace_period
+                .unwrap_or(NodeGrace(balsa_server::NODE_GRACE)),
             max_pending: self.max_pending.unwrap_or(10_000),
             max_requests_inflight: self.max_requests_inflight.unwrap_or(limits.reads),
             max_mutating_requests_inflight: self.max_mutating_requests_inflight.unwrap_or(limits.writes),
             max_watches: self.max_watches.unwrap_or(limits.watches),
             storage_quota: self.storage_quota.unwrap_or(Bytes(2 << 30)),
+            history_changes: self.history_changes.unwrap_or(balsa_server::HISTORY_CHANGES),
         }
     }
 }
@@ -165,6 +177,8 @@ impl ServerSettings {
                 watches: self.max_watches,
             },
             storage_quota: self.storage_quota.0,
+            history_changes: self.history_changes,
+            node_grace: self.node_monitor_grace_period.0,
             force_new_cluster: false,
         }
     }
