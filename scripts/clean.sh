@@ -5,12 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
-balsa=$(target_dir)/release/balsa
-if [ ! -x "$balsa" ]; then
-  need_rust
-  warn_long_build release
-  cargo build --release -p balsa
-fi
+balsa=${BALSA_BIN:-$(target_dir)/release/balsa}
+if [ ! -x "$balsa" ]; then need_balsa; fi
 if ! docker_answers; then die "Docker does not answer, and the containers are there: start it, and run this again"; fi
 
 $SUDO "$balsa" down --data-dir "${BALSA_DATA_DIR:-/var/lib/balsa}"

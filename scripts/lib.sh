@@ -181,6 +181,15 @@ need_docker() {
   step "starting Docker" start_docker || exit 1
 }
 
+# The program, as `balsa`: the one that BALSA_BIN names, which is there already, or else one that is built here.
+need_balsa() {
+  balsa=${BALSA_BIN:-$(target_dir)/release/balsa}
+  if [ -n "${BALSA_BIN:-}" ]; then return; fi
+  need_rust
+  warn_long_build release
+  cargo build --release -p balsa
+}
+
 # Said once, before RocksDB is compiled for the first time.
 warn_long_build() {
   if ! ls "$(target_dir)/$1"/build/librocksdb-sys-*/out/librocksdb.a >/dev/null 2>&1; then

@@ -8,16 +8,13 @@ cd "$(dirname "$0")/.."
 data=${BALSA_DATA_DIR:-/var/lib/balsa}
 log=$data/balsa.log
 kubeconfig=$data/admin.kubeconfig
-balsa=$(target_dir)/release/balsa
 
 say "Balsa: what is needed"
 need_packages
-need_rust
 need_docker
 
 say "Balsa: the program"
-warn_long_build release
-cargo build --release -p balsa
+need_balsa
 
 say "Balsa: the cluster"
 cluster_runs() {

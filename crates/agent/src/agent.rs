@@ -22,6 +22,7 @@ use crate::node::garbage::{self, Pulled};
 use crate::node::lease;
 use crate::node::register::Registrar;
 use crate::objects::Objects;
+use crate::pod::host_ports::HostPorts;
 use crate::pod::image::Images;
 use crate::pod::limits;
 use crate::pod::manager::Pods;
@@ -50,6 +51,8 @@ pub struct Agent {
     pub session: Option<SessionEndpoint>,
     /// Who makes service account tokens.
     pub tokens: Arc<dyn TokenSource>,
+    /// The ports of the machine, which agents of one machine share.
+    pub host_ports: HostPorts,
     /// The time.
     pub clock: Clock,
 }
@@ -60,6 +63,8 @@ pub struct AgentHandle {
     node: Arc<NodeContext>,
     pods: Arc<Pods>,
     ready: watch::Receiver<bool>,
+    /// Whether a server knows of this agent; none where no session is kept.
+    in_session: Option<watch::Receiver<bool>>,
 }
 
 impl Agent {
@@ -72,6 +77,7 @@ impl Agent {
             network,
             session: None,
             tokens: Arc::new(NoTokens),
+            host_ports: HostPorts::default(),
             clock: Clock::system(),
         }
     }
@@ -104,6 +110,7 @@ impl Agent {
             network_ready: ready.clone(),
             shown: shown.clone(),
             objects: objects.clone(),
+            host_ports: self.host_ports,
             volumes: volumes::Shared {
                 config: config.clone(),
                 client: self.client.clone(),
@@ -144,15 +151,17 @@ impl Agent {
         wiring::start(config.clone(), &self.client, services, self.network, pods.clone(), shown, &scope);
         cleanup::start(self.client.clone(), config.node_name.clone(), &scope);
         let (session_sender, in_session) = watch::channel(false);
+        let keeps_session = self.session.is_some();
         if let Some(endpoint) = self.session {
             session::start(endpoint, node.clone(), pods.clone(), session_sender, &scope);
         }
+        let known = keeps_session.then(|| in_session.clone());
         let (name, every) = (config.node_name.clone(), config.timing.lease);
         keep(&scope, lease::renew(self.client, name, every, self.clock, in_session));
         keep(&scope, expire_logs(node.clone(), pods.clone()));
         keep(&scope, count(pods.clone()));
         keep(&scope, limits::watch(node.clone(), pods.clone()));
-        Ok(AgentHandle { scope, node, pods, ready })
+        Ok(AgentHandle { scope, node, pods, ready, in_session: known })
     }
 }
 
@@ -209,6 +218,11 @@ impl AgentHandle {
     pub(crate) fn serve_http(&self, router: axum::Router) {
         // The first stays: there is one endpoint.
         let _ = self.node.http.set(router);
+    }
+
+    /// Whether a server knows of this agent.
+    pub(crate) fn in_session(&self) -> Option<watch::Receiver<bool>> {
+        self.in_session.clone()
     }
 
     pub(crate) fn clock(&self) -> Clock {

@@ -17,6 +17,7 @@ use crate::node::facts::Machine;
 use crate::objects::Objects;
 use crate::pod::env::service_variables;
 use crate::pod::fields::PodFacts;
+use crate::pod::host_ports::HostPorts;
 use crate::pod::image::Images;
 use crate::volumes;
 
@@ -33,6 +34,8 @@ pub(crate) struct NodeContext {
     /// What the service proxies show.
     pub shown: Arc<Shown>,
     pub objects: Arc<Objects>,
+    /// Which ports of the machine its pods have.
+    pub host_ports: HostPorts,
     pub volumes: volumes::Shared,
     pub images: Images,
     pub board: Arc<StatusBoard>,

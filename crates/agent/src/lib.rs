@@ -40,5 +40,6 @@ pub use error::AgentError;
 pub use http::router;
 pub use net::{CountedNetwork, KernelNetwork, KernelNetworkConfig, NetworkSeam, NodeNetwork};
 pub use node::register::PROXY_ANNOTATION;
+pub use pod::host_ports::HostPorts;
 pub use session::SessionEndpoint;
 pub use volumes::{NoTokens, ServiceAccountToken, TokenRequest, TokenSource};

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_model::kinds::pod::set_disrupted;
 use balsa_model::strategy::{DeleteOptions, Part};
 use balsa_model::{Failure, Key};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Pod;
 
 use crate::ControllerConfig;
 use crate::caches::{Caches, every, feed};
@@ -103,8 +103,8 @@ impl PodGc {
     async fn delete(&self, pod: &Pod) -> Result<(), Failure> {
         let (key, api) = (key_of(&pod.metadata), self.client.api::<Pod>());
         if !pods::is_terminal(pod) {
-            let now = Time(self.clock.now_seconds());
-            api.modify(&key, Part::Status, |pod: &mut Pod| mark_failed(pod, &now)).await?;
+            let now = self.clock.now_seconds();
+            api.modify(&key, Part::Status, |pod: &mut Pod| mark_failed(pod, now)).await?;
         }
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
         metrics::counter!("pod_gc_collector_force_delete_pods_total").increment(1);
@@ -113,19 +113,9 @@ impl PodGc {
 }
 
 /// Whoever watches the pod learns that it did not end well.
-fn mark_failed(pod: &mut Pod, now: &Time) -> bool {
-    let status: &mut PodStatus = pod.status.get_or_insert_default();
-    status.phase = Some("Failed".to_owned());
-    let conditions = status.conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-    conditions.push(PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
-        reason: Some("DeletionByPodGC".to_owned()),
-        message: Some("PodGC: node no longer exists".to_owned()),
-        last_transition_time: Some(now.clone()),
-        ..PodCondition::default()
-    });
+fn mark_failed(pod: &mut Pod, now: Timestamp) -> bool {
+    pod.status.get_or_insert_default().phase = Some("Failed".to_owned());
+    set_disrupted(pod, "DeletionByPodGC", "PodGC: node no longer exists", now);
     true
 }
 
@@ -152,6 +142,7 @@ impl Reconciler for PodGc {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::json;
 
     use super::*;

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use balsa_client::events::reference_of;
 use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
 use balsa_model::kinds::node;
-use balsa_model::strategy::DeleteOptions;
+use balsa_model::kinds::pod::set_disrupted;
+use balsa_model::strategy::{DeleteOptions, Part};
 use balsa_model::{Failure, Key};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
@@ -124,7 +125,11 @@ impl TaintEviction {
         let message = format!("Marking for deletion Pod {key}");
         self.recorder.event(&reference_of(&object), "Normal", "TaintManagerEviction", message);
         metrics::counter!("taint_eviction_controller_pod_deletions_total").increment(1);
-        self.client.api::<Pod>().delete(key, object.uid(), DeleteOptions::default()).await?;
+        let (api, now) = (self.client.api::<Pod>(), self.clock.now_seconds());
+        let why = "Taint manager: deleting due to NoExecute taint";
+        let mark = |pod: &mut Pod| set_disrupted(pod, "DeletionByTaintManager", why, now);
+        api.modify(key, Part::Status, mark).await?;
+        api.delete(key, object.uid(), DeleteOptions::default()).await?;
         Ok(None)
     }
 }

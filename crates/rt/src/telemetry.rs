@@ -1,5 +1,6 @@
 //! Logs and metrics: installed once by the binary.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -20,10 +21,25 @@ pub fn install_logs(filter: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
-    let _ = match format {
+    let installed = match format {
         LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    if installed.is_ok() && FORMAT.set(format).is_ok() && format == LogFormat::Json {
+        // A panic is told in the log's own form, too.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
+}
+
+/// The form of the log, once it is installed.
+static FORMAT: OnceLock<LogFormat> = OnceLock::new();
+
+/// Tells why the process ends, on standard error: as a line of the log where a log shipper reads it.
+pub fn tell_end(error: &dyn std::fmt::Display) {
+    match FORMAT.get() {
+        Some(LogFormat::Json) => tracing::error!("{error:#}"),
+        _ => eprintln!("error: {error:#}"),
+    }
 }
 
 /// Upper bounds, in seconds, of the histograms whose names end in `_seconds`: Kubernetes' own for

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use balsa_model::Key;
-use balsa_model::kinds::pod::{self, Requests};
+use balsa_model::kinds::pod::{self, HostPort, Requests};
 use balsa_model::selector::LabelSelector;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -17,24 +17,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 /// 200 MiB, so that such pods spread out too.
 const ASSUMED_CPU: i64 = 100;
 const ASSUMED_MEMORY: i64 = 200 * 1024 * 1024;
-
-/// A port of the node itself that a pod takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct HostPort {
-    pub(crate) address: String,
-    pub(crate) protocol: String,
-    pub(crate) port: i32,
-}
-
-impl HostPort {
-    /// Whether both cannot be had on one node.
-    pub(crate) fn collides(&self, other: &Self) -> bool {
-        let any = |address: &str| address.is_empty() || address == "0.0.0.0";
-        self.port == other.port
-            && self.protocol == other.protocol
-            && (self.address == other.address || any(&self.address) || any(&other.address))
-    }
-}
 
 /// Other pods that a pod wants near it, or far away.
 #[derive(Clone, Debug)]
@@ -162,7 +144,7 @@ impl Needs {
             node: spec.node_name.clone().unwrap_or_default(),
             weight: (assumed(requests.cpu_milli, ASSUMED_CPU), assumed(requests.memory, ASSUMED_MEMORY)),
             requests,
-            ports: host_ports(spec),
+            ports: pod::host_ports(pod),
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             spread: spec.topology_spread_constraints.iter().flatten().map(Spread::of).collect(),
@@ -206,22 +188,6 @@ fn group_of(meta: &ObjectMeta) -> u64 {
         None => meta.labels.hash(&mut hasher),
     }
     hasher.finish()
-}
-
-fn host_ports(spec: &PodSpec) -> Vec<HostPort> {
-    let own_network = spec.host_network != Some(true);
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
-    let taken = ports.filter_map(|port| {
-        // On the node's own network every port of a container is one of the node.
-        let number =
-            if own_network { port.host_port? } else { port.host_port.unwrap_or(port.container_port) };
-        (number > 0).then(|| HostPort {
-            address: port.host_ip.clone().unwrap_or_default(),
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-            port: number,
-        })
-    });
-    taken.collect()
 }
 
 fn claims_of(pod: &Pod, spec: &PodSpec) -> Vec<String> {

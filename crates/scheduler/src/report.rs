@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use balsa_client::{Client, Recorder};
 use balsa_model::Failure;
+use balsa_model::kinds::pod;
 use balsa_model::strategy::{DeleteOptions, Part};
 use balsa_rt::{Clock, Scope, TaskKind};
 use futures::StreamExt as _;
@@ -66,22 +67,9 @@ impl Reporter {
 
     async fn remove(&self, victim: &Needs) -> Result<(), Failure> {
         let api = self.client.api::<Pod>();
-        let now = Time(self.clock.now_seconds());
-        let mark = |pod: &mut Pod| {
-            let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
-            conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-            conditions.push(PodCondition {
-                type_: "DisruptionTarget".to_owned(),
-                status: "True".to_owned(),
-                reason: Some("PreemptionByScheduler".to_owned()),
-                message: Some(
-                    "default-scheduler: preempting to accommodate a higher priority pod".to_owned(),
-                ),
-                last_transition_time: Some(now.clone()),
-                ..PodCondition::default()
-            });
-            true
-        };
+        let (now, why) =
+            (self.clock.now_seconds(), "default-scheduler: preempting to accommodate a higher priority pod");
+        let mark = |pod: &mut Pod| pod::set_disrupted(pod, "PreemptionByScheduler", why, now);
         api.modify(&victim.key, Part::Status, mark).await?;
         api.delete(&victim.key, &victim.uid, DeleteOptions::default()).await
     }

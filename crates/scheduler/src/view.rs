@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use crate::needs::{HostPort, Needs};
+use crate::needs::Needs;
 
 /// How many pods a node takes that does not say.
 const DEFAULT_PODS: i64 = 110;
@@ -33,7 +33,7 @@ pub(crate) struct NodeView {
     pub(crate) pods: Vec<Arc<Needs>>,
     pub(crate) requested: Requests,
     pub(crate) weight: (i64, i64),
-    pub(crate) ports: Vec<HostPort>,
+    pub(crate) ports: Vec<balsa_model::kinds::pod::HostPort>,
     /// Its machine's address, if others can reach that: nodes of one machine have the same.
     pub(crate) address: String,
     /// Pods by group.

@@ -34,4 +34,4 @@ pub use fairness::Limits;
 pub use identity::{Authority, IdentityError, Issued, ServerId, SharedSettings, write_private};
 pub use members::machine;
 pub use restore::{Rewound, restore};
-pub use server::{Server, ServerConfig, ServerError, nth_address};
+pub use server::{HISTORY_CHANGES, NODE_GRACE, Server, ServerConfig, ServerError, nth_address};

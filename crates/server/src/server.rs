@@ -36,6 +36,13 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How long requests in flight may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// Changes that a server keeps unless told.
+pub const HISTORY_CHANGES: usize = 200_000;
+/// How long a node may be silent unless somebody says otherwise.
+pub const NODE_GRACE: Duration = Duration::from_secs(40);
+/// Of each kind, changes that are in memory too.
+const RECENT_CHANGES: usize = 4096;
+
 /// What a server is told.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -73,6 +80,10 @@ pub struct ServerConfig {
     pub limits: Limits,
     /// What all objects together may take, in bytes; 0: any number. The leader's counts.
     pub storage_quota: u64,
+    /// Changes that are kept for watches that come back and for lists of the past.
+    pub history_changes: usize,
+    /// How long a node may be silent before it counts as dead. The leader's counts.
+    pub node_grace: Duration,
     /// Goes on alone, as a new cluster, unless a majority of the old one answers.
     pub force_new_cluster: bool,
 }
@@ -134,7 +145,12 @@ impl Server {
             Certificates::start(authority.clone(), wanted_certificate(&id, &config)?)?;
         let tls = listener::tls_config(authority.certificate(), certificates.resolver())?;
 
-        let machine = Machine::new(kinds::all(), StateConfig::default());
+        let state_config = StateConfig {
+            history_changes: config.history_changes,
+            recent_changes: config.history_changes.min(RECENT_CHANGES),
+            ..StateConfig::default()
+        };
+        let machine = Machine::new(kinds::all(), state_config);
         let state = machine.state();
         let log_config = LogConfig {
             name: id.name.clone(),
@@ -198,6 +214,7 @@ impl Server {
                 cluster_cidr: Some(self.config.cluster_cidr),
                 root_ca: self.front.authority.certificate().to_owned(),
                 local_path_dir: self.config.local_path_dir.display().to_string(),
+                node_grace: self.config.node_grace,
                 usage: Some(Arc::new(usage::FromAgents(self.front.clone()))),
                 ..ControllerConfig::default()
             },

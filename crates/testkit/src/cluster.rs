@@ -5,6 +5,7 @@
 //! the end of its log, and keeps the log's file.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -33,23 +34,32 @@ pub struct Options {
     pub apart: bool,
     /// More words on the command line of the server.
     pub server: Vec<String>,
+    /// Programs that its machine does not have.
+    pub missing: Vec<String>,
 }
 
 impl Options {
     /// A server and so many agents, all in one process.
     pub fn nodes(nodes: usize) -> Self {
-        Self { nodes, apart: false, server: Vec::new() }
+        Self { nodes, apart: false, server: Vec::new(), missing: Vec::new() }
     }
 
     /// A server and so many agents, each a process; the agents join by a bootstrap token.
     pub fn apart(nodes: usize) -> Self {
-        Self { nodes, apart: true, server: Vec::new() }
+        Self { apart: true, ..Self::nodes(nodes) }
     }
 
     /// With more words on the command line of the server, or of `balsa up`.
     #[must_use]
     pub fn with(mut self, words: &[&str]) -> Self {
         self.server.extend(words.iter().map(|word| (*word).to_owned()));
+        self
+    }
+
+    /// On a machine that has no such program.
+    #[must_use]
+    pub fn without(mut self, program: &str) -> Self {
+        self.missing.push(program.to_owned());
         self
     }
 }
@@ -93,6 +103,9 @@ impl Cluster {
             down: false,
             _machine: machine,
         };
+        if !cluster.options.missing.is_empty() {
+            link_programs(&cluster.programs(), &cluster.options.missing);
+        }
         cluster.restart();
         cluster
     }
@@ -105,7 +118,7 @@ impl Cluster {
             if !self.options.apart {
                 arguments.extend(["--nodes".into(), self.options.nodes.to_string().into()]);
             }
-            self.processes.push(Process::start(first, arguments, &self.log_path()));
+            self.processes.push(Process::start(first, arguments, self.path().as_deref(), &self.log_path()));
         }
         wait_until("the server is ready", START, || self.still_serves());
         let agents = if self.options.apart { self.options.nodes } else { 0 };
@@ -139,7 +152,8 @@ impl Cluster {
             return;
         }
         let server = format!("127.0.0.1:{}", self.port);
-        let words = ["agent", "--server", &server, "--name", name, "--metrics-port", "0", "--data-dir"];
+        let port = free_port().to_string();
+        let words = ["agent", "--server", &server, "--name", name, "--metrics-port", &port, "--data-dir"];
         let mut arguments: Vec<OsString> = words.map(Into::into).into();
         arguments.push(self.data_dir().into());
         if !self.data_dir().join("nodes").join(name).exists() {
@@ -149,7 +163,7 @@ impl Cluster {
             });
             arguments.extend(["--token".into(), token.trim().into()]);
         }
-        self.processes.push(Process::start(name, arguments, &self.log_path()));
+        self.processes.push(Process::start(name, arguments, self.path().as_deref(), &self.log_path()));
     }
 
     fn still_serves(&mut self) -> Result<(), String> {
@@ -174,6 +188,12 @@ impl Cluster {
     /// `kill -9` of all agents and not of the server, where they are processes of their own.
     pub fn kill9_agents(&mut self) {
         self.signal(Signal::SIGKILL, |what| what.starts_with("e2e-"));
+    }
+
+    /// `kill -9` of one agent, where it is a process of its own. It stays away until
+    /// [`restart`](Self::restart).
+    pub fn kill9_agent(&mut self, name: &str) {
+        self.signal(Signal::SIGKILL, |what| what == name);
     }
 
     /// Ctrl-C: the servers stop, the containers stay.
@@ -205,7 +225,11 @@ impl Cluster {
     fn take_down(&mut self) -> Result<String, String> {
         self.down = true;
         let data_dir = self.data_dir();
-        let answer = self.balsa(["down".as_ref(), "--data-dir".as_ref(), data_dir.as_os_str()]);
+        let down = ["down".as_ref(), "--data-dir".as_ref(), data_dir.as_os_str()];
+        let answer = match self.path() {
+            Some(path) => self.program(balsa(), down, &[("PATH", &path)]),
+            None => self.balsa(down),
+        };
         for mut process in self.processes.drain(..) {
             if !process.ends() {
                 return Err(format!("{} still ran after balsa down; {answer}", process.what()));
@@ -322,6 +346,19 @@ impl Cluster {
         folders.map(|folder| folder.file_name().into_string().unwrap()).min().expect("it has a node")
     }
 
+    /// Where a node tells how it is, as its Node says.
+    ///
+    /// # Errors
+    /// When the cluster has no such node, or does not answer.
+    pub fn agent(&self, node: &str) -> Result<SocketAddr, String> {
+        let node = self.read(&format!("/api/v1/nodes/{node}"))?;
+        let port = &node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
+        let addresses = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
+        let inner = addresses.iter().find(|address| address["type"] == "InternalIP");
+        let address = inner.and_then(|address| address["address"].as_str()).unwrap_or_default();
+        format!("{address}:{port}").parse().map_err(|error| format!("{address}:{port}: {error}"))
+    }
+
     /// Where the API answers on this machine.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -339,6 +376,15 @@ impl Cluster {
 
     fn home(&self) -> &Path {
         self.home.as_ref().unwrap().path()
+    }
+
+    /// Where its processes find other programs, if that is not where everybody does.
+    fn path(&self) -> Option<PathBuf> {
+        (!self.options.missing.is_empty()).then(|| self.programs())
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.home().join("programs")
     }
 
     fn log_path(&self) -> PathBuf {
@@ -379,6 +425,20 @@ impl Drop for Cluster {
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
+}
+
+/// Makes a folder of all programs in `PATH` but the missing ones.
+fn link_programs(folder: &Path, missing: &[String]) {
+    std::fs::create_dir(folder).unwrap();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let programs = std::env::split_paths(&path).filter_map(|folder| std::fs::read_dir(folder).ok());
+    for program in programs.flatten().flatten() {
+        let link = folder.join(program.file_name());
+        // The first of a name counts, as in PATH.
+        if !missing.iter().any(|name| *name.as_str() == program.file_name()) && !link.is_symlink() {
+            std::os::unix::fs::symlink(program.path(), link).unwrap();
+        }
+    }
 }
 
 fn files_below(folder: &Path) -> Vec<String> {

@@ -24,6 +24,7 @@ pub use clients::clients;
 pub use cluster::{Cluster, Options};
 pub use footprint::{Container, Footprint, containers, docker, rules};
 pub use kubectl::{Output, has_kubectl, kubectl_program, kubectl_programs};
+pub use lock::MachineLock;
 pub use lone::LoneServer;
 pub use rest::{Answer, Connection, Rest, Watch, decode_base64};
 pub use wait::wait_until;

@@ -104,9 +104,14 @@ impl LoneServer {
         self.data_dir.join("admin.kubeconfig")
     }
 
-    /// What it and those before it on the same directory have said.
+    /// All that it and those before it on the same directory have said.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(log_path(&self.data_dir)).unwrap_or_default()
+    }
+
+    /// The end of that.
     pub fn said(&self) -> String {
-        let text = std::fs::read_to_string(log_path(&self.data_dir)).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
     }
@@ -132,6 +137,12 @@ impl LoneServer {
 
     /// Stops it in good order.
     pub fn stop(mut self) {
+        self.stops();
+    }
+
+    /// Asks it to stop, and waits until it has in good order.
+    #[track_caller]
+    pub fn stops(&mut self) {
         kill(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         let status = self.ends();
         assert!(status.success(), "{status}\n{}", self.said());

@@ -24,8 +24,9 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `balsa` with these arguments; what it prints goes to the end of `log`.
-    pub(crate) fn start<I, S>(what: &str, arguments: I, log: &Path) -> Self
+    /// Starts `balsa` with these arguments, and a `PATH` of its own if one is given; what it prints goes to
+    /// the end of `log`.
+    pub(crate) fn start<I, S>(what: &str, arguments: I, path: Option<&Path>, log: &Path) -> Self
     where
         I: IntoIterator<Item = S>,
         S: AsRef<OsStr>,
@@ -33,6 +34,7 @@ impl Process {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(balsa())
             .args(arguments)
+            .envs(path.map(|path| ("PATH", path)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

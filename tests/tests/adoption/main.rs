@@ -1,14 +1,15 @@
 //! kill -9 in the middle of a rollout, of the server, of the agent, and of both: the containers go on
 //! running, and after a restart the rollout completes, no container of a healthy pod was started again for
-//! it, and no acknowledged object is missing.
+//! it, and no acknowledged object is missing. And an agent that never comes back: its pods run elsewhere.
 #![allow(clippy::unwrap_used)]
 
+mod gone;
 mod ledger;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use balsa_testkit::{Cluster, Container, Options, containers, docker, images, wait_until};
+use balsa_testkit::{Cluster, Container, Options, containers, docker, get, images, wait_until};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -113,6 +114,8 @@ fn nothing_was_restarted(cluster: &Cluster, image: &str) {
 fn what_dies_is_restarted_without_a_server(cluster: &mut Cluster) {
     let of_resting = |one: &Container| one.pod.starts_with("resting") && one.name == "app";
     let victim = running(cluster).into_iter().find(of_resting).unwrap();
+    let agent = cluster.agent("e2e-1").unwrap();
+    assert_eq!(get(agent, "/readyz").unwrap(), "ok");
     cluster.kill9_server();
     docker(["kill", &victim.id]).ok();
     wait_until("the agent starts the container again by itself", PATIENCE, || {
@@ -120,7 +123,13 @@ fn what_dies_is_restarted_without_a_server(cluster: &mut Cluster) {
         let again = |one: &Container| one.pod == victim.pod && one.name == "app" && one.running;
         if all.iter().any(again) { Ok(()) } else { Err(format!("{all:?}")) }
     });
+    wait_until("the agent says that it can be given no work", PATIENCE, || match get(agent, "/readyz") {
+        Err(head) if head.contains("500") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(get(agent, "/healthz").unwrap(), "ok", "for that it need not be started anew");
     cluster.restart();
+    wait_until("the agent can be given work", PATIENCE, || get(agent, "/readyz"));
     wait_until("the server is told", PATIENCE, || {
         let pod = cluster.read(&format!("{PODS}/{}", victim.pod))?;
         if pod["status"]["containerStatuses"][0]["restartCount"] == 1 { Ok(()) } else { Err(pod.to_string()) }

@@ -5,6 +5,7 @@
 mod config;
 mod forms;
 mod mistakes;
+mod server;
 mod stream;
 mod tokens;
 mod yaml;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod examples;
+mod expired;
 mod tools;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,8 @@
 //! What a server does when it is asked for too much: a storage quota that makes the cluster read-only and
-//! is lifted by itself, users who do not starve each other, and queues that end.
+//! is lifted by itself, users who do not starve each other, queues that end, and a history that does.
 #![allow(clippy::unwrap_used)]
 
+mod history;
 mod pressure;
 mod quota;
 

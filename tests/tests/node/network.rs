@@ -22,6 +22,7 @@ pub(crate) fn acts(node: &Node) {
     names_are_answered(node);
     its_resolver_is_configured_as_kubernetes_does(node);
     nodes_of_a_machine_share_its_ports(node);
+    who_asks_for_a_port_that_is_taken_is_refused(node);
     the_node_says_how_services_are_reached(node);
 }
 
@@ -136,6 +137,38 @@ fn nodes_of_a_machine_share_its_ports(node: &Node) {
         if said.trim() == "too-late" { Ok(()) } else { Err(said) }
     });
     node.delete("pods", "too-late");
+}
+
+/// Pods that name their node are seen by no scheduler: their agents refuse what cannot be, on either node.
+fn who_asks_for_a_port_that_is_taken_is_refused(node: &Node) {
+    let port = TcpListener::bind(("0.0.0.0", 0)).unwrap().local_addr().unwrap().port();
+    let apply = |name: &str, on: &str| {
+        let more = json!({"nodeName": on, "ports": [{"containerPort": 8080, "hostPort": port}]});
+        node.apply(&pod(name, "IMAGE", "hostname > /www/index.html; exec httpd -f -p 8080 -h /www", &more));
+    };
+    let nodes = node.cluster.node_names();
+    apply("has-it", &nodes[0]);
+    let first = node.ready("has-it");
+    for (name, on) in [("beside-it", &nodes[0]), ("next-door", &nodes[1])] {
+        apply(name, on);
+        let refused = node.pod(name, "is refused", |pod| pod["status"]["phase"] == "Failed");
+        let why = "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+        assert_eq!(refused["status"]["reason"], "NodePorts");
+        assert_eq!(refused["status"]["message"], format!("Pod was rejected: {why}"));
+        node.event(name, &format!("NodePorts: {why}"));
+        assert!(node.containers(name).is_empty(), "it has never begun");
+    }
+    let machine: SocketAddr = format!("{}:{port}", text(&first["status"]["hostIP"])).parse().unwrap();
+    wait_until("the port leads to who has it", PATIENCE, || {
+        let said = get(machine, "/")?;
+        if said.trim() == "has-it" { Ok(()) } else { Err(said) }
+    });
+    node.delete("pods", "has-it");
+    apply("comes-after", &nodes[1]);
+    node.ready("comes-after");
+    for name in ["comes-after", "beside-it", "next-door"] {
+        node.delete("pods", name);
+    }
 }
 
 fn the_node_says_how_services_are_reached(node: &Node) {

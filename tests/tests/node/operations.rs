@@ -1,6 +1,5 @@
 //! Whether the parts are well, and their numbers, under the names that dashboards know.
 
-use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -83,11 +82,7 @@ fn the_server_says_how_it_is(node: &Node) {
 
 fn each_node_says_how_it_is(node: &Node) {
     for name in node.cluster.node_names() {
-        let object = node.cluster.read(&format!("/api/v1/nodes/{name}")).unwrap();
-        let port = &object["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"];
-        let addresses = object["status"]["addresses"].as_array().unwrap();
-        let inner = addresses.iter().find(|address| address["type"] == "InternalIP").unwrap();
-        let agent: SocketAddr = format!("{}:{port}", text(&inner["address"])).parse().unwrap();
+        let agent = node.cluster.agent(&name).unwrap();
         for path in ["/livez", "/readyz", "/healthz"] {
             assert_eq!(get(agent, path).unwrap(), "ok", "{path}");
         }

@@ -5,13 +5,14 @@
 //!
 //! The same acts are played by two users, one with kubectl and one with a program that uses kube-rs; each
 //! adds what only its tool can do. Where there is no kubectl, kube-rs plays alone. The demo's story is
-//! told as `make run` tells it.
+//! told as `make run` tells it, and a newcomer types that.
 #![allow(clippy::unwrap_used)]
 
 mod acts;
 mod kube_rs;
 mod kubectl;
 mod phippy;
+mod scripts;
 mod user;
 
 use balsa_testkit::{Cluster, Footprint, Options, has_kubectl, images};

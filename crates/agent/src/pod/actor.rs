@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::context::NodeContext;
 use crate::metrics;
 use crate::pod::conditions::OWN_CONDITIONS;
-use crate::pod::observed::{Observed, Role, members};
+use crate::pod::observed::{Observed, PutOut, Role, members};
 use crate::pod::status::running_containers;
 use crate::pod::sync::{Outcome, PodWork, SharedMemory, lock};
 use crate::probe::{self, ProbeKind, Report, Target};
@@ -78,8 +78,8 @@ impl PodHandle {
     }
 
     /// The node puts the pod out. False when it does so already.
-    pub(crate) fn evict(&self, why: &str) -> bool {
-        let first = lock(&self.memory).evicted.replace(why.to_owned()).is_none();
+    pub(crate) fn put_out(&self, why: PutOut) -> bool {
+        let first = lock(&self.memory).put_out.replace(why).is_none();
         self.poke.notify_one();
         first
     }
@@ -167,10 +167,11 @@ struct PodActor {
     arrived: Option<Instant>,
 }
 
-/// Starts the actor of a pod. `gone` is told its uid when nothing of the pod is left.
+/// Starts the actor of a pod; one that is refused runs nothing, and its status says why. `gone` is told its uid when nothing of the pod is left.
 pub(crate) fn spawn(
     node: Arc<NodeContext>,
     desired: Desired,
+    refused: Option<PutOut>,
     token: balsa_rt::CancellationToken,
     gone: mpsc::UnboundedSender<String>,
 ) -> PodHandle {
@@ -179,6 +180,7 @@ pub(crate) fn spawn(
     let (sender, receiver) = watch::channel(desired);
     let (running, shown) = watch::channel(Running::default());
     let (poke, memory) = (Arc::new(Notify::new()), SharedMemory::default());
+    lock(&memory).put_out = refused;
     let mut actor = PodActor {
         node,
         desired: receiver,

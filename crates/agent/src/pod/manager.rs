@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use balsa_client::{Changed, Informer};
 use balsa_model::Object;
+use balsa_model::kinds::pod::is_terminal;
 use balsa_rt::{Backoff, CancellationToken, Scope, TaskKind};
 use balsa_runtime::{ContainerEventKind, ListFilter, labels};
 use futures::StreamExt as _;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::context::NodeContext;
 use crate::pod::actor::{self, Desired, PodHandle, Running};
 use crate::pod::cache::PodCache;
+use crate::pod::observed::PutOut;
 
 /// How long the server is waited for before the cache is used.
 const SERVER_WAIT: Duration = Duration::from_secs(3);
@@ -92,7 +94,7 @@ impl Pods {
 
     /// Puts a pod out for a reason that its status will tell; false when that is under way already.
     pub(crate) fn evict(&self, uid: &str, why: &str) -> bool {
-        self.lock().get(uid).is_some_and(|handle| handle.evict(why))
+        self.lock().get(uid).is_some_and(|handle| handle.put_out(PutOut::evicted(why)))
     }
 
     /// Changes when a pod with host ports does.
@@ -119,7 +121,10 @@ impl Pods {
         let mut synced = tokio::time::timeout(SERVER_WAIT, informer.synced()).await.is_ok();
         if !synced {
             tracing::warn!("no server answers; going on with the pods that are known");
-            self.cache.load().into_iter().for_each(|pod| self.want(Arc::new(pod)));
+            let mut known = self.cache.load();
+            // Those that ran have their ports; whoever had not begun comes after them.
+            known.sort_by_key(|pod| !was_taken_up(pod));
+            known.into_iter().for_each(|pod| self.want(Arc::new(pod)));
         }
         let mut swept = false;
         loop {
@@ -129,7 +134,7 @@ impl Pods {
             let wait = if swept { Duration::from_secs(300) } else { Duration::from_secs(1) };
             tokio::select! {
                 changed = changes.recv() => match changed {
-                    Some(changed) => self.on_changed(&changed),
+                    Some(changed) => self.on_changed(&changed, &informer),
                     None => return,
                 },
                 Some(uid) = objects_changed.recv() => self.poke(&uid),
@@ -140,7 +145,7 @@ impl Pods {
         }
     }
 
-    fn on_changed(&self, changed: &Changed) {
+    fn on_changed(&self, changed: &Changed, informer: &Informer) {
         let (old, new) = (changed.old.as_ref(), changed.new.as_ref());
         if let Some(old) = old.filter(|old| new.is_none_or(|new| new.uid() != old.uid())) {
             self.unwant(old.uid());
@@ -151,10 +156,20 @@ impl Pods {
                 if old.is_none_or(|old| differs(old, object)) {
                     self.cache.keep(object.uid(), object.bytes());
                 }
+                if !self.has(object.uid()) && has_host_ports(pod) {
+                    self.adopt_ports(informer);
+                }
                 self.want(Arc::new(pod.clone()));
             }
             None => tracing::error!(pod = %object.key(), "pod does not decode"),
         }
+    }
+
+    /// After a start pods come in any order: those that were taken up before keep their ports.
+    fn adopt_ports(&self, informer: &Informer) {
+        let pods = informer.list();
+        let known = pods.iter().filter_map(|object| object.typed::<Pod>());
+        known.filter(|pod| was_taken_up(pod)).for_each(|pod| self.node.host_ports.adopt(pod));
     }
 
     fn want(&self, pod: Arc<Pod>) {
@@ -170,12 +185,32 @@ impl Pods {
     fn keep_actor(&self, uid: String, desired: Desired) {
         let mut actors = self.lock();
         match actors.get(&uid) {
-            Some(handle) => handle.update(desired),
+            Some(handle) => {
+                if is_terminal(&desired.pod) {
+                    self.node.host_ports.release(&uid);
+                }
+                handle.update(desired);
+            }
             None => {
-                let handle = actor::spawn(self.node.clone(), desired, self.token.clone(), self.gone.clone());
-                actors.insert(uid, handle);
+                let refused = self.refused(&desired.pod);
+                actors.insert(uid, self.spawn(desired, refused));
             }
         }
+    }
+
+    fn spawn(&self, desired: Desired, refused: Option<PutOut>) -> PodHandle {
+        actor::spawn(self.node.clone(), desired, refused, self.token.clone(), self.gone.clone())
+    }
+
+    /// Why a pod that is new here cannot be, if so.
+    fn refused(&self, pod: &Pod) -> Option<PutOut> {
+        if was_taken_up(pod) {
+            self.node.host_ports.adopt(pod);
+            return None;
+        }
+        let refused = self.node.host_ports.claim(pod).err()?;
+        self.node.event(pod, None, "Warning", refused.reason, refused.told.clone());
+        Some(refused)
     }
 
     /// The server has the pod no more.
@@ -197,6 +232,7 @@ impl Pods {
     /// Nothing of the pod is left. While the server still shows it, the last status waits to be written.
     fn on_ended(&self, uid: &str, informer: &Informer) {
         let was = self.lock().remove(uid);
+        self.node.host_ports.release(uid);
         if was.is_some_and(|handle| has_host_ports(&handle.desired().pod)) {
             self.host_ports.send_modify(|count| *count += 1);
         }
@@ -230,7 +266,7 @@ impl Pods {
             if !wanted.contains(&uid) && !self.has(&uid) {
                 tracing::info!(uid, "taking away what is left of a pod that is gone");
                 let desired = Desired { pod: Arc::new(pod), orphaned: true };
-                let handle = actor::spawn(self.node.clone(), desired, self.token.clone(), self.gone.clone());
+                let handle = self.spawn(desired, None);
                 self.lock().insert(uid, handle);
             }
         }
@@ -267,6 +303,12 @@ impl Pods {
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
+}
+
+/// An agent of this node has begun with the pod already, and it is not over.
+fn was_taken_up(pod: &Pod) -> bool {
+    let began = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    began && !is_terminal(pod)
 }
 
 fn has_host_ports(pod: &Pod) -> bool {

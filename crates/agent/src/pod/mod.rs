@@ -20,6 +20,7 @@ pub(crate) mod etc;
 pub(crate) mod expand;
 pub(crate) mod fields;
 pub(crate) mod hooks;
+pub(crate) mod host_ports;
 pub(crate) mod image;
 pub(crate) mod limits;
 pub(crate) mod look;

@@ -171,8 +171,29 @@ pub(crate) struct Memory {
     pub resized: BTreeMap<String, String>,
     /// The pod's address.
     pub address: Option<IpAddr>,
-    /// Why the node puts the pod out, if it does.
-    pub evicted: Option<String>,
+    /// Why the node puts the pod out, or does not take it in, if so.
+    pub put_out: Option<PutOut>,
+}
+
+/// Why a node does not want a pod: its status will tell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PutOut {
+    pub reason: &'static str,
+    pub message: String,
+    /// As the event about it says it.
+    pub told: String,
+}
+
+impl PutOut {
+    /// It has been here, and takes too much.
+    pub(crate) fn evicted(message: &str) -> Self {
+        Self { reason: "Evicted", message: message.to_owned(), told: message.to_owned() }
+    }
+
+    /// It does not begin here.
+    pub(crate) fn refused(reason: &'static str, why: &str) -> Self {
+        Self { reason, message: format!("Pod was rejected: {why}"), told: why.to_owned() }
+    }
 }
 
 impl Memory {

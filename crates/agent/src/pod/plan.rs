@@ -87,9 +87,9 @@ pub(crate) fn plan(situation: &Situation<'_>, memory: &mut Memory) -> Plan {
     let (pod, observed) = (situation.pod, situation.observed);
     let mut plan = Plan::default();
     plan.remove.extend(superseded(observed));
-    if is_terminal(pod) || past_deadline(pod, situation.now) || memory.evicted.is_some() {
+    if is_terminal(pod) || past_deadline(pod, situation.now) || memory.put_out.is_some() {
         stop_all(observed, &mut plan, "Stopping container");
-        if memory.evicted.is_some() {
+        if memory.put_out.is_some() {
             plan.stop.iter_mut().for_each(|stop| stop.grace_seconds = Some(EVICTION_GRACE));
         }
         plan.finished = true;

@@ -74,8 +74,8 @@ impl PodWork {
             && !terminated;
         let why = "Pod was active on the node longer than the specified deadline";
         let memory = lock(&self.memory).clone();
-        let evicted = memory.evicted.as_deref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
-        let evicted = evicted.map(|why| ("Evicted", why));
+        let put_out = memory.put_out.as_ref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
+        let put_out = put_out.map(|why| (why.reason, why.message.as_str()));
         // What was put up last may not have come back from the server yet.
         let mut pod = Pod::clone(&self.pod);
         if let Some(last) = self.node.board.last(self.uid()) {
@@ -89,7 +89,7 @@ impl PodWork {
             engine: &self.node.engine,
             host_ip: &self.node.config.node_ip.to_string(),
             now: self.node.clock.now_seconds(),
-            verdict: evicted.or(late.then_some(("DeadlineExceeded", why))),
+            verdict: put_out.or(late.then_some(("DeadlineExceeded", why))),
             terminated,
         });
         self.node.board.post(self.uid(), key_of(&self.pod), status, delete);

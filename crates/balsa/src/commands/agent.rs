@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use balsa_agent::HostPorts;
 use balsa_rt::Scope;
 use balsa_rt::telemetry::install_metrics;
 
@@ -36,7 +37,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let claim = Claim::take(&settings.node_dir())?;
     let runtime = up::docker(settings.docker_host.as_deref()).await?;
     let scope = Scope::new();
-    let agent = node::start(&settings, token, runtime, install_metrics().ok(), &scope).await?;
+    let agent =
+        node::start(&settings, token, runtime, HostPorts::default(), install_metrics().ok(), &scope).await?;
     tracing::info!(node = agent.node_name(), "the agent runs");
     stop_signal().await?;
     tracing::info!("stopping; the containers go on running");

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use balsa_agent::join::{self, JoinConfig, NodeIdentity};
-use balsa_agent::{Agent, AgentHandle, KernelNetwork, KernelNetworkConfig, SessionEndpoint};
+use balsa_agent::{Agent, AgentHandle, HostPorts, KernelNetwork, KernelNetworkConfig, SessionEndpoint};
 use balsa_client::Client;
 use balsa_client::remote::join::fingerprint_of;
 use balsa_client::remote::{RemoteBackend, RemoteConfig};
@@ -29,6 +29,7 @@ pub(crate) async fn start(
     settings: &AgentSettings,
     token: Option<String>,
     runtime: Arc<dyn Runtime>,
+    host_ports: HostPorts,
     metrics: Option<MetricsHandle>,
     scope: &Scope,
 ) -> anyhow::Result<AgentHandle> {
@@ -65,6 +66,7 @@ pub(crate) async fn start(
     let mut agent = Agent::new(config, client, runtime, Arc::new(KernelNetwork::new(network)));
     agent.tokens = Arc::new(session.clone());
     agent.session = Some(session);
+    agent.host_ports = host_ports;
     let handle = agent.start(scope).await.with_context(|| format!("node {}", settings.name))?;
     keep_identity(joining, identity, remote, current, scope);
     if let Some(listener) = listener {

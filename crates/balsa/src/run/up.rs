@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use balsa_agent::AgentHandle;
+use balsa_agent::{AgentHandle, HostPorts};
 use balsa_client::Backend as _;
 use balsa_client::remote::RemoteBackend;
 use balsa_model::kind::kind_of;
@@ -128,9 +128,10 @@ async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
         let all = node_settings(up, &addresses, &ca)?;
         progress.doing(format!("starting {} {}", up.nodes, if up.nodes == 1 { "node" } else { "nodes" }));
         let token = token(&session.remote, &all).await?;
-        let starts = all
-            .iter()
-            .map(|settings| node::start(settings, token.clone(), runtime.clone(), metrics.clone(), &scope));
+        let ports = HostPorts::default();
+        let starts = all.iter().map(|settings| {
+            node::start(settings, token.clone(), runtime.clone(), ports.clone(), metrics.clone(), &scope)
+        });
         nodes = futures::future::try_join_all(starts).await?;
         for node in &nodes {
             progress.doing(format!("waiting for node {} to be Ready", node.node_name()));

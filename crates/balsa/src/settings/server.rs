@@ -8,7 +8,7 @@ use balsa_server::{Limits, ServerConfig};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::values::{Bytes, Cidr, Period, PortRange};
+use super::values::{Bytes, Cidr, NodeGrace, Period, PortRange};
 use crate::output::data_dir;
 use crate::run::host;
 use crate::run::ranges::Ranges;
@@ -70,6 +70,9 @@ pub(crate) struct ServerFlags {
     /// servers, and several times what a message between them takes [default: 250ms]
     #[arg(long, value_name = "DURATION", env = "BALSA_ELECTION_TIMEOUT")]
     pub(crate) election_timeout: Option<Period>,
+    /// How long a node may be silent until it counts as dead, at least 20s [default: 40s]
+    #[arg(long, value_name = "DURATION", env = "BALSA_NODE_MONITOR_GRACE_PERIOD")]
+    pub(crate) node_monitor_grace_period: Option<NodeGrace>,
     /// Writes that may wait; further ones are refused until there is room [default: 10000]
     #[arg(long, value_name = "N", env = "BALSA_MAX_PENDING")]
     pub(crate) max_pending: Option<usize>,
@@ -85,6 +88,9 @@ pub(crate) struct ServerFlags {
     /// What all objects together may take; past it only deletions are accepted. 0: no limit [default: 2Gi]
     #[arg(long, value_name = "BYTES", env = "BALSA_STORAGE_QUOTA")]
     pub(crate) storage_quota: Option<Bytes>,
+    /// Changes that are kept for watches that come back and lists of the past [default: 200000]
+    #[arg(long, value_name = "N", env = "BALSA_HISTORY_CHANGES")]
+    pub(crate) history_changes: Option<usize>,
 }
 
 /// Options of a server, complete.
@@ -107,11 +113,13 @@ pub(crate) struct ServerSettings {
     pub(crate) certificate_life: Period,
     pub(crate) heartbeat_interval: Period,
     pub(crate) election_timeout: Period,
+    pub(crate) node_monitor_grace_period: NodeGrace,
     pub(crate) max_pending: usize,
     pub(crate) max_requests_inflight: usize,
     pub(crate) max_mutating_requests_inflight: usize,
     pub(crate) max_watches: usize,
     pub(crate) storage_quota: Bytes,
+    pub(crate) history_changes: usize,
 }
 
 impl ServerFlags {
@@ -134,11 +142,15 @@ impl ServerFlags {
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
             heartbeat_interval: self.heartbeat_interval.unwrap_or(Period(Duration::from_millis(50))),
             election_timeout: self.election_timeout.unwrap_or(Period(Duration::from_millis(250))),
+            node_monitor_grace_period: self
+                .node_monitor_grace_period
+                .unwrap_or(NodeGrace(balsa_server::NODE_GRACE)),
             max_pending: self.max_pending.unwrap_or(10_000),
             max_requests_inflight: self.max_requests_inflight.unwrap_or(limits.reads),
             max_mutating_requests_inflight: self.max_mutating_requests_inflight.unwrap_or(limits.writes),
             max_watches: self.max_watches.unwrap_or(limits.watches),
             storage_quota: self.storage_quota.unwrap_or(Bytes(2 << 30)),
+            history_changes: self.history_changes.unwrap_or(balsa_server::HISTORY_CHANGES),
         }
     }
 }
@@ -189,6 +201,8 @@ impl ServerSettings {
                 watches: self.max_watches,
             },
             storage_quota: self.storage_quota.0,
+            history_changes: self.history_changes,
+            node_grace: self.node_monitor_grace_period.0,
             force_new_cluster: false,
         }
     }

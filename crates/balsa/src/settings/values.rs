@@ -82,6 +82,33 @@ impl fmt::Display for Period {
     }
 }
 
+/// How long a node may be silent: nodes are heard of every ten seconds, and one time may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct NodeGrace(pub(crate) Duration);
+
+impl NodeGrace {
+    const LEAST: Duration = Duration::from_secs(20);
+}
+
+impl FromStr for NodeGrace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let Period(grace) = text.parse()?;
+        if grace < Self::LEAST {
+            return Err(format!("\"{text}\" is less than 20s, and nodes that live would be taken for dead"));
+        }
+        Ok(Self(grace))
+    }
+}
+
+impl fmt::Display for NodeGrace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Period(self.0).fmt(f)
+    }
+}
+
 /// An amount of bytes, as Kubernetes writes them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "TextOrNumber", into = "String")]
@@ -150,7 +177,7 @@ macro_rules! through_text {
     )*};
 }
 
-through_text! { Cidr Period PortRange }
+through_text! { Cidr NodeGrace Period PortRange }
 
 #[cfg(test)]
 mod tests {
@@ -165,6 +192,13 @@ mod tests {
             assert!(wrong.parse::<PortRange>().is_err(), "{wrong}");
         }
         assert!("10.0.0.0".parse::<Cidr>().is_err());
+    }
+
+    #[test]
+    fn a_grace_leaves_room_for_a_beat_that_is_missed() {
+        assert_eq!("1m".parse::<NodeGrace>().unwrap().to_string(), "60s");
+        assert!("19s".parse::<NodeGrace>().unwrap_err().contains("less than 20s"));
+        assert!(serde_yaml_ng::from_str::<NodeGrace>("5s").is_err(), "in a file likewise");
     }
 
     #[test]

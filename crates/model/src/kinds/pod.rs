@@ -7,6 +7,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodIP, PodSpec, PodStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::check;
 use super::pod_spec::{self, defaults, resize, update};
@@ -236,6 +237,66 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
     }
     let since = ready.last_transition_time.as_ref()?.0;
     since.checked_add(SignedDuration::from_secs(i64::from(min_ready_seconds))).ok()
+}
+
+/// Says on a pod that somebody is about to take it away, so that its owner does not count it as a failure of
+/// its own. Whether that is new.
+pub fn set_disrupted(pod: &mut Pod, reason: &str, message: &str, now: Timestamp) -> bool {
+    let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
+    let known = conditions.iter().position(|condition| condition.type_ == "DisruptionTarget");
+    let condition = PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some(reason.to_owned()),
+        message: Some(message.to_owned()),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    match known {
+        Some(at) if conditions[at].reason.as_deref() == Some(reason) => return false,
+        Some(at) => conditions[at] = condition,
+        None => conditions.push(condition),
+    }
+    true
+}
+
+/// A port of the node itself that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Of the node; empty: any.
+    pub address: String,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    /// Its number.
+    pub port: i32,
+}
+
+impl HostPort {
+    /// Whether both cannot be had on one node.
+    pub fn collides(&self, other: &Self) -> bool {
+        let any = |address: &str| address.is_empty() || address == "0.0.0.0";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.address == other.address || any(&self.address) || any(&other.address))
+    }
+}
+
+/// The ports of its node that it takes.
+pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    let own_network = spec.host_network != Some(true);
+    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let taken = ports.filter_map(|port| {
+        // On the node's own network every port of a container is one of the node.
+        let number =
+            if own_network { port.host_port? } else { port.host_port.unwrap_or(port.container_port) };
+        (number > 0).then(|| HostPort {
+            address: port.host_ip.clone().unwrap_or_default(),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            port: number,
+        })
+    });
+    taken.collect()
 }
 
 /// Its priority for the scheduler and for eviction.

@@ -1,8 +1,10 @@
 //! Ports of the node itself go to one pod each. Nodes of one machine have one address, and one set of
 //! ports between them.
 
+use balsa_model::kinds::pod::HostPort;
+
 use crate::board::Board;
-use crate::needs::{HostPort, Needs};
+use crate::needs::Needs;
 use crate::reasons::Reason;
 use crate::view::NodeView;
 

@@ -422,7 +422,14 @@ impl ObjectService for Objects {
         }
         let mut streams = Vec::with_capacity(wanted.len());
         for (number, watch) in (0..).zip(wanted) {
-            streams.push(numbered(number, self.watched(&request, watch).await?));
+            let messages = match self.watched(&request, watch).await {
+                // That one has to begin anew, and nobody could tell which if all were refused for it.
+                Err(status) if from_status(&status).reason == Reason::Expired => {
+                    futures::stream::iter([Err(status)]).boxed()
+                }
+                started => started?,
+            };
+            streams.push(numbered(number, messages));
         }
         Ok(Response::new(futures::stream::select_all(streams).boxed()))
     }

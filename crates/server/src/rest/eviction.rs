@@ -6,6 +6,7 @@
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::pod::{is_terminal, set_disrupted};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::{DeleteOptions, Part};
 use balsa_model::{Failure, Key, Object, Precondition, Reason};
@@ -19,6 +20,8 @@ use super::{ResourceCall, body, respond};
 use crate::authorize::Authorized;
 use crate::engine::Engine;
 
+/// Of the condition of a pod that goes.
+const REASON: &str = "EvictionByEvictionAPI";
 const BLOCKED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 const CAUSE: &str = "DisruptionBudget";
 /// Evictions that a budget remembers at most: more means that its controller does not keep up.
@@ -54,6 +57,7 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
     if let Some(pod) = object.typed::<Pod>().filter(|pod| counts(pod)) {
         charge(engine, &who, &object, pod, dry_run).await?;
     }
+    let precondition = if dry_run { precondition } else { marked(engine, &who, &key, precondition).await? };
     engine.delete(&who, pods, &key, &options, &precondition, dry_run).await?;
     let status =
         json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
@@ -64,6 +68,38 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
 fn counts(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
     pod.metadata.deletion_timestamp.is_none() && !matches!(phase, "Succeeded" | "Failed" | "Pending" | "")
+}
+
+/// Says on the pod that it is evicted, before it goes; the condition under which it may be deleted then. Where
+/// the given one does not hold nothing is said: the deletion will tell.
+async fn marked(
+    engine: &Engine,
+    who: &Authorized,
+    key: &Key,
+    precondition: Precondition,
+) -> Result<Precondition, Failure> {
+    let pods = kind_of::<Pod>();
+    for _ in 0..ATTEMPTS {
+        let Some(object) = engine.state().get(pods, key) else { return Ok(precondition) };
+        let holds = precondition.uid.as_deref().is_none_or(|uid| uid == object.uid())
+            && precondition.revision.is_none_or(|revision| revision == object.revision());
+        let Some(mut pod) = object.typed::<Pod>().filter(|_| holds).cloned() else { return Ok(precondition) };
+        let now = engine.clock().now_seconds();
+        if is_terminal(&pod) || !set_disrupted(&mut pod, REASON, "Eviction API: evicting", now) {
+            return Ok(precondition);
+        }
+        let value = serde_json::to_value(pod).map_err(Failure::internal)?;
+        match engine.update(who, pods, key, Part::Status, value, false).await {
+            // Its agent tells its status at any time.
+            Err(failure) if failure.reason == Reason::Conflict => {}
+            Err(failure) => return Err(failure),
+            Ok(written) => {
+                let revision = precondition.revision.map(|_| written.object.revision());
+                return Ok(Precondition { revision, ..precondition });
+            }
+        }
+    }
+    Ok(precondition)
 }
 
 /// Takes one disruption from the budget of a pod, if it has one.
