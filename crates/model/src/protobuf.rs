@@ -118,11 +118,6 @@ pub fn encode_envelope(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Whether the table has a message of that name.
-pub fn has_message(message: &str) -> bool {
-    table::find(message).is_some()
-}
-
 /// A message (`core.v1.Pod`) as JSON, without apiVersion and kind. Fields whose value is that of a
 /// field that is not set are left out.
 ///

@@ -1,5 +1,6 @@
 //! How many pods a Deployment wants, and how many more or fewer it tolerates while it rolls.
 
+use balsa_model::kinds::check::scaled;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStrategy};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -17,19 +18,10 @@ pub(super) fn is_recreate(deployment: &Deployment) -> bool {
     strategy(deployment).and_then(|s| s.type_.as_deref()) == Some("Recreate")
 }
 
-/// A number, or a percentage of `total` rounded up or down.
+/// In pods, of `total`; what is not given is the default.
 fn resolve(value: Option<&IntOrString>, total: i32, up: bool) -> i32 {
-    let total = i64::from(total);
-    let number = match value {
-        // The defaulted value; absent only in objects that no server has seen.
-        None => return resolve(Some(&IntOrString::String("25%".to_owned())), total as i32, up),
-        Some(IntOrString::Int(number)) => i64::from(*number),
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            if up { (total * percent + 99) / 100 } else { total * percent / 100 }
-        }
-    };
-    i32::try_from(number.max(0)).unwrap_or(i32::MAX)
+    let quarter = IntOrString::String("25%".to_owned());
+    scaled(value.unwrap_or(&quarter), total, up).unwrap_or(0).max(0)
 }
 
 /// `(maxSurge, maxUnavailable)` in pods. Both zero would stand still: then one may be missing.

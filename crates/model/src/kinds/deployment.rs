@@ -4,8 +4,7 @@
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentCondition, DeploymentSpec, DeploymentStatus, DeploymentStrategy,
-    RollingUpdateDeployment,
+    Deployment, DeploymentSpec, DeploymentStatus, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -13,18 +12,12 @@ use serde_json::Value;
 
 use super::check::{
     at_most_100_percent, count_or_percent, default_text, default_to, json, optional_non_negative, percent,
-    scaled,
 };
 use super::pod_spec::template;
 use super::{cells, workload};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
 use crate::table::{Cell, Column};
-
-/// The annotation that numbers a deployment's rollouts.
-pub const REVISION_ANNOTATION: &str = "deployment.kubernetes.io/revision";
-/// The label by which a rollout's replica set tells its pods from those of others.
-pub const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 
 impl Kind for Deployment {
     const DESCRIPTOR: Descriptor = Descriptor {
@@ -188,38 +181,6 @@ fn is_zero(value: &IntOrString) -> bool {
     }
 }
 
-/// How many pods it is to have.
-pub fn replicas(deployment: &Deployment) -> i32 {
-    deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
-}
-
-/// Whether it replaces its pods a few at a time.
-pub fn is_rolling(deployment: &Deployment) -> bool {
-    let strategy = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref());
-    strategy.and_then(|s| s.type_.as_deref()) != Some("Recreate")
-}
-
-/// How many pods a rollout may have beyond the wanted ones, and how many of those may be missing. Never
-/// both zero: such a rollout would not move.
-pub fn max_surge_and_unavailable(deployment: &Deployment) -> (i32, i32) {
-    if !is_rolling(deployment) {
-        return (0, 0);
-    }
-    let total = replicas(deployment);
-    let rolling = deployment.spec.as_ref().and_then(|s| s.strategy.as_ref()?.rolling_update.as_ref());
-    let surge = rolling.and_then(|r| r.max_surge.as_ref()).and_then(|v| scaled(v, total, true));
-    let unavailable = rolling.and_then(|r| r.max_unavailable.as_ref()).and_then(|v| scaled(v, total, false));
-    match (surge.unwrap_or(0), unavailable.unwrap_or(0).min(total)) {
-        (0, 0) => (0, 1),
-        bounds => bounds,
-    }
-}
-
-/// One of its conditions.
-pub fn condition<'a>(deployment: &'a Deployment, name: &str) -> Option<&'a DeploymentCondition> {
-    deployment.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == name)
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -303,18 +264,6 @@ mod tests {
         object.validate(&mut errors);
         let first = errors.into_vec().remove(0);
         assert_eq!(first.detail, "empty selector is invalid for deployment");
-    }
-
-    #[test]
-    fn a_rollout_can_always_move() {
-        let bounds = |replicas: i32, rolling: Value| {
-            max_surge_and_unavailable(&deployment(
-                json!({"replicas": replicas, "strategy": {"rollingUpdate": rolling}}),
-            ))
-        };
-        assert_eq!(bounds(1, json!({})), (1, 0));
-        assert_eq!(bounds(10, json!({})), (3, 2));
-        assert_eq!(bounds(1, json!({"maxSurge": 0, "maxUnavailable": "25%"})), (0, 1));
     }
 
     #[test]
