@@ -6,11 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use balsa_testkit::{Output, has_kubectl, kubectl_program, wait_until};
-use serde_json::Value;
+use http::Method;
+use serde_json::{Value, json};
 
-use crate::{NAMESPACE, Node, PATIENCE, text};
+use crate::{NAMESPACE, Node, PATIENCE, pod, text};
 
 pub(crate) fn acts(node: &Node) {
+    an_evicted_pod_says_so(node);
     if !has_kubectl() {
         println!("there is no kubectl here: nothing is edited, cordoned, drained and tainted");
         return;
@@ -24,6 +26,25 @@ pub(crate) fn acts(node: &Node) {
     no_new_pod_comes_to_a_cordoned_node(node, stays, goes);
     a_drained_node_has_only_its_daemons(node, stays, goes);
     a_taint_keeps_away_and_drives_out(node, stays, goes);
+}
+
+/// Its owner tells by that whether it failed by itself; a finalizer keeps it, to be looked at.
+fn an_evicted_pod_says_so(node: &Node) {
+    node.apply(&pod("evicted", "IMAGE", "exec sleep 86400", &Value::Null));
+    node.patch("pods/evicted", &json!({"metadata": {"finalizers": ["node.test/look"]}}));
+    let uid = node.ready("evicted")["metadata"]["uid"].clone();
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/evicted/eviction");
+    let eviction = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "evicted"},
+        "deleteOptions": {"preconditions": {"uid": uid}}});
+    let (code, said) = node.request(Method::POST, &path, &eviction);
+    assert_eq!(code, 201, "{said}");
+    let evicted = node.pod("evicted", "is going", |pod| pod["metadata"]["deletionTimestamp"].is_string());
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    let why =
+        conditions.iter().find(|condition| condition["type"] == "DisruptionTarget").expect("it says why");
+    assert_eq!(why["reason"], "EvictionByEvictionAPI", "{why}");
+    assert_eq!(why["message"], "Eviction API: evicting");
+    node.patch("pods/evicted", &json!({"metadata": {"finalizers": null}}));
 }
 
 /// One command of kubectl in the namespace.
