@@ -19,6 +19,8 @@ pub(crate) fn acts(node: &Node) {
     it_is_who_it_says(node);
     slow_ones_are_waited_for_and_failing_ones_start_again(node);
     it_ends_in_good_order(node);
+    hooks_are_requests_and_sleeps_too(node);
+    it_is_asked_by_grpc(node);
 }
 
 fn its_words_arrive(node: &Node) {
@@ -132,4 +134,35 @@ fn it_ends_in_good_order(node: &Node) {
     assert_eq!(order, "started\nhook\nasked\n");
     node.delete("pods", "deaf");
     assert!(node.containers("deaf").is_empty(), "it was killed, as it did not listen");
+}
+
+fn hooks_are_requests_and_sleeps_too(node: &Node) {
+    node.ready("hooked");
+    let hooks = node.shared().join("hooks");
+    assert_eq!(
+        std::fs::read_to_string(&hooks).unwrap(),
+        "first\nsecond\n",
+        "each after its container's start"
+    );
+    let began = Instant::now();
+    node.delete("pods", "hooked");
+    assert!(began.elapsed() >= Duration::from_secs(3), "the sleep was slept");
+    assert!(began.elapsed() < Duration::from_secs(25), "and not the whole grace period");
+    assert_eq!(std::fs::read_to_string(&hooks).unwrap(), "first\nsecond\nends\nasked\n");
+    node.event("unheard", "FailedPostStartHook: ");
+}
+
+fn it_is_asked_by_grpc(node: &Node) {
+    node.event(
+        "asked-by-grpc",
+        "Unhealthy: Readiness probe failed: service unhealthy (responded with \"NOT_SERVING\")",
+    );
+    let kite = node.shared().join("kite");
+    std::fs::write(&kite, "flies").unwrap();
+    let pod = node.ready("asked-by-grpc");
+    assert_eq!(status(&pod)["restartCount"], 0, "{pod}");
+    std::fs::remove_file(&kite).unwrap();
+    node.pod("asked-by-grpc", "is not ready any more", |pod| status(pod)["ready"] == false);
+    node.pod("unknown-to-grpc", "is started again", |pod| status(pod)["restartCount"] != 0);
+    node.event("unknown-to-grpc", "Liveness probe failed: health rpc failed");
 }

@@ -9,10 +9,12 @@ mod certificates;
 mod containers;
 mod images;
 mod logs;
+mod maintenance;
 mod network;
 mod operations;
 mod registry;
 mod rollout;
+mod userspace;
 mod volumes;
 
 use std::path::Path;
@@ -28,8 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[test]
 fn a_node_does_what_pods_say() {
     let image = local::busybox("1");
-    let shared = tempfile::Builder::new().prefix("balsa-shared-").tempdir().unwrap();
-    let node = Node { cluster: Cluster::start(Options::nodes(2)), image, shared };
+    let node = Node::start(Cluster::start(Options::nodes(2)), image);
     node.apply(include_str!("namespace.yaml"));
     for manifest in [containers::PODS, volumes::PODS, network::PODS, logs::PODS] {
         node.apply(manifest);
@@ -41,6 +42,7 @@ fn a_node_does_what_pods_say() {
     operations::acts(&node);
     images::acts(&node);
     rollout::act(&node);
+    maintenance::acts(&node);
     node.cluster.balsa(["delete", "namespace", NAMESPACE, "--timeout=120s"]).ok();
     volumes::what_is_retained_stays(&node);
     node.cluster.down();
@@ -56,10 +58,17 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Makes the cluster hold a manifest; `IMAGE` in it is the busybox, `SHARED` a directory of the machine.
+    pub(crate) fn start(cluster: Cluster, image: String) -> Self {
+        let shared = tempfile::Builder::new().prefix("balsa-shared-").tempdir().unwrap();
+        Self { cluster, image, shared }
+    }
+
+    /// Makes the cluster hold a manifest; `IMAGE` in it is the busybox, `SHARED` a directory of the machine,
+    /// `HEALTH` a program of the machine with gRPC's health service.
     pub(crate) fn apply(&self, manifest: &str) {
         let shared = self.shared().display().to_string();
-        self.cluster.apply(&manifest.replace("IMAGE", &self.image).replace("SHARED", &shared));
+        let manifest = manifest.replace("IMAGE", &self.image).replace("SHARED", &shared);
+        self.cluster.apply(&manifest.replace("HEALTH", env!("CARGO_BIN_EXE_health")));
     }
 
     /// What `SHARED` stands for.

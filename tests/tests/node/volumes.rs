@@ -16,6 +16,7 @@ pub(crate) fn acts(node: &Node) {
     objects_and_their_changes(node);
     a_token_that_the_api_takes(node);
     claims_are_bound_on_a_fresh_cluster(node);
+    volumes_are_made_by_hand(node);
 }
 
 fn memory_and_the_machine(node: &Node) {
@@ -125,4 +126,51 @@ pub(crate) fn what_is_retained_stays(node: &Node) {
     assert_eq!(std::fs::read_to_string(Path::new(&place).join("word")).unwrap(), "for ever\n");
     std::fs::remove_dir_all(place).unwrap();
     node.cluster.balsa(["delete", "storageclass", "keeps"]).ok();
+}
+
+fn volumes_are_made_by_hand(node: &Node) {
+    let chosen = node.cluster.node_names().pop().unwrap();
+    std::fs::create_dir(node.shared().join("on-one-node")).unwrap();
+    node.apply(&include_str!("by_hand.yaml").replace("NODE", &chosen));
+    let pod = node.ready("writer");
+    assert_eq!(pod["spec"]["nodeName"], chosen.as_str(), "where its volume is");
+    for (claim, volume) in [("mine", "by-hand"), ("everybodys", "on-one-node")] {
+        let claim = node.get("persistentvolumeclaims", claim).unwrap();
+        assert_eq!(
+            (&claim["status"]["phase"], &claim["spec"]["volumeName"]),
+            (&json!("Bound"), &json!(volume))
+        );
+        assert_eq!(
+            claim["status"]["capacity"]["storage"], "64Mi",
+            "it gets what there is, not what it asked for"
+        );
+    }
+    let left = node.get("persistentvolumeclaims", "too-large").unwrap();
+    assert_eq!(left["status"]["phase"], "Pending");
+    assert_eq!(std::fs::read_to_string(node.shared().join("by-hand/word")).unwrap(), "by hand\n");
+    assert_eq!(std::fs::read_to_string(node.shared().join("on-one-node/word")).unwrap(), "here\n");
+
+    node.delete("pods", "writer");
+    node.delete("persistentvolumeclaims", "mine");
+    let phase = |expected: &str| {
+        wait_until(&format!("the volume is {expected}"), PATIENCE, || {
+            let volume = node.cluster.read("/api/v1/persistentvolumes/by-hand")?;
+            if volume["status"]["phase"] == expected { Ok(()) } else { Err(volume["status"].to_string()) }
+        });
+    };
+    phase("Released");
+    assert_eq!(
+        std::fs::read_to_string(node.shared().join("by-hand/word")).unwrap(),
+        "by hand\n",
+        "it is retained"
+    );
+    // Its data is somebody's, until somebody says that it may be given away.
+    let free = json!({"spec": {"claimRef": null}});
+    let path = "/api/v1/persistentvolumes/by-hand";
+    assert_eq!(node.cluster.patch(path, "application/merge-patch+json", &free).unwrap().code, 200);
+    phase("Available");
+    node.apply(&include_str!("by_hand.yaml").replace("NODE", &chosen));
+    node.ready("writer");
+    phase("Bound");
+    node.delete("pods", "writer");
 }

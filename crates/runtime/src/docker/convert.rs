@@ -178,11 +178,13 @@ fn mount(mount: &Mount) -> docker::Mount {
             made.typ = Some(docker::MountType::BIND);
             made.source = Some(source.clone());
             made.bind_options = Some(docker::MountBindOptions {
-                propagation: Some(match propagation {
-                    Propagation::Private => docker::MountBindOptionsPropagationEnum::RPRIVATE,
-                    Propagation::HostToContainer => docker::MountBindOptionsPropagationEnum::RSLAVE,
-                    Propagation::Bidirectional => docker::MountBindOptionsPropagationEnum::RSHARED,
-                }),
+                propagation: match propagation {
+                    // The engine's own choice, which is another for what holds its own directory, like `/`:
+                    // there it refuses to be told so.
+                    Propagation::Private => None,
+                    Propagation::HostToContainer => Some(docker::MountBindOptionsPropagationEnum::RSLAVE),
+                    Propagation::Bidirectional => Some(docker::MountBindOptionsPropagationEnum::RSHARED),
+                },
                 ..Default::default()
             });
         }
