@@ -247,7 +247,7 @@ mod tests {
         let flags = chosen.resolve().chosen_flags(&["port"]).unwrap();
         assert_eq!(
             flags,
-            ["--election-timeout=1s", "--max-pending=5", "--tls-san=a,b"],
+            ["--tls-san=a,b", "--election-timeout=1s", "--max-pending=5"],
             "the quota is the default"
         );
     }
