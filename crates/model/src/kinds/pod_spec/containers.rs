@@ -277,7 +277,7 @@ pub(super) fn descending(text: &str, path: &Path, errors: &mut FieldErrors) {
 }
 
 /// Refuses `..` as a part of a path.
-pub(super) fn no_backsteps(text: &str, path: &Path, errors: &mut FieldErrors) {
+pub(crate) fn no_backsteps(text: &str, path: &Path, errors: &mut FieldErrors) {
     if text.split('/').any(|part| part == "..") {
         errors.invalid(path, text, "must not contain '..'");
     }
