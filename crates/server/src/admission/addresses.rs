@@ -165,6 +165,8 @@ pub(crate) fn is_address_collision(refusal: &Refusal) -> bool {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use serde_json::json;
 
     use super::*;
