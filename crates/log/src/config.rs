@@ -84,20 +84,20 @@ impl LogConfig {
         }
     }
 
-    /// The bounds of a follower's patience whose upper one is `longest`: far enough apart that two of them seldom stand
-    /// at the same time.
-    pub fn election(longest: Duration) -> (Duration, Duration) {
-        (longest * 3 / 5, longest)
+    /// How long a follower waits at least and at most when the leader's lease of `timeout` is over: far enough apart that
+    /// two of them seldom stand at the same time.
+    pub fn election(timeout: Duration) -> (Duration, Duration) {
+        (timeout * 3 / 5, timeout)
     }
 
     pub(crate) fn raft(&self) -> Result<openraft::Config, LogError> {
         let millis = |duration: Duration| duration.as_millis() as u64;
-        if self.election.0 < self.heartbeat * 2 {
+        if self.heartbeat < Duration::from_millis(1) || self.election.1 < self.heartbeat * 5 {
             let (heartbeat, election) = (self.heartbeat, self.election.1);
-            let why = format!(
-                "a heartbeat every {heartbeat:?} asks for a longer election timeout than {election:?}"
-            );
-            return Err(LogError::Config(format!("{why}: five times as long")));
+            return Err(LogError::Config(format!(
+                "the election timeout, {election:?}, must be five times the heartbeat interval, {heartbeat:?}, or \
+                 more, and that a millisecond"
+            )));
         }
         let config = openraft::Config {
             cluster_name: "balsa".to_owned(),

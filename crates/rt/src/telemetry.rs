@@ -18,7 +18,11 @@ pub enum LogFormat {
 /// Sends `tracing` to standard error. `filter` is in the usual form (`info`, `balsa_log=debug,info`).
 /// A second call changes nothing, so that tests may all call it.
 pub fn install_logs(filter: &str, format: LogFormat) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let mut filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    if let Ok(always) = "balsa_rt::telemetry=error".parse() {
+        // Panics and last errors are told whatever is asked for.
+        filter = filter.add_directive(always);
+    }
     let builder =
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
     let installed = match format {
@@ -27,7 +31,10 @@ pub fn install_logs(filter: &str, format: LogFormat) {
     };
     if installed.is_ok() && FORMAT.set(format).is_ok() && format == LogFormat::Json {
         // A panic is told in the log's own form, too.
-        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+        std::panic::set_hook(Box::new(|panic| {
+            let thread = std::thread::current();
+            tracing::error!(thread = thread.name().unwrap_or_default(), "{panic}");
+        }));
     }
 }
 

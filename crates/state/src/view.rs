@@ -17,7 +17,7 @@ use smallvec::SmallVec;
 
 use crate::indexed::FieldValues;
 
-/// A key as it is sorted by: namespace, a zero byte (which neither part has in it), name. Most fit without a
+/// A key as it is sorted by: namespace, a zero byte (which no namespace has in it), name. Most fit without a
 /// pointer.
 type SortKey = SmallVec<[u8; 48]>;
 

@@ -54,6 +54,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         return settings::print(&NodeFlags { servers, nodes: Some(nodes.nodes.unwrap_or(1)), ..nodes });
     }
     let up = Up {
+        log: args.file.fill(&args.log)?,
         server,
         ranges,
         servers: nodes.servers.unwrap_or(1),
@@ -68,7 +69,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         return Ok(());
     }
     let background = detach::is_background();
-    args.file.fill(&args.log)?.install(if background { "info" } else { "warn" });
+    up.log.install(if background { "info" } else { "warn" });
     let progress = if background {
         Progress::into_file(&up.server.data_dir.join(layout::PROGRESS))?
     } else {

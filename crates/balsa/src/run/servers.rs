@@ -19,7 +19,7 @@ use super::layout;
 use super::progress::Progress;
 use super::{admin, down, up};
 use crate::kubeconfig::Kubeconfig;
-use crate::settings::ServerSettings;
+use crate::settings::{LogFlags, ServerSettings};
 
 /// How long all servers may take until they vote.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -28,20 +28,10 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How long a token for the other servers is good for.
 const TOKEN_SECONDS: u32 = 600;
 /// Options of this command that are none of the servers'.
-const NOT_THEIRS: [&str; 9] = [
-    "BALSA_DETACHED",
-    "BALSA_DATA_DIR",
-    "BALSA_PORT",
-    "BALSA_BIND",
-    "BALSA_ADVERTISE",
-    "BALSA_NAME",
-    "BALSA_JOIN",
-    "BALSA_TOKEN",
-    "BALSA_CONFIG",
-];
+const NOT_THEIRS: [&str; 3] = ["BALSA_DETACHED", "BALSA_TOKEN", "BALSA_CONFIG"];
 
 /// Options that each server has its own of.
-const OWN_FLAGS: [&str; 6] = ["data-dir", "port", "bind", "advertise", "name", "join"];
+const OWN_FLAGS: [&str; 5] = ["data-dir", "bind", "advertise", "name", "join"];
 
 /// One of the servers.
 pub(crate) struct Place {
@@ -60,6 +50,7 @@ impl Fleet {
     /// Starts those that do not run, and waits until all vote.
     pub(crate) async fn start(
         settings: &ServerSettings,
+        log: &LogFlags,
         count: u32,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
@@ -72,11 +63,11 @@ impl Fleet {
         let fleet = Self { places, directory: settings.data_dir.clone() };
         let (first, others) = fleet.places.split_first().context("--servers: at least one")?;
         progress.doing(format!("starting {}", first.name));
-        first.spawn(settings, None, None)?;
+        first.spawn(settings, log, None, None)?;
         let is_known = |place: &Place| place.directory.join(layout::SERVER_ID).exists();
         // Those that are members are needed for a leader, before anybody new can join.
         for place in others.iter().filter(|place| is_known(place)) {
-            place.spawn(settings, Some(&first.address), None)?;
+            place.spawn(settings, log, Some(&first.address), None)?;
         }
         let kubeconfig = first.directory.join(layout::ADMIN);
         until(&kubeconfig, first).await?;
@@ -86,7 +77,7 @@ impl Fleet {
             progress.doing(format!("{} joins", place.name));
             let request = v1::AddMemberRequest { ttl_seconds: TOKEN_SECONDS };
             let told = up::patiently("no token", || session.remote.add_member(request)).await?;
-            place.spawn(settings, Some(&first.address), Some(&told.token))?;
+            place.spawn(settings, log, Some(&first.address), Some(&told.token))?;
             fleet.voting(&session.remote, place).await?;
             progress.done(format!("{} votes", place.name));
         }
@@ -188,6 +179,7 @@ impl Place {
     fn spawn(
         &self,
         settings: &ServerSettings,
+        log: &LogFlags,
         join: Option<&str>,
         token: Option<&str>,
     ) -> anyhow::Result<()> {
@@ -197,23 +189,23 @@ impl Place {
         std::fs::create_dir_all(&self.directory)
             .with_context(|| format!("cannot make {}", self.directory.display()))?;
         let _ = std::fs::remove_file(self.directory.join(layout::PID));
-        let log = OpenOptions::new().create(true).append(true).open(self.log())?;
+        let output = OpenOptions::new().create(true).append(true).open(self.log())?;
         let host = self.address.split(':').next().unwrap_or_default();
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.args(["server", "--name", &self.name, "--bind", host, "--advertise", host]);
-        command.arg("--port").arg(settings.port.to_string());
         command.arg("--data-dir").arg(&self.directory);
-        command.args(settings.chosen_flags(&OWN_FLAGS)?);
+        command.args(settings.chosen_flags(&OWN_FLAGS)?).args(log.flags());
         if let Some(join) = join {
             command.args(["--join", join]);
         }
-        for name in NOT_THEIRS {
+        // Its command line says all: it must mean the same when it is started again from elsewhere.
+        for name in NOT_THEIRS.into_iter().map(str::to_owned).chain(settings.variables()?) {
             command.env_remove(name);
         }
         if let Some(token) = token {
             command.env("BALSA_TOKEN", token);
         }
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
         let mut child = command.spawn().with_context(|| format!("cannot start {}", self.name))?;
         let name = self.name.clone();
         balsa_rt::spawn(TaskKind::Helper, async move {

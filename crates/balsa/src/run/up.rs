@@ -25,7 +25,7 @@ use super::servers::Fleet;
 use super::{admin, host, node, stop_signal};
 use crate::connect::Session;
 use crate::kubeconfig::Kubeconfig;
-use crate::settings::{AgentFlags, AgentSettings, ServerSettings};
+use crate::settings::{AgentFlags, AgentSettings, LogFlags, ServerSettings};
 
 /// How long nodes may take to be Ready.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -36,6 +36,8 @@ const TOKEN_SECONDS: u32 = 600;
 
 /// What `balsa up` is told.
 pub(crate) struct Up {
+    /// What is told of the work.
+    pub(crate) log: LogFlags,
     /// The server.
     pub(crate) server: ServerSettings,
     /// The addresses and ports that are given; the others are chosen when there are nodes.
@@ -94,7 +96,7 @@ async fn start(up: &mut Up, progress: &Progress) -> anyhow::Result<Cluster> {
     let metrics = install_metrics().ok();
     let several = up.servers > 1 || !layout::servers(&up.server.data_dir).is_empty();
     let control = match several {
-        true => Control::Several(Fleet::start(&up.server, up.servers, progress).await?),
+        true => Control::Several(Fleet::start(&up.server, &up.log, up.servers, progress).await?),
         false => {
             progress.doing("starting the server");
             Control::Here(Server::start(up.server.config(), Clock::system(), metrics.clone()).await?)

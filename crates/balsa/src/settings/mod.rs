@@ -44,6 +44,12 @@ pub(crate) struct LogFlags {
 }
 
 impl LogFlags {
+    /// The flags that start another program that logs like this one.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = String> {
+        let filter = self.log.iter().map(|filter| format!("--log={filter}"));
+        filter.chain(self.log_format.iter().map(|format| format!("--log-format={format}")))
+    }
+
     /// Sends logs to standard error; `usual` is the filter when none is given.
     pub(crate) fn install(&self, usual: &str) {
         let format =

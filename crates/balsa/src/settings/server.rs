@@ -63,11 +63,11 @@ pub(crate) struct ServerFlags {
     /// How long certificates of this server and of nodes are good for; they renew themselves [default: 365d]
     #[arg(long, value_name = "DURATION", env = "BALSA_CERTIFICATE_LIFE")]
     pub(crate) certificate_life: Option<Period>,
-    /// How often the leader says that it lives [default: 50ms]
+    /// How often the leader says that it lives; a fifth of the election timeout at most [default: 50ms]
     #[arg(long, value_name = "DURATION", env = "BALSA_HEARTBEAT_INTERVAL")]
     pub(crate) heartbeat_interval: Option<Period>,
     /// Without a word of the leader for this long, and as long again, servers elect another one; the same on all
-    /// servers, and several times what a message between them takes [default: 250ms]
+    /// servers, and ten times what a message between them takes there and back [default: 250ms]
     #[arg(long, value_name = "DURATION", env = "BALSA_ELECTION_TIMEOUT")]
     pub(crate) election_timeout: Option<Period>,
     /// How long a node may be silent until it counts as dead, at least 20s [default: 40s]
@@ -217,6 +217,13 @@ impl ServerSettings {
         Ok(chosen.map(|(name, value)| format!("--{name}={}", flag_value(value))).collect())
     }
 
+    /// The environment variables that its flags can be given by.
+    pub(crate) fn variables(&self) -> serde_json::Result<Vec<String>> {
+        let settings = serde_json::to_value(self)?;
+        let names = settings.as_object().into_iter().flat_map(|settings| settings.keys());
+        Ok(names.map(|name| format!("BALSA_{}", name.to_uppercase().replace('-', "_"))).collect())
+    }
+
     /// Where volumes are made that live on a node's disk.
     pub(crate) fn volumes_dir(&self) -> PathBuf {
         self.data_dir.join(crate::run::layout::VOLUMES)
@@ -234,21 +241,28 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
+    #[derive(clap::Parser)]
+    struct Server {
+        #[command(flatten)]
+        flags: ServerFlags,
+    }
+
     #[test]
     fn another_server_gets_what_was_chosen() {
         let chosen = ServerFlags {
             port: Some(7443),
             tls_san: Some(vec!["a".to_owned(), "b".to_owned()]),
+            service_node_port_range: Some(PortRange(31000, 31999)),
             max_pending: Some(5),
-            election_timeout: Some(Period(Duration::from_secs(1))),
-            storage_quota: Some(Bytes(2 << 30)),
+            election_timeout: Some(Period(Duration::from_millis(1250))),
+            storage_quota: Some(Bytes(3 << 30)),
             ..ServerFlags::default()
         };
-        let flags = chosen.resolve().chosen_flags(&["port"]).unwrap();
-        assert_eq!(
-            flags,
-            ["--tls-san=a,b", "--election-timeout=1s", "--max-pending=5"],
-            "the quota is the default"
-        );
+        let chosen = chosen.resolve();
+        let flags = chosen.chosen_flags(&[]).unwrap();
+        assert_eq!(flags.len(), 6, "no defaults: {flags:?}");
+        let program = std::iter::once("balsa".to_owned());
+        let other = <Server as clap::Parser>::try_parse_from(program.chain(flags)).unwrap().flags.resolve();
+        assert_eq!(serde_json::to_value(other).unwrap(), serde_json::to_value(chosen).unwrap());
     }
 }

@@ -92,8 +92,15 @@ impl Claims {
         let mut changed = volume.clone();
         let spec = changed.spec.get_or_insert_default();
         let complete = spec.claim_ref.as_ref().is_some_and(|r| r.uid == claim.metadata.uid);
+        let growth = plan::growth(claim, volume);
+        let grows = growth.is_some();
+        if let Some(capacity) = growth {
+            spec.capacity = Some(capacity);
+        }
         if !complete {
             spec.claim_ref = Some(plan::reference(claim));
+        }
+        if grows || !complete {
             let written = volumes.update(&changed, Part::Main).await?;
             settle(&self.caches.volumes, written.revision()).await;
             changed = written.typed().cloned().unwrap_or(changed);
@@ -111,10 +118,15 @@ impl Claims {
         let bound = if bound == *claim { bound } else { self.write(&bound).await? };
         self.write_status(&bound, |status| {
             status.phase = Some("Bound".to_owned());
-            status.access_modes = volume.spec.as_ref().and_then(|spec| spec.access_modes.clone());
-            status.capacity = volume.spec.as_ref().and_then(|spec| spec.capacity.clone());
+            status.access_modes = changed.spec.as_ref().and_then(|spec| spec.access_modes.clone());
+            status.capacity = changed.spec.as_ref().and_then(|spec| spec.capacity.clone());
         })
-        .await
+        .await?;
+        if grows {
+            let message = "Resize volume succeeded";
+            self.recorder.event(&reference_to(claim), "Normal", "VolumeResizeSuccessful", message);
+        }
+        Ok(())
     }
 
     /// A claim that names its volume: bound to it, or waiting for it, or, once bound, lost with it.

@@ -61,6 +61,18 @@ fn asked(spec: &PersistentVolumeClaimSpec) -> Option<Quantity> {
     storage(spec.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
 }
 
+/// The capacity that a volume is to have when its claim asks for more than it has. Only the built-in
+/// provisioner's volumes grow by being told so: they are directories, which have no size of their own.
+pub(super) fn growth(
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+) -> Option<BTreeMap<String, ApiQuantity>> {
+    let maker = volume.metadata.annotations.as_ref()?.get(PROVISIONED_BY)?;
+    let (wanted, has) = (claim.spec.as_ref()?, volume.spec.as_ref()?.capacity.as_ref());
+    let grows = maker == PROVISIONER && asked(wanted) > storage(has);
+    wanted.resources.as_ref()?.requests.clone().filter(|_| grows)
+}
+
 /// The volume that fits a claim best: one promised to it, else the smallest that is large enough.
 /// `node` is where it must be reachable.
 pub(super) fn best<'a>(
@@ -212,6 +224,20 @@ mod tests {
         let free = volume("free", "5Gi", "slow", Value::Null);
         let found = best(&claim("1Gi", "ReadWriteOnce"), &[&free, &promised], None).unwrap();
         assert_eq!(found.metadata.name.as_deref(), Some("promised"));
+    }
+
+    #[test]
+    fn only_our_own_volumes_grow() {
+        let mut volume = volume("v", "1Gi", "slow", Value::Null);
+        let grown = |size, volume: &PersistentVolume| growth(&claim(size, "ReadWriteOnce"), volume);
+        assert_eq!(grown("2Gi", &volume), None);
+        volume.metadata.annotations = Some([(PROVISIONED_BY.to_owned(), PROVISIONER.to_owned())].into());
+        assert_eq!(
+            grown("2Gi", &volume),
+            Some([("storage".to_owned(), ApiQuantity("2Gi".to_owned()))].into())
+        );
+        assert_eq!(grown("1Gi", &volume), None);
+        assert_eq!(grown("500Mi", &volume), None);
     }
 
     #[test]

@@ -11,11 +11,12 @@ use super::check::{default_text, default_to, json, one_of, subdomain};
 use super::persistent_volume_claim::{validate_access_modes, validate_size};
 use super::pod_spec::resources::canonical_list;
 use super::pod_spec::scheduling::validate_node_selector;
-use super::pod_spec::volume_sources::{validate_host_path, validate_nfs};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::quantity::Quantity;
 use crate::table::{Cell, Column};
+
+mod source;
 
 /// Holds a volume's deletion while a claim is bound to it.
 pub const PROTECTION_FINALIZER: &str = "kubernetes.io/pv-protection";
@@ -99,7 +100,7 @@ impl Kind for PersistentVolume {
                 Some(selector) => validate_node_selector(selector, &path, errors),
             }
         }
-        validate_source(spec, &path, errors);
+        source::validate(spec, &self.metadata, &path, errors);
         if let Some(name) = spec.storage_class_name.as_deref().filter(|n| !n.is_empty()) {
             subdomain(errors, &path.child("storageClassName"), name);
         }
@@ -173,40 +174,6 @@ fn validate_policy(spec: &PersistentVolumeSpec, path: &Path, errors: &mut FieldE
 fn sources(spec: &Value) -> Vec<(&String, &Value)> {
     let fields = spec.as_object().into_iter().flatten();
     fields.filter(|(name, _)| !NO_SOURCES.contains(&name.as_str())).collect()
-}
-
-fn validate_source(spec: &PersistentVolumeSpec, path: &Path, errors: &mut FieldErrors) {
-    let value = json(spec);
-    let sources = sources(&value);
-    if sources.is_empty() {
-        errors.required(path, "must specify a volume type");
-    }
-    for (field, _) in sources.iter().skip(1) {
-        errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
-    }
-    if let Some(source) = &spec.host_path {
-        validate_host_path(source, &path.child("hostPath"), errors);
-    }
-    if let Some(source) = &spec.nfs {
-        validate_nfs(source, &path.child("nfs"), errors);
-    }
-    if let Some(source) = &spec.local {
-        if source.path.is_empty() {
-            errors.required(&path.child("local").child("path"), "");
-        }
-        if spec.node_affinity.is_none() {
-            errors.required(&path.child("nodeAffinity"), "Local volume requires node affinity");
-        }
-    }
-    if let Some(source) = &spec.csi {
-        let path = path.child("csi");
-        if source.driver.is_empty() {
-            errors.required(&path.child("driver"), "");
-        }
-        if source.volume_handle.is_empty() {
-            errors.required(&path.child("volumeHandle"), "");
-        }
-    }
 }
 
 /// `Pending`, `Available`, `Bound`, `Released` or `Failed`.

@@ -264,6 +264,9 @@ fn drop_what_the_type_does_without(new: &mut ServiceSpec, old: &ServiceSpec) {
         if new.external_traffic_policy == old.external_traffic_policy {
             new.external_traffic_policy = None;
         }
+    }
+    let is_same_check = new.health_check_node_port == old.health_check_node_port;
+    if wants_health_check(old) && !wants_health_check(new) && is_same_check {
         new.health_check_node_port = None;
     }
     if old_type == "LoadBalancer" && new_type != "LoadBalancer" {

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::service;
 use balsa_model::{AnyObject, Failure, KindRef, Reason};
 use balsa_state::{Refusal, State};
 use ipnet::IpNet;
@@ -43,6 +44,9 @@ pub(super) fn allocate(
     if wants_ports {
         pick_node_ports(state, config.node_ports, spec)?;
     }
+    if service::needs_health_check_port(service) {
+        pick_health_check_port(state, config.node_ports, service)?;
+    }
     Ok(())
 }
 
@@ -72,6 +76,11 @@ fn check_wanted(config: &AdmissionConfig, kind: &str, name: &str, spec: &Service
             errors.invalid(&path.child("ports").index(i).child("nodePort"), number, detail);
         }
     }
+    if let Some(number) = spec.health_check_node_port.filter(|n| *n != 0 && !range.contains(n)) {
+        return Err(Failure::internal(format!(
+            "failed to allocate requested HealthCheck NodePort {number}: provided port is not in the valid range. The range of valid ports is {first}-{last}"
+        )));
+    }
     Failure::invalid(kind_of::<Service>().descriptor(), name, errors).map_or(Ok(()), Err)
 }
 
@@ -98,23 +107,46 @@ fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
     })
 }
 
-fn pick_node_ports(state: &State, (first, last): (u16, u16), spec: &mut ServiceSpec) -> Result<(), Failure> {
-    let all = services(state);
-    let used_ports = all.iter().flat_map(|s| s.ports.iter().flatten());
-    let mut used: HashSet<(String, i32)> =
-        used_ports.filter_map(|port| port.node_port.map(|n| (protocol(port), n))).collect();
-    let mut random = balsa_rt::Random;
+fn pick_node_ports(state: &State, range: (u16, u16), spec: &mut ServiceSpec) -> Result<(), Failure> {
+    let mut used = used_ports(services(state).iter());
     for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
         let protocol = protocol(port);
-        let lucky = (0..PICKS).map(|_| i32::from(random.random_range(first..=last)));
-        let mut candidates = lucky.chain(i32::from(first)..=i32::from(last));
-        let free = candidates.find(|n| !used.contains(&(protocol.clone(), *n))).ok_or_else(|| {
-            Failure::new(Reason::InternalError, format!("range is full: no free node port in {first}-{last}"))
-        })?;
+        let free = free_port(&used, &protocol, range)?;
         used.insert((protocol, free));
         port.node_port = Some(free);
     }
     Ok(())
+}
+
+/// Load balancers ask at a port of its own which nodes have pods of the service.
+fn pick_health_check_port(state: &State, range: (u16, u16), service: &mut Service) -> Result<(), Failure> {
+    let all = services(state);
+    let used = used_ports(all.iter().chain(&service.spec));
+    service::set_health_check_port(service, free_port(&used, "TCP", range)?);
+    Ok(())
+}
+
+fn used_ports<'a>(services: impl Iterator<Item = &'a ServiceSpec>) -> HashSet<(String, i32)> {
+    let mut used = HashSet::new();
+    for spec in services {
+        let of_ports = spec.ports.iter().flatten();
+        used.extend(of_ports.filter_map(|port| port.node_port.map(|number| (protocol(port), number))));
+        used.extend(spec.health_check_node_port.map(|number| ("TCP".to_owned(), number)));
+    }
+    used
+}
+
+fn free_port(
+    used: &HashSet<(String, i32)>,
+    protocol: &str,
+    (first, last): (u16, u16),
+) -> Result<i32, Failure> {
+    let mut random = balsa_rt::Random;
+    let lucky = (0..PICKS).map(|_| i32::from(random.random_range(first..=last)));
+    let mut candidates = lucky.chain(i32::from(first)..=i32::from(last));
+    candidates.find(|number| !used.contains(&(protocol.to_owned(), *number))).ok_or_else(|| {
+        Failure::new(Reason::InternalError, format!("range is full: no free node port in {first}-{last}"))
+    })
 }
 
 fn protocol(port: &ServicePort) -> String {
@@ -129,4 +161,25 @@ pub(crate) fn picks_addresses(kind: KindRef) -> bool {
 /// Whether a proposal failed only because somebody else has just taken what was picked for it.
 pub(crate) fn is_address_collision(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::Claimed { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn ports_of_health_checks_are_taken_too() {
+        let spec: ServiceSpec = serde_json::from_value(
+            json!({"healthCheckNodePort": 30001, "ports": [{"port": 53, "protocol": "UDP", "nodePort": 30000}]}),
+        )
+        .unwrap();
+        let used = used_ports([&spec].into_iter());
+        assert_eq!(free_port(&used, "TCP", (30000, 30001)).unwrap(), 30000);
+        assert_eq!(free_port(&used, "UDP", (30000, 30001)).unwrap(), 30001);
+        assert!(free_port(&used, "TCP", (30001, 30001)).is_err());
+    }
 }

@@ -86,6 +86,7 @@ impl Admission {
         roles::require_held(&self.state, who, object, Some(old))?;
         certificates::require_signer(&self.state, who, object, old)?;
         pods::keep_tolerating(object);
+        volumes::require_expandable(&self.state, object, old)?;
         addresses::allocate(&self.state, &self.config, object)
     }
 

@@ -1,8 +1,9 @@
-//! A claim that names no storage class gets the default one; claims and volumes stay while they are used.
+//! A claim that names no storage class gets the default one, and grows where its class lets it; claims and
+//! volumes stay while they are used.
 
-use balsa_model::AnyObject;
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::{persistent_volume, persistent_volume_claim};
+use balsa_model::{AnyObject, Failure, Key, Object};
 use balsa_state::State;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -20,6 +21,29 @@ pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
     // The newest of several, as Kubernetes decides it.
     let newest = marked.max_by_key(|class| class.meta().creation_timestamp.as_ref().map(|t| t.0));
     spec.storage_class_name = newest.map(|class| class.key().name.to_string());
+}
+
+/// Refuses that a bound claim asks for more than its class lets it. What else may not change is left to the
+/// claim's own validation.
+pub(super) fn require_expandable(state: &State, object: &dyn AnyObject, old: &Object) -> Result<(), Failure> {
+    let new = object.as_any().downcast_ref::<PersistentVolumeClaim>();
+    let (Some(new), Some(old)) = (new, old.typed::<PersistentVolumeClaim>()) else { return Ok(()) };
+    let grows = persistent_volume_claim::is_bound(old)
+        && persistent_volume_claim::requested_bytes(new) > persistent_volume_claim::requested_bytes(old);
+    if !grows || lets_grow(state, new, old) {
+        return Ok(());
+    }
+    let name = new.metadata.name.as_deref().unwrap_or_default();
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize";
+    Err(Failure::forbidden(kind_of::<PersistentVolumeClaim>().descriptor(), name, why))
+}
+
+fn lets_grow(state: &State, new: &PersistentVolumeClaim, old: &PersistentVolumeClaim) -> bool {
+    let name = persistent_volume_claim::class_name(new).filter(|name| !name.is_empty());
+    let Some(name) = name.filter(|_| name == persistent_volume_claim::class_name(old)) else { return false };
+    let class = state.get(kind_of::<StorageClass>(), &Key::new("", name));
+    let class = class.as_ref().and_then(|object| object.typed::<StorageClass>());
+    class.is_some_and(|class| class.allow_volume_expansion == Some(true))
 }
 
 /// Puts the finalizers on that the volume controllers take away when nobody uses the object.

@@ -79,6 +79,7 @@ async fn marked(
     precondition: Precondition,
 ) -> Result<Precondition, Failure> {
     let pods = kind_of::<Pod>();
+    let mut last = Failure::internal("no attempt was made");
     for _ in 0..ATTEMPTS {
         let Some(object) = engine.state().get(pods, key) else { return Ok(precondition) };
         let holds = precondition.uid.as_deref().is_none_or(|uid| uid == object.uid())
@@ -91,7 +92,7 @@ async fn marked(
         let value = serde_json::to_value(pod).map_err(Failure::internal)?;
         match engine.update(who, pods, key, Part::Status, value, false).await {
             // Its agent tells its status at any time.
-            Err(failure) if failure.reason == Reason::Conflict => {}
+            Err(failure) if failure.reason == Reason::Conflict => last = failure,
             Err(failure) => return Err(failure),
             Ok(written) => {
                 let revision = precondition.revision.map(|_| written.object.revision());
@@ -99,7 +100,7 @@ async fn marked(
             }
         }
     }
-    Ok(precondition)
+    Err(last)
 }
 
 /// Takes one disruption from the budget of a pod, if it has one.

@@ -217,6 +217,9 @@ fn set_volume(volume: &mut Volume) {
     if let Some(source) = &mut volume.host_path {
         default_to(&mut source.type_, String::new());
     }
+    if let Some(source) = &mut volume.image {
+        set_image_policy(source.reference.as_deref(), &mut source.pull_policy);
+    }
     if let Some(source) = &mut volume.iscsi {
         default_text(&mut source.iscsi_interface, "default");
     }

@@ -1,28 +1,26 @@
 //! What a pod is told to run: shared by pods and by the templates of every workload.
 //!
 //! - [`defaults`]: what the client left open;
-//! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `resources`,
+//! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `projected`, `resources`, `security`,
 //!   `scheduling`: its parts; `update`: what a pod may still change; `resize`: what its
 //!   containers may use, changed while they run;
 //! - [`template`]: pod templates.
 //!
 //! Wordings and order are those of `k8s.io/kubernetes` `pkg/apis/core/validation`.
 
-mod containers;
+pub(crate) mod containers;
 pub mod defaults;
 mod env;
 mod probes;
+mod projected;
 pub(crate) mod resize;
 pub mod resources;
 pub(crate) mod scheduling;
+mod security;
+pub(crate) mod sources;
 pub mod template;
 pub(crate) mod update;
 pub(crate) mod validation;
 mod volumes;
 
 pub(crate) use validation::validate;
-
-/// Checks of sources that persistent volumes have too.
-pub(crate) mod volume_sources {
-    pub(crate) use super::volumes::{validate_host_path, validate_nfs};
-}

@@ -1,7 +1,5 @@
 //! Where a pod may run: node selectors, affinity, tolerations, spreading.
 
-use std::collections::HashSet;
-
 use k8s_openapi::api::core::v1::{
     Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
     Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
@@ -9,11 +7,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::field::{FieldErrors, Path};
-use crate::kinds::check::{json, label_key, one_of, subdomain};
+use crate::kinds::check::{invalid_each, json, label, label_key, one_of, subdomain};
 use crate::meta;
 
 /// What a taint may do.
 pub(crate) const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
+
+const NEEDS_SELECTOR: &str = "must not be specified when labelSelector is not set";
 
 /// Checks tolerations.
 pub(crate) fn validate_tolerations(tolerations: &[Toleration], path: &Path, errors: &mut FieldErrors) {
@@ -101,7 +101,14 @@ pub(crate) fn validate_node_selector(selector: &NodeSelector, path: &Path, error
         errors.required(&path, "must have at least one node selector term");
     }
     for (i, term) in selector.node_selector_terms.iter().enumerate() {
-        validate_node_term(term, &path.index(i), errors);
+        let path = path.index(i);
+        validate_node_term(term, &path, errors);
+        for (j, requirement) in term.match_expressions.iter().flatten().enumerate() {
+            let path = path.child("matchExpressions").index(j).child("values");
+            for (k, value) in requirement.values.iter().flatten().enumerate() {
+                invalid_each(errors, &path.index(k), value, meta::label_value(value));
+            }
+        }
     }
 }
 
@@ -145,6 +152,10 @@ fn validate_node_field(requirement: &NodeSelectorRequirement, path: &Path, error
     if requirement.key != "metadata.name" {
         let detail = "not a valid field selector key";
         errors.invalid(&path.child("key"), requirement.key.as_str(), detail);
+        return;
+    }
+    for (i, name) in requirement.values.iter().flatten().enumerate() {
+        subdomain(errors, &path.child("values").index(i), name);
     }
 }
 
@@ -173,15 +184,34 @@ fn validate_pod_term(term: &PodAffinityTerm, path: &Path, errors: &mut FieldErro
     if let Some(selector) = &term.namespace_selector {
         validate_label_selector(selector, &path.child("namespaceSelector"), errors);
     }
-    for (i, namespace) in term.namespaces.iter().flatten().enumerate() {
-        for wrong in meta::dns1123_label(namespace) {
-            errors.invalid(&path.child("namespaces").index(i), namespace.as_str(), wrong);
-        }
+    for namespace in term.namespaces.iter().flatten() {
+        label(errors, &path.child("namespace"), namespace);
     }
+    validate_label_keys(term, path, errors);
     if term.topology_key.is_empty() {
         errors.required(&path.child("topologyKey"), "can not be empty");
     }
     label_key(errors, &path.child("topologyKey"), &term.topology_key);
+}
+
+/// Labels whose values are to be those of the pod itself, or others.
+fn validate_label_keys(term: &PodAffinityTerm, path: &Path, errors: &mut FieldErrors) {
+    let mismatched = term.mismatch_label_keys.as_deref().unwrap_or_default();
+    let matched = term.match_label_keys.as_deref().unwrap_or_default();
+    for (field, keys) in [("matchLabelKeys", matched), ("mismatchLabelKeys", mismatched)] {
+        let path = path.child(field);
+        if !keys.is_empty() && term.label_selector.is_none() {
+            errors.forbidden(&path, NEEDS_SELECTOR);
+            continue;
+        }
+        for (i, key) in keys.iter().enumerate() {
+            label_key(errors, &path.index(i), key);
+        }
+    }
+    for (i, key) in matched.iter().enumerate().filter(|(_, key)| mismatched.contains(key)) {
+        let detail = "exists in both matchLabelKeys and mismatchLabelKeys";
+        errors.invalid(&path.child("matchLabelKeys").index(i), key.as_str(), detail);
+    }
 }
 
 /// Checks a label selector.
@@ -217,7 +247,6 @@ pub(super) fn validate_spread(
     errors: &mut FieldErrors,
 ) {
     const ACTIONS: &[&str] = &["DoNotSchedule", "ScheduleAnyway"];
-    let mut seen = HashSet::new();
     for (i, constraint) in constraints.iter().enumerate() {
         let path = path.index(i);
         let action = constraint.when_unsatisfiable.as_str();
@@ -228,14 +257,18 @@ pub(super) fn validate_spread(
             errors.required(&path.child("topologyKey"), "can not be empty");
         }
         one_of(errors, &path.child("whenUnsatisfiable"), action, ACTIONS);
-        if !seen.insert((constraint.topology_key.as_str(), action)) {
+        // All but the last one of a kind are told.
+        let is_same = |other: &TopologySpreadConstraint| {
+            other.topology_key == constraint.topology_key && other.when_unsatisfiable == action
+        };
+        if constraints[i + 1..].iter().any(is_same) {
             let value = format!("{{{}, {action}}}", constraint.topology_key);
             errors.duplicate(&path.child("{topologyKey, whenUnsatisfiable}"), value);
         }
         if let Some(domains) = constraint.min_domains {
             let path = path.child("minDomains");
             if domains <= 0 {
-                errors.invalid(&path, domains, "must be greater than 0");
+                errors.invalid(&path, domains, "must be greater than zero");
             }
             if action != "DoNotSchedule" {
                 let detail =
@@ -251,8 +284,30 @@ pub(super) fn validate_spread(
                 one_of(errors, &path.child(field), policy, &["Honor", "Ignore"]);
             }
         }
+        validate_spread_keys(constraint, &path.child("matchLabelKeys"), errors);
         if let Some(selector) = &constraint.label_selector {
             validate_label_selector(selector, &path.child("labelSelector"), errors);
+        }
+    }
+}
+
+fn validate_spread_keys(constraint: &TopologySpreadConstraint, path: &Path, errors: &mut FieldErrors) {
+    let keys = constraint.match_label_keys.as_deref().unwrap_or_default();
+    let selector = constraint.label_selector.as_ref();
+    if !keys.is_empty() && selector.is_none() {
+        errors.forbidden(path, NEEDS_SELECTOR);
+    }
+    let is_selected = |key: &String| {
+        selector.is_some_and(|selector| {
+            selector.match_labels.as_ref().is_some_and(|labels| labels.contains_key(key))
+                || selector.match_expressions.iter().flatten().any(|requirement| requirement.key == *key)
+        })
+    };
+    for (i, key) in keys.iter().enumerate() {
+        label_key(errors, &path.index(i), key);
+        if is_selected(key) {
+            let detail = "exists in both matchLabelKeys and labelSelector";
+            errors.invalid(&path.index(i), key.as_str(), detail);
         }
     }
 }
@@ -261,5 +316,66 @@ pub(super) fn validate_spread(
 pub(super) fn validate_node_name(name: Option<&str>, path: &Path, errors: &mut FieldErrors) {
     if let Some(name) = name.filter(|n| !n.is_empty()) {
         subdomain(errors, path, name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn texts(errors: FieldErrors) -> Vec<String> {
+        errors.into_vec().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn constraints_are_said_once_and_their_keys_too() {
+        let constraint = |more: Value| {
+            let mut constraint =
+                json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
+            constraint.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value(constraint).unwrap()
+        };
+        let constraints = [
+            constraint(json!({"minDomains": 0, "matchLabelKeys": ["a"]})),
+            constraint(json!({"matchLabelKeys": ["a"], "labelSelector": {"matchLabels": {"a": "b"}}})),
+        ];
+        let mut errors = FieldErrors::new();
+        validate_spread(&constraints, &Path::new("s"), &mut errors);
+        assert_eq!(
+            texts(errors),
+            [
+                "s[0].{topologyKey, whenUnsatisfiable}: Duplicate value: \"{zone, DoNotSchedule}\"",
+                "s[0].minDomains: Invalid value: 0: must be greater than zero",
+                "s[0].matchLabelKeys: Forbidden: must not be specified when labelSelector is not set",
+                "s[1].matchLabelKeys[0]: Invalid value: \"a\": exists in both matchLabelKeys and labelSelector",
+            ]
+        );
+    }
+
+    #[test]
+    fn terms_name_labels_and_nodes() {
+        let affinity = json!({
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "a", "operator": "In", "values": ["b c"]}]},
+                {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["N"]}]}]}},
+            "podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone",
+                "labelSelector": {}, "namespaces": ["N"], "matchLabelKeys": ["a"], "mismatchLabelKeys": ["a"]}]}});
+        let affinity: Affinity = serde_json::from_value(affinity).unwrap();
+        let mut errors = FieldErrors::new();
+        validate_affinity(Some(&affinity), &Path::new("a"), &mut errors);
+        let fields: Vec<String> = errors.into_vec().into_iter().map(|error| error.field).collect();
+        let node = "a.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+        let pod = "a.podAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]";
+        assert_eq!(
+            fields,
+            [
+                format!("{node}[0].matchExpressions[0].values[0]"),
+                format!("{node}[1].matchFields[0].values[0]"),
+                format!("{pod}.namespace"),
+                format!("{pod}.matchLabelKeys[0]"),
+            ]
+        );
     }
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{PodDNSConfig, PodSpec};
 
 use super::containers::{self, Surroundings};
-use super::{scheduling, volumes};
+use super::{scheduling, security, volumes};
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::{in_range, invalid_each, ip, json, label, one_of, required_one_of, subdomain};
 use crate::meta;
@@ -18,6 +18,8 @@ pub(crate) fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let around = Surroundings {
         volumes: spec.volumes.as_deref().unwrap_or_default(),
         grace: spec.termination_grace_period_seconds.unwrap_or(30),
+        host_users: spec.host_users != Some(false),
+        restart_policy: spec.restart_policy.as_deref().unwrap_or_default(),
     };
     volumes::validate(around.volumes, &path.child("volumes"), errors);
     containers::validate(&spec.containers, &around, &path.child("containers"), errors);
@@ -33,7 +35,7 @@ pub(crate) fn validate(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     validate_names(spec, path, errors);
     let tolerations = spec.tolerations.as_deref().unwrap_or_default();
     scheduling::validate_tolerations(tolerations, &path.child("tolerations"), errors);
-    validate_security(spec, path, errors);
+    security::validate_pod(spec, path, errors);
 }
 
 fn validate_ephemeral(spec: &PodSpec, around: &Surroundings<'_>, path: &Path, errors: &mut FieldErrors) {
@@ -67,7 +69,11 @@ fn validate_policies(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     }
     validate_dns(spec, &path.child("dnsConfig"), errors);
     if let Some(os) = &spec.os {
-        required_one_of(errors, &path.child("os").child("name"), Some(&os.name), &["linux", "windows"]);
+        if os.name.is_empty() {
+            errors.required(&path.child("os").child("name"), "cannot be empty");
+        } else {
+            one_of(errors, &path.child("os"), &os.name, &["linux", "windows"]);
+        }
     }
 }
 
@@ -116,8 +122,6 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
 fn validate_host(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     if spec.host_network == Some(true) {
         containers::validate_host_network(&spec.containers, &path.child("containers"), errors);
-        let init = spec.init_containers.as_deref().unwrap_or_default();
-        containers::validate_host_network(init, &path.child("initContainers"), errors);
     }
     if spec.share_process_namespace == Some(true) && spec.host_pid == Some(true) {
         let detail = "ShareProcessNamespace and HostPID cannot both be enabled";
@@ -174,41 +178,6 @@ fn validate_names(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-fn validate_security(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
-    let Some(context) = &spec.security_context else { return };
-    let path = path.child("securityContext");
-    let ids = [
-        ("fsGroup", context.fs_group),
-        ("runAsUser", context.run_as_user),
-        ("runAsGroup", context.run_as_group),
-    ];
-    for (field, id) in ids {
-        if let Some(id) = id {
-            in_range(errors, &path.child(field), id, 0, i64::from(i32::MAX));
-        }
-    }
-    for (field, policy, known) in [
-        ("fsGroupChangePolicy", &context.fs_group_change_policy, ["Always", "OnRootMismatch"]),
-        ("supplementalGroupsPolicy", &context.supplemental_groups_policy, ["Merge", "Strict"]),
-    ] {
-        if let Some(policy) = policy {
-            one_of(errors, &path.child(field), policy, &known);
-        }
-    }
-    for (i, group) in context.supplemental_groups.iter().flatten().enumerate() {
-        in_range(errors, &path.child("supplementalGroups").index(i), *group, 0, i64::from(i32::MAX));
-    }
-    let mut names = std::collections::HashSet::new();
-    for (i, sysctl) in context.sysctls.iter().flatten().enumerate() {
-        let path = path.child("sysctls").index(i).child("name");
-        if sysctl.name.is_empty() {
-            errors.required(&path, "");
-        } else if !names.insert(sysctl.name.as_str()) {
-            errors.duplicate(&path, sysctl.name.as_str());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -221,7 +190,6 @@ mod tests {
         let spec: PodSpec = serde_json::from_value(spec).unwrap();
         let mut errors = FieldErrors::new();
         validate_policies(&spec, &Path::new("spec"), &mut errors);
-        validate_security(&spec, &Path::new("spec"), &mut errors);
         errors.into_vec().iter().map(ToString::to_string).collect()
     }
 
@@ -253,19 +221,11 @@ mod tests {
     }
 
     #[test]
-    fn systems_and_policies_are_known_ones() {
+    fn systems_are_known_ones() {
         assert!(wrong(json!({"os": {"name": "linux"}})).is_empty());
         assert_eq!(
             wrong(json!({"os": {"name": "plan9"}})),
-            ["spec.os.name: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\""]
-        );
-        let context = json!({"fsGroupChangePolicy": "Never", "supplementalGroupsPolicy": "None"});
-        assert_eq!(
-            wrong(json!({"securityContext": context})),
-            [
-                "spec.securityContext.fsGroupChangePolicy: Unsupported value: \"Never\": supported values: \"Always\", \"OnRootMismatch\"",
-                "spec.securityContext.supplementalGroupsPolicy: Unsupported value: \"None\": supported values: \"Merge\", \"Strict\"",
-            ]
+            ["spec.os: Unsupported value: \"plan9\": supported values: \"linux\", \"windows\""]
         );
     }
 }

@@ -157,3 +157,26 @@ fn what_the_world_reaches_is_checked() {
     let texts: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
     assert_eq!(texts, ["spec.loadBalancerClass: Invalid value: \"a\": may not change once set"]);
 }
+
+#[test]
+fn health_checks_keep_their_port() {
+    let spec = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+    let mut old = service(spec.clone());
+    assert!(needs_health_check_port(&old));
+    set_health_check_port(&mut old, 30999);
+    assert!(!needs_health_check_port(&old));
+    assert_eq!(health_check_port(&updated(&old, spec.clone())), Some(30999));
+
+    let mut moved = spec.clone();
+    moved["healthCheckNodePort"] = json!(31000);
+    let mut found = FieldErrors::new();
+    Kind::validate_update(&updated(&old, moved), &old, &mut found);
+    let texts: Vec<String> = found.into_vec().iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["spec.healthCheckNodePort: Forbidden: field is immutable"]);
+
+    let mut cluster = serde_json::to_value(&old.spec).unwrap();
+    cluster["externalTrafficPolicy"] = json!("Cluster");
+    let cluster = updated(&old, cluster);
+    assert_eq!(health_check_port(&cluster), None);
+    assert!(errors(&cluster).is_empty());
+}

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 
-use super::{HEADLESS, type_of};
+use super::{HEADLESS, health_check_port, type_of};
 use crate::field::{CauseKind, FieldErrors, Path};
 use crate::kinds::check::{
     in_range, invalid_each, ip, is_cidr, json, label, one_of, port, port_or_name, required_one_of, subdomain,
@@ -227,6 +227,7 @@ pub(super) fn validate_update(new: &Service, old: &Service, errors: &mut FieldEr
         let path = Path::new("spec").child("loadBalancerClass");
         errors.invalid(&path, class(new), "may not change once set");
     }
+    validate_health_check_stays(new, old, errors);
     if type_of(new) == "ExternalName" || type_of(old) == "ExternalName" {
         return;
     }
@@ -240,5 +241,13 @@ pub(super) fn validate_update(new: &Service, old: &Service, errors: &mut FieldEr
         }
         (None, Some(_)) => errors.invalid(&path, json(&new_ips), "primary clusterIP can not be unset"),
         _ => {}
+    }
+}
+
+/// Load balancers were told the port once.
+fn validate_health_check_stays(new: &Service, old: &Service, errors: &mut FieldErrors) {
+    let wants = |service: &Service| service.spec.as_ref().is_some_and(super::wants_health_check);
+    if wants(new) && wants(old) && health_check_port(new) != health_check_port(old) {
+        errors.forbidden(&Path::new("spec").child("healthCheckNodePort"), "field is immutable");
     }
 }
