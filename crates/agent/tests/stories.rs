@@ -6,9 +6,11 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_model::Key;
+use balsa_model::strategy::DeleteOptions;
 use balsa_runtime::{PullReason, SimulatedRuntime};
 use common::{World, condition, first, waiting};
-use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod};
 use serde_json::json;
 
 async fn world(runtime: SimulatedRuntime) -> World {
@@ -247,4 +249,25 @@ async fn a_pause_image_that_somebody_removed_is_brought_again() {
     world.ready("web").await;
     let reasons = world.reasons().await;
     assert!(!reasons.iter().any(|reason| reason == "FailedCreatePodSandBox"), "{reasons:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_is_deleted_by_force_blocks_no_successor() {
+    let world = world(SimulatedRuntime::new()).await;
+    // Its containers are a long time ending.
+    let slow = json!({"preStop": {"sleep": {"seconds": 600}}});
+    let spec = |lifecycle: &serde_json::Value| {
+        json!({"terminationGracePeriodSeconds": 600, "containers": [{"name": "c", "image": "web:1",
+            "lifecycle": lifecycle, "ports": [{"containerPort": 80, "hostPort": 80}]}]})
+    };
+    world.pod("first", spec(&slow)).await;
+    world.ready("first").await;
+    world.pod("second", spec(&json!(null))).await;
+    let refused = world.until("second", "refused", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(refused.reason.as_deref(), Some("NodePorts"));
+    let at_once = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    world.client.api::<Pod>().delete(&Key::new("default", "first"), "", at_once).await.unwrap();
+    world.pod("third", spec(&json!(null))).await;
+    world.ready("third").await;
+    assert_eq!(world.containers().await, 4, "the first one is still on its way out");
 }

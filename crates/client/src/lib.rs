@@ -10,6 +10,7 @@
 
 mod api;
 mod backend;
+mod disruption;
 pub mod events;
 mod informer;
 pub mod memory;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use balsa_client::{Client, Next, Queue, Reconciler};
 use balsa_model::kinds::pod::set_disrupted;
-use balsa_model::strategy::{DeleteOptions, Part};
+use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
@@ -101,14 +101,13 @@ impl PodGc {
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), Failure> {
-        let (key, api) = (key_of(&pod.metadata), self.client.api::<Pod>());
-        if !pods::is_terminal(pod) {
-            let now = self.clock.now_seconds();
-            api.modify(&key, Part::Status, |pod: &mut Pod| mark_failed(pod, now)).await?;
-        }
+        let (key, now) = (key_of(&pod.metadata), self.clock.now_seconds());
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+        let mark = |pod: &mut Pod| mark_failed(pod, now);
+        self.client.api::<Pod>().mark_and_delete(&key, uid, mark, options).await?;
         metrics::counter!("pod_gc_collector_force_delete_pods_total").increment(1);
-        api.delete(&key, pod.metadata.uid.as_deref().unwrap_or_default(), options).await
+        Ok(())
     }
 }
 

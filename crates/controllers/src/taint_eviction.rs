@@ -14,7 +14,7 @@ use balsa_client::events::reference_of;
 use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
 use balsa_model::kinds::node;
 use balsa_model::kinds::pod::set_disrupted;
-use balsa_model::strategy::{DeleteOptions, Part};
+use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
@@ -122,14 +122,13 @@ impl TaintEviction {
         if at > now {
             return Ok(Some(now.duration_until(at).try_into().unwrap_or_default()));
         }
-        let message = format!("Marking for deletion Pod {key}");
-        self.recorder.event(&reference_of(&object), "Normal", "TaintManagerEviction", message);
-        metrics::counter!("taint_eviction_controller_pod_deletions_total").increment(1);
         let (api, now) = (self.client.api::<Pod>(), self.clock.now_seconds());
         let why = "Taint manager: deleting due to NoExecute taint";
         let mark = |pod: &mut Pod| set_disrupted(pod, "DeletionByTaintManager", why, now);
-        api.modify(key, Part::Status, mark).await?;
-        api.delete(key, object.uid(), DeleteOptions::default()).await?;
+        api.mark_and_delete(key, object.uid(), mark, DeleteOptions::default()).await?;
+        let message = format!("Marking for deletion Pod {key}");
+        self.recorder.event(&reference_of(&object), "Normal", "TaintManagerEviction", message);
+        metrics::counter!("taint_eviction_controller_pod_deletions_total").increment(1);
         Ok(None)
     }
 }

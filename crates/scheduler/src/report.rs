@@ -70,8 +70,7 @@ impl Reporter {
         let (now, why) =
             (self.clock.now_seconds(), "default-scheduler: preempting to accommodate a higher priority pod");
         let mark = |pod: &mut Pod| pod::set_disrupted(pod, "PreemptionByScheduler", why, now);
-        api.modify(&victim.key, Part::Status, mark).await?;
-        api.delete(&victim.key, &victim.uid, DeleteOptions::default()).await
+        api.mark_and_delete(&victim.key, &victim.uid, mark, DeleteOptions::default()).await
     }
 
     /// These pods have none, and why.

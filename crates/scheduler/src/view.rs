@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use balsa_model::Key;
 use balsa_model::kinds::node;
-use balsa_model::kinds::pod::Requests;
+use balsa_model::kinds::pod::{HostPort, Requests};
 use balsa_model::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -33,7 +33,7 @@ pub(crate) struct NodeView {
     pub(crate) pods: Vec<Arc<Needs>>,
     pub(crate) requested: Requests,
     pub(crate) weight: (i64, i64),
-    pub(crate) ports: Vec<balsa_model::kinds::pod::HostPort>,
+    pub(crate) ports: Vec<HostPort>,
     /// Its machine's address, if others can reach that: nodes of one machine have the same.
     pub(crate) address: String,
     /// Pods by group.

@@ -66,6 +66,8 @@ fn pods(node: &Node, app: &str) -> Result<Vec<(String, String)>, String> {
 
 #[track_caller]
 fn all_are_on(node: &Node, app: &str, expected: &[&str]) {
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
     wait_until(&format!("the pods of {app} are on {expected:?}"), PATIENCE, || {
         let found = pods(node, app)?;
         let mut on: Vec<&str> = found.iter().map(|(_, node)| node.as_str()).collect();

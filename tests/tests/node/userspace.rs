@@ -6,7 +6,7 @@ use std::fs::Permissions;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use balsa_testkit::{Cluster, Options, get, images, wait_until};
 
@@ -129,6 +129,8 @@ impl Outside {
         std::fs::set_permissions(&script, Permissions::from_mode(0o755)).unwrap();
         let mut outside = Self { name: format!("balsa-out-{}", std::process::id()), server: None };
         let (name, address, gateway) = (&outside.name, Self::ADDRESS, Self::GATEWAY);
+        // One that was killed left its link here.
+        Command::new("ip").args(["link", "del", "out77"]).stderr(Stdio::null()).status().ok();
         ip(&format!("netns add {name}"));
         ip(&format!("link add out77 type veth peer name eth0 netns {name}"));
         ip(&format!("addr add {gateway}/30 dev out77"));

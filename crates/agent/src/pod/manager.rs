@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use balsa_client::{Changed, Informer};
 use balsa_model::Object;
-use balsa_model::kinds::pod::is_terminal;
+use balsa_model::kinds::pod::{host_ports, is_terminal};
 use balsa_rt::{Backoff, CancellationToken, Scope, TaskKind};
 use balsa_runtime::{ContainerEventKind, ListFilter, labels};
 use futures::StreamExt as _;
@@ -89,7 +89,9 @@ impl Pods {
 
     /// Every pod that is wanted here.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
-        self.lock().values().map(|handle| handle.desired().pod).collect()
+        let all = self.lock();
+        let wanted = all.values().map(PodHandle::desired).filter(|desired| !desired.orphaned);
+        wanted.map(|desired| desired.pod).collect()
     }
 
     /// Puts a pod out for a reason that its status will tell; false when that is under way already.
@@ -156,7 +158,7 @@ impl Pods {
                 if old.is_none_or(|old| differs(old, object)) {
                     self.cache.keep(object.uid(), object.bytes());
                 }
-                if !self.has(object.uid()) && has_host_ports(pod) {
+                if !self.has(object.uid()) && !host_ports(pod).is_empty() {
                     self.adopt_ports(informer);
                 }
                 self.want(Arc::new(pod.clone()));
@@ -174,10 +176,13 @@ impl Pods {
 
     fn want(&self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        let with_host_ports = has_host_ports(&pod);
-        let desired = Desired { pod, orphaned: false };
-        self.keep_actor(uid, desired);
-        if with_host_ports {
+        self.keep_actor(uid, Desired { pod: pod.clone(), orphaned: false });
+        self.tell_host_ports(&pod);
+    }
+
+    /// Something is new about a pod: whoever keeps the rules for host ports looks again, if it has any.
+    fn tell_host_ports(&self, pod: &Pod) {
+        if !host_ports(pod).is_empty() {
             self.host_ports.send_modify(|count| *count += 1);
         }
     }
@@ -213,13 +218,16 @@ impl Pods {
         Some(refused)
     }
 
-    /// The server has the pod no more.
+    /// The server has the pod no more. What is left of it ends, and keeps its ports from nobody meanwhile: a
+    /// successor would be refused for good.
     fn unwant(&self, uid: &str) {
         self.cache.forget(uid);
         self.node.board.forget(uid);
+        self.node.host_ports.forget(uid);
         if let Some(handle) = self.lock().get(uid) {
             let desired = handle.desired();
-            handle.update(Desired { orphaned: true, ..desired });
+            handle.update(Desired { orphaned: true, ..desired.clone() });
+            self.tell_host_ports(&desired.pod);
         }
     }
 
@@ -232,13 +240,13 @@ impl Pods {
     /// Nothing of the pod is left. While the server still shows it, the last status waits to be written.
     fn on_ended(&self, uid: &str, informer: &Informer) {
         let was = self.lock().remove(uid);
-        self.node.host_ports.release(uid);
-        if was.is_some_and(|handle| has_host_ports(&handle.desired().pod)) {
-            self.host_ports.send_modify(|count| *count += 1);
+        if let Some(was) = was {
+            self.tell_host_ports(&was.desired().pod);
         }
         self.cache.forget(uid);
         if !informer.list().iter().any(|object| object.uid() == uid) {
             self.node.board.forget(uid);
+            self.node.host_ports.forget(uid);
         }
     }
 
@@ -309,11 +317,6 @@ impl Pods {
 fn was_taken_up(pod: &Pod) -> bool {
     let began = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
     began && !is_terminal(pod)
-}
-
-fn has_host_ports(pod: &Pod) -> bool {
-    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
-    containers.flat_map(|container| container.ports.iter().flatten()).any(|port| port.host_port.is_some())
 }
 
 /// More than the status has changed: statuses are our own and need not be kept.

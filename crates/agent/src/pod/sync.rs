@@ -343,6 +343,8 @@ impl PodWork {
             self.post(&observed, &nothing, true, false);
         }
         terminate::clean_up(&self.node, &self.pod, &observed).await?;
+        // Before the server hears of it: a successor comes as soon as it does.
+        self.node.host_ports.release(self.uid());
         if report {
             self.post(&observed, &nothing, true, true);
         }

@@ -244,16 +244,21 @@ pub fn available_at(pod: &Pod, min_ready_seconds: i32) -> Option<Timestamp> {
 pub fn set_disrupted(pod: &mut Pod, reason: &str, message: &str, now: Timestamp) -> bool {
     let conditions = pod.status.get_or_insert_default().conditions.get_or_insert_default();
     let known = conditions.iter().position(|condition| condition.type_ == "DisruptionTarget");
+    let before = known.map(|at| &conditions[at]).filter(|condition| condition.status == "True");
+    if before.is_some_and(|condition| condition.reason.as_deref() == Some(reason)) {
+        return false;
+    }
+    // Another reason is no transition: the time is that of the status.
+    let since = before.and_then(|condition| condition.last_transition_time.clone());
     let condition = PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
         reason: Some(reason.to_owned()),
         message: Some(message.to_owned()),
-        last_transition_time: Some(Time(now)),
+        last_transition_time: Some(since.unwrap_or(Time(now))),
         ..PodCondition::default()
     };
     match known {
-        Some(at) if conditions[at].reason.as_deref() == Some(reason) => return false,
         Some(at) => conditions[at] = condition,
         None => conditions.push(condition),
     }
@@ -281,11 +286,14 @@ impl HostPort {
     }
 }
 
-/// The ports of its node that it takes.
+/// The ports of its node that it takes, for its containers and its sidecars. Other init containers have ended
+/// before anybody asks for their ports.
 pub fn host_ports(pod: &Pod) -> Vec<HostPort> {
     let Some(spec) = &pod.spec else { return Vec::new() };
     let own_network = spec.host_network != Some(true);
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    let init = spec.init_containers.iter().flatten();
+    let sidecars = init.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
         // On the node's own network every port of a container is one of the node.
         let number =
@@ -412,6 +420,38 @@ mod tests {
         ] {
             assert_eq!(errors(spec(extra)), [wanted]);
         }
+    }
+
+    #[test]
+    fn a_disruption_is_told_once() {
+        let at = |seconds: i64| Timestamp::from_second(seconds).unwrap();
+        let since = |pod: &Pod| condition(pod, "DisruptionTarget").unwrap().last_transition_time.clone();
+        let mut pod = pod(json!({"status": {"conditions": [{"type": "DisruptionTarget", "status": "False",
+            "reason": "A", "lastTransitionTime": "1970-01-01T00:00:01Z"}]}}));
+        assert!(set_disrupted(&mut pod, "A", "a", at(2)), "it was not to go before");
+        assert!(has_condition(&pod, "DisruptionTarget"));
+        assert_eq!(since(&pod), Some(Time(at(2))));
+        assert!(!set_disrupted(&mut pod, "A", "a", at(3)));
+        assert!(set_disrupted(&mut pod, "B", "b", at(4)));
+        assert_eq!(condition(&pod, "DisruptionTarget").unwrap().reason.as_deref(), Some("B"));
+        assert_eq!(since(&pod), Some(Time(at(2))), "it has been to go since then");
+    }
+
+    #[test]
+    fn which_ports_of_its_node_it_takes() {
+        let ports = |host_network: bool| {
+            let container = |name: &str, policy: Option<&str>, port: Value| json!({"name": name, "restartPolicy": policy, "ports": [port]});
+            let pod = pod(json!({"spec": {"hostNetwork": host_network,
+                "initContainers": [
+                    container("side", Some("Always"), json!({"containerPort": 1, "hostPort": 1})),
+                    container("init", None, json!({"containerPort": 2, "hostPort": 2}))],
+                "containers": [
+                    container("a", None, json!({"containerPort": 3, "hostPort": 30})),
+                    container("b", None, json!({"containerPort": 4}))]}}));
+            host_ports(&pod).iter().map(|taken| taken.port).collect::<Vec<_>>()
+        };
+        assert_eq!(ports(false), [1, 30]);
+        assert_eq!(ports(true), [1, 30, 4]);
     }
 
     #[test]
