@@ -8,6 +8,9 @@ ifneq ($(wildcard /usr/lib/ccache),)
 export PATH := /usr/lib/ccache:$(PATH)
 endif
 
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
 .PHONY: help run clean-cluster test simulate robustness soak verify fix bench
 
 help: ## This list.

@@ -64,9 +64,13 @@ missing_packages() {
     command -v "${pair%%:*}" >/dev/null || found="$found ${pair#*:}"
   done
   # bindgen, which RocksDB's bindings are made with, loads the library itself.
-  ls /usr/lib/llvm-*/lib/libclang*.so* /usr/lib/*/libclang*.so* >/dev/null 2>&1 || found="$found libclang-dev"
+  if ! has_libclang; then found="$found libclang-dev"; fi
   if ! has_static_busybox; then found="$found busybox-static"; fi
   printf '%s\n' $found | sort -u
+}
+
+has_libclang() {
+  [ -n "$(find "${LIBCLANG_PATH:-/usr/lib}" /usr/lib /usr/lib64 /usr/local/lib -maxdepth 3 -name 'libclang*.so*' -print -quit 2>/dev/null)" ]
 }
 
 has_static_busybox() {

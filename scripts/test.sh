@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
+# Suites make network namespaces, loop devices and services' rules.
+if [ -n "$SUDO" ]; then die "the tests need root, all of them: sudo make test (with rustup's cargo in root's PATH, or sudo -E)"; fi
 # shellcheck disable=SC2086 # words
 need_packages $TEST_PACKAGES
 need_tools

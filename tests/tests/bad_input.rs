@@ -289,7 +289,7 @@ fn immutable_fields() -> Vec<Bad> {
             &["spec.clusterIPs[0]"],
         ),
         Bad::patch(
-            "another class of a claim",
+            "other access modes of a claim",
             format!("{CLAIMS}/box"),
             &json!({"spec": {"accessModes": ["ReadWriteMany"]}}),
         )

@@ -3,22 +3,32 @@
 use balsa_model::status::Cause;
 use balsa_model::{Failure, Reason};
 use prost::Message as _;
+use prost_types::Any;
 use tonic::{Code, Status};
 
 use crate::v1::{ErrorDetails, error_details};
 
-/// A refusal as a gRPC status with [`ErrorDetails`].
+/// Names [`ErrorDetails`] among the details of a status.
+const TYPE: &str = "type.googleapis.com/balsa.v1.ErrorDetails";
+
+/// A refusal as a gRPC status with [`ErrorDetails`], in the form that gRPC libraries expect: a `google.rpc.Status`.
 pub fn to_status(failure: &Failure) -> Status {
-    let details: ErrorDetails = failure.into();
-    Status::with_details(code(failure.reason), failure.message.clone(), details.encode_to_vec().into())
+    let (code, message) = (code(failure.reason), failure.message.clone());
+    let details = Any { type_url: TYPE.to_owned(), value: ErrorDetails::from(failure).encode_to_vec() };
+    let status = tonic_types::Status { code: code.into(), message: message.clone(), details: vec![details] };
+    Status::with_details(code, message, status.encode_to_vec().into())
+}
+
+/// What a status says beside its code and message, if it does.
+pub fn details_of(status: &Status) -> Option<ErrorDetails> {
+    let status = tonic_types::Status::decode(status.details()).ok()?;
+    let details = status.details.iter().find(|details| details.type_url == TYPE)?;
+    ErrorDetails::decode(details.value.as_slice()).ok()
 }
 
 /// A gRPC status as a refusal; one without details keeps the sense of its code.
 pub fn from_status(status: &Status) -> Failure {
-    match ErrorDetails::decode(status.details()) {
-        Ok(details) if !details.reason.is_empty() => details.into(),
-        _ => Failure::new(reason(status.code()), status.message()),
-    }
+    details_of(status).map_or_else(|| Failure::new(reason(status.code()), status.message()), Failure::from)
 }
 
 fn code(reason: Reason) -> Code {
@@ -103,6 +113,7 @@ impl From<ErrorDetails> for Failure {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     #[test]
@@ -111,7 +122,12 @@ mod tests {
             .cause("FieldValueInvalid", "Invalid value: -1", "spec.replicas")
             .retry_after(3)
             .at_revision(7);
-        assert_eq!(from_status(&to_status(&failure)), failure);
+        let status = to_status(&failure);
+        assert_eq!(from_status(&status), failure);
+        // What other libraries read.
+        let read = tonic_types::Status::decode(status.details()).unwrap();
+        assert_eq!((read.code, read.message.as_str()), (status.code().into(), failure.message.as_str()));
+        assert_eq!(read.details[0].type_url, TYPE);
     }
 
     #[test]

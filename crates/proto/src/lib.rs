@@ -5,7 +5,7 @@
 
 mod failure;
 
-pub use failure::{from_status, to_status};
+pub use failure::{details_of, from_status, to_status};
 
 #[expect(missing_docs, clippy::all, reason = "generated; documented in proto/")]
 pub mod v1 {

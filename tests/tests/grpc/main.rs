@@ -73,8 +73,7 @@ fn parsed(object: Option<v1::Object>) -> Value {
 
 /// The reason of a refusal, as REST would have given it.
 fn reason(status: &Status) -> String {
-    use prost::Message as _;
-    v1::ErrorDetails::decode(status.details()).unwrap().reason
+    balsa_proto::details_of(status).unwrap().reason
 }
 
 async fn create(objects: &mut Objects, plural: &str, object: Value, dry_run: bool) -> Value {

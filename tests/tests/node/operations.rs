@@ -15,7 +15,7 @@ const SERVER: &[&str] = &[
     "apiserver_request_total{",
     "balsa_state_watchers{",
     "apiserver_storage_objects{",
-    "balsa_state_watchers{",
+    "apiserver_longrunning_requests{",
     "balsa_raft_term",
     "balsa_raft_is_leader 1",
     "balsa_log_apply_lag",
