@@ -28,6 +28,7 @@ fn a_newcomer_runs_it_and_cleans_up() {
     let mut run = newcomer.types("run.sh");
     let address = run.address();
     assert!(get(address, "/").unwrap().contains("Phippy"));
+    newcomer.is_settled();
     let first = hers(&newcomer);
     run.is_interrupted();
     assert_eq!(hers(&newcomer), first, "Ctrl-C leaves the containers");
@@ -76,6 +77,19 @@ impl Newcomer {
     }
 }
 
+impl Newcomer {
+    /// Waits until nothing is on its way out any more that earlier chapters have made.
+    fn is_settled(&self) {
+        let going =
+            ["get", "pods", "-A", "-o", "jsonpath={.items[*].metadata.deletionTimestamp}", "--kubeconfig"];
+        wait_until("no pod is ending", PATIENCE, || {
+            let told =
+                Command::new(balsa()).args(going).arg(self.data.join("admin.kubeconfig")).output().unwrap();
+            if told.status.success() && told.stdout.is_empty() { Ok(()) } else { Err(format!("{told:?}")) }
+        });
+    }
+}
+
 impl Drop for Newcomer {
     /// Also after a test that has failed.
     fn drop(&mut self) {
@@ -89,7 +103,21 @@ struct Script {
     said: Arc<Mutex<String>>,
 }
 
+impl Drop for Script {
+    /// A test that has failed leaves none behind that would go on with the story.
+    fn drop(&mut self) {
+        if let Ok(None) = self.child.try_wait() {
+            killpg(self.group(), Signal::SIGKILL).ok();
+            self.child.wait().ok();
+        }
+    }
+}
+
 impl Script {
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id().try_into().unwrap())
+    }
+
     fn start(command: &mut Command) -> Self {
         let piped = command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = piped.process_group(0).spawn().unwrap();
@@ -123,7 +151,7 @@ impl Script {
     /// Ctrl-C.
     #[track_caller]
     fn is_interrupted(&mut self) {
-        killpg(Pid::from_raw(self.child.id().try_into().unwrap()), Signal::SIGINT).unwrap();
+        killpg(self.group(), Signal::SIGINT).unwrap();
         self.says("Stopping the servers. The containers stay");
         self.has_ended_well();
     }
