@@ -62,6 +62,9 @@ mod volumes;
 
 pub use caches::Caches;
 
+/// How long a node may be silent unless somebody says otherwise; Kubernetes' default.
+pub const NODE_GRACE: Duration = Duration::from_secs(40);
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +108,7 @@ impl Default for ControllerConfig {
     fn default() -> Self {
         Self {
             cluster_cidr: None,
-            node_grace: Duration::from_secs(40),
+            node_grace: NODE_GRACE,
             node_period: Duration::from_secs(5),
             ended_pods: 12_500,
             root_ca: String::new(),

@@ -24,6 +24,11 @@ pub trait DiskFaults: Debug + Send + Sync + 'static {
     fn synced(&self);
 }
 
+/// How often a leader says that it lives, in a LAN.
+pub const HEARTBEAT: Duration = Duration::from_millis(50);
+/// The leader's lease in a LAN, and the longest that a follower waits after it.
+pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// How one server keeps the log.
 #[derive(Clone, Debug)]
 pub struct LogConfig {
@@ -70,8 +75,8 @@ impl LogConfig {
             node_id,
             address: address.into(),
             name: String::new(),
-            heartbeat: Duration::from_millis(50),
-            election: Self::election(Duration::from_millis(250)),
+            heartbeat: HEARTBEAT,
+            election: Self::election(ELECTION_TIMEOUT),
             snapshot_after: 20_000,
             max_log_bytes: 256 << 20,
             keep_entries: 5_000,

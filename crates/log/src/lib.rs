@@ -48,7 +48,7 @@ mod writer;
 pub use async_trait::async_trait;
 pub use bytes::Bytes;
 
-pub use config::{DiskFaults, LogConfig};
+pub use config::{DiskFaults, ELECTION_TIMEOUT, HEARTBEAT, LogConfig};
 pub use error::{LogError, ProposeError, ReadError, StateMachineError};
 pub use handle::{Log, Turn};
 pub use leadership::Leadership;

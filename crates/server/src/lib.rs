@@ -28,10 +28,12 @@ mod sessions;
 mod signer;
 mod usage;
 
-pub use balsa_state::Revisions;
+pub use balsa_controllers::NODE_GRACE;
+pub use balsa_log::{ELECTION_TIMEOUT, HEARTBEAT};
+pub use balsa_state::{HISTORY_CHANGES, Revisions};
 pub use engine::{LocalBackend, MAX_OBJECT_BYTES};
 pub use fairness::Limits;
 pub use identity::{Authority, IdentityError, Issued, ServerId, SharedSettings, write_private};
 pub use members::machine;
 pub use restore::{Rewound, restore};
-pub use server::{HISTORY_CHANGES, NODE_GRACE, Server, ServerConfig, ServerError, nth_address};
+pub use server::{Server, ServerConfig, ServerError, nth_address};

@@ -36,13 +36,6 @@ const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 /// How long requests in flight may take to end at shutdown.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Changes that a server keeps unless told.
-pub const HISTORY_CHANGES: usize = 200_000;
-/// How long a node may be silent unless somebody says otherwise.
-pub const NODE_GRACE: Duration = Duration::from_secs(40);
-/// Of each kind, changes that are in memory too.
-const RECENT_CHANGES: usize = 4096;
-
 /// What a server is told.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
@@ -145,10 +138,11 @@ impl Server {
             Certificates::start(authority.clone(), wanted_certificate(&id, &config)?)?;
         let tls = listener::tls_config(authority.certificate(), certificates.resolver())?;
 
+        let usual = StateConfig::default();
         let state_config = StateConfig {
             history_changes: config.history_changes,
-            recent_changes: config.history_changes.min(RECENT_CHANGES),
-            ..StateConfig::default()
+            recent_changes: config.history_changes.min(usual.recent_changes),
+            ..usual
         };
         let machine = Machine::new(kinds::all(), state_config);
         let state = machine.state();

@@ -40,7 +40,7 @@ pub use history::{HistoryError, PastVersion};
 pub use machine::Machine;
 pub use refusal::Refusal;
 pub use replicas::{Check, Comparison, Replicas};
-pub use state::{Reached, State, StateConfig};
+pub use state::{HISTORY_CHANGES, Reached, State, StateConfig};
 pub use store::Store;
 pub use tables::{Revisions, TableError};
 pub use view::KindView;

@@ -24,6 +24,9 @@ use crate::view::{KindView, Rows};
 use crate::watch::{Start, Watch, WatchError, WatchRequest};
 use crate::watchers::{WatcherId, event_for};
 
+/// Changes that are kept in the history unless told.
+pub const HISTORY_CHANGES: usize = 200_000;
+
 /// How much is kept, and how long watchers are waited for.
 #[derive(Clone, Debug)]
 pub struct StateConfig {
@@ -48,7 +51,7 @@ impl Default for StateConfig {
     fn default() -> Self {
         Self {
             recent_changes: 4096,
-            history_changes: 200_000,
+            history_changes: HISTORY_CHANGES,
             history_bytes: 1 << 30,
             without_history: vec!["leases.coordination.k8s.io".to_owned()],
             watch_queue: 16_384,

@@ -27,9 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a token for the other servers is good for.
 const TOKEN_SECONDS: u32 = 600;
-/// Options of this command that are none of the servers'.
-const NOT_THEIRS: [&str; 3] = ["BALSA_DETACHED", "BALSA_TOKEN", "BALSA_CONFIG"];
-
+/// How the variables begin by which options are given.
+const VARIABLES: &str = "BALSA_";
 /// Options that each server has its own of.
 const OWN_FLAGS: [&str; 5] = ["data-dir", "bind", "advertise", "name", "join"];
 
@@ -199,8 +198,10 @@ impl Place {
             command.args(["--join", join]);
         }
         // Its command line says all: it must mean the same when it is started again from elsewhere.
-        for name in NOT_THEIRS.into_iter().map(str::to_owned).chain(settings.variables()?) {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if name.as_encoded_bytes().starts_with(VARIABLES.as_bytes()) {
+                command.env_remove(name);
+            }
         }
         if let Some(token) = token {
             command.env("BALSA_TOKEN", token);

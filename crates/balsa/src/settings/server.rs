@@ -140,8 +140,8 @@ impl ServerFlags {
             join: self.join.unwrap_or_default(),
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
-            heartbeat_interval: self.heartbeat_interval.unwrap_or(Period(Duration::from_millis(50))),
-            election_timeout: self.election_timeout.unwrap_or(Period(Duration::from_millis(250))),
+            heartbeat_interval: self.heartbeat_interval.unwrap_or(Period(balsa_server::HEARTBEAT)),
+            election_timeout: self.election_timeout.unwrap_or(Period(balsa_server::ELECTION_TIMEOUT)),
             node_monitor_grace_period: self
                 .node_monitor_grace_period
                 .unwrap_or(NodeGrace(balsa_server::NODE_GRACE)),
@@ -215,13 +215,6 @@ impl ServerSettings {
         let chosen =
             settings.filter(|(name, value)| !own.contains(&name.as_str()) && defaults[*name] != **value);
         Ok(chosen.map(|(name, value)| format!("--{name}={}", flag_value(value))).collect())
-    }
-
-    /// The environment variables that its flags can be given by.
-    pub(crate) fn variables(&self) -> serde_json::Result<Vec<String>> {
-        let settings = serde_json::to_value(self)?;
-        let names = settings.as_object().into_iter().flat_map(|settings| settings.keys());
-        Ok(names.map(|name| format!("BALSA_{}", name.to_uppercase().replace('-', "_"))).collect())
     }
 
     /// Where volumes are made that live on a node's disk.

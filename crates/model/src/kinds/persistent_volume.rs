@@ -13,7 +13,6 @@ use super::pod_spec::resources::canonical_list;
 use super::pod_spec::scheduling::validate_node_selector;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
-use crate::quantity::Quantity;
 use crate::table::{Cell, Column};
 
 mod source;
@@ -179,12 +178,6 @@ fn sources(spec: &Value) -> Vec<(&String, &Value)> {
 /// `Pending`, `Available`, `Bound`, `Released` or `Failed`.
 pub fn phase(volume: &PersistentVolume) -> &str {
     volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
-}
-
-/// How many bytes it holds.
-pub fn capacity_bytes(volume: &PersistentVolume) -> i64 {
-    let capacity = volume.spec.as_ref().and_then(|s| s.capacity.as_ref()?.get("storage"));
-    capacity.and_then(Quantity::of).map_or(0, Quantity::value)
 }
 
 #[cfg(test)]

@@ -390,10 +390,5 @@ pub fn set_health_check_port(service: &mut Service, node_port: i32) {
     service.spec.get_or_insert_default().health_check_node_port = Some(node_port);
 }
 
-/// Whether its endpoints follow from a selector; without one somebody else writes them.
-pub fn has_selector(service: &Service) -> bool {
-    service.spec.as_ref().is_some_and(|s| s.selector.as_ref().is_some_and(|l| !l.is_empty()))
-}
-
 #[cfg(test)]
 mod tests;

@@ -140,11 +140,6 @@ pub fn is_default(class: &StorageClass) -> bool {
         .any(|name| annotations.and_then(|a| a.get(*name)).is_some_and(|value| value == "true"))
 }
 
-/// Whether volumes wait for the pod that uses them, so that they are made where it runs.
-pub fn waits_for_consumer(class: &StorageClass) -> bool {
-    class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
