@@ -141,7 +141,10 @@ need_tools() {
 
 need_rust() {
   if ! command -v cargo >/dev/null; then
-    die "the Rust toolchain is missing. Install it, and then run this again:
+    local curl=
+    if ! command -v curl >/dev/null; then curl="
+  $SUDO${SUDO:+ }apt-get install -y curl ca-certificates"; fi
+    die "the Rust toolchain is missing. Install it, and then run this again:$curl
   curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y --profile default"
   fi
   local have want
@@ -189,14 +192,36 @@ need_docker() {
 need_balsa() {
   balsa=${BALSA_BIN:-$(target_dir)/release/balsa}
   if [ -n "${BALSA_BIN:-}" ]; then return; fi
-  need_rust
-  warn_long_build release
-  cargo build --release -p balsa
+  building release cargo build --release -p balsa
 }
 
-# Said once, before RocksDB is compiled for the first time.
-warn_long_build() {
-  if ! ls "$(target_dir)/$1"/build/librocksdb-sys-*/out/librocksdb.a >/dev/null 2>&1; then
+# building PROFILE COMMAND…: runs it, says before RocksDB is compiled for the first time that it takes long, and then how
+# far that is: cargo counts crates, and its bar stands still meanwhile.
+building() {
+  local profile=$1 watcher= status=0
+  shift
+  if ! ls "$(target_dir)/$profile"/build/librocksdb-sys-*/out/librocksdb.a >/dev/null 2>&1; then
     say "The first build takes long: a quarter of an hour on two cores, because of RocksDB. Later ones do not."
+    rocksdb_progress "$profile" &
+    watcher=$!
   fi
+  "$@" || status=$?
+  if [ -n "$watcher" ]; then kill "$watcher" 2>/dev/null || true; fi
+  return "$status"
+}
+
+# rocksdb_progress PROFILE: a line every ten seconds in which files were compiled, until somebody ends it.
+rocksdb_progress() {
+  local files done told=0 over=
+  # Over cargo's bar, which is drawn again when it has news.
+  if [ -t 2 ]; then over=$'\r\033[K'; fi
+  files=${CARGO_HOME:-$HOME/.cargo}/registry/src/*/librocksdb-sys-*/rocksdb_lib_sources.txt
+  while sleep 10 >/dev/null 2>&1; do
+    done=$(find "$(target_dir)/$1"/build/librocksdb-sys-*/out -maxdepth 1 -name '*.o' 2>/dev/null | wc -l)
+    if [ "$done" -gt "$told" ]; then
+      # shellcheck disable=SC2086 # a pattern
+      printf '%s     RocksDB: %d of %d files are compiled\n' "$over" "$done" "$(cat $files 2>/dev/null | wc -w)" >&2
+    fi
+    told=$done
+  done
 }

@@ -10,6 +10,7 @@ log=$data/balsa.log
 kubeconfig=$data/admin.kubeconfig
 
 say "Balsa: what is needed"
+if [ -z "${BALSA_BIN:-}" ]; then need_rust; fi
 need_packages
 need_docker
 

@@ -7,15 +7,14 @@ cd "$(dirname "$0")/.."
 
 # Suites make network namespaces, loop devices and services' rules.
 if [ -n "$SUDO" ]; then die "the tests need root, all of them: sudo make test (with rustup's cargo in root's PATH, or sudo -E)"; fi
+need_rust
 # shellcheck disable=SC2086 # words
 need_packages $TEST_PACKAGES
 need_tools
-need_rust
 need_docker
 scripts/clients.sh
 BALSA_CLIENTS=$(clients_dir)
 export BALSA_CLIENTS
-warn_long_build debug
 
 if [ -n "${KUBECTL:-}" ]; then
   if ! "$KUBECTL" version --client >/dev/null 2>&1; then die "KUBECTL is $KUBECTL, which is no kubectl"; fi
@@ -31,7 +30,7 @@ fi
 scripts/verify.sh
 # With the tests and not by itself: the same features of what both are made of, so nothing is built twice.
 say "== the tests, and the program that the end-to-end suites run"
-cargo build --workspace --bins --tests
+building debug cargo build --workspace --bins --tests
 BALSA_BIN=$(target_dir)/debug/balsa
 export BALSA_BIN
 say "== tests"

@@ -8,7 +8,7 @@ need_rust
 say "== formatting"
 cargo fmt --all --check
 say "== lints"
-cargo clippy --workspace --all-targets -- -D warnings
+building debug cargo clippy --workspace --all-targets -- -D warnings
 say "== floors: who may import whom"
 cargo test -p balsa-tests --test floors
 if command -v cargo-deny >/dev/null; then

@@ -17,7 +17,7 @@ use crate::config::LogConfig;
 use crate::error::{LogError, ProposeError, ReadError};
 use crate::leadership::{self, Leadership};
 use crate::log_store::LogStore;
-use crate::machine::{LogIndex, Machine, StateMachine};
+use crate::machine::{LogIndex, Machine, StateMachine, blocking};
 use crate::network::Network;
 use crate::read_index::{self, Waiter};
 use crate::service::{self, PeerServer};
@@ -212,7 +212,7 @@ impl Log {
     /// Hands leadership over if another voter can take it, and stops. What is acknowledged is on disk.
     ///
     /// # Errors
-    /// When openraft's task had panicked.
+    /// When openraft's task had panicked, or the disk fails.
     pub async fn shutdown(&self) -> Result<(), LogError> {
         self.hand_over().await;
         let stopped = self.shared.raft.shutdown().await;
@@ -220,7 +220,10 @@ impl Log {
         let told = async { self.leadership().wait_for(|now| !now.is_leader).await.map(|_| ()) };
         let _ = tokio::time::timeout(CLOSE_LIMIT, told).await;
         drop(self.shared.scope.lock().unwrap_or_else(PoisonError::into_inner).take());
-        stopped.map_err(|error| LogError::Fatal(error.to_string()))
+        stopped.map_err(|error| LogError::Fatal(error.to_string()))?;
+        // Nothing to apply again at the next start.
+        let store = self.shared.store.clone();
+        blocking(move || store.flush_tables()).await
     }
 
     /// Everything in the tables, as of now, as one stream that ends with its checksum: what `backup`

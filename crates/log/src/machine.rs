@@ -1,7 +1,7 @@
 //! The state machine as seen from outside ([`StateMachine`]) and as openraft wants it ([`Machine`]).
 //!
-//! What the machine wants in its tables is written with the index that they then reflect, in one
-//! unsynced batch: after a crash the entries behind that index are applied again. Replies leave after
+//! What the machine wants in its tables is written with the index that they then reflect, in one batch that
+//! is not made durable: after a crash the entries behind that index are applied again. Replies leave after
 //! the batch is written and the machine has published its views.
 
 use std::io;
@@ -210,7 +210,7 @@ impl Machine {
             let members = codec::stored_membership(&self.membership).encode_to_vec();
             self.store.put_meta(&mut batch, Key::Membership, &members)?;
         }
-        self.store.write(batch)
+        self.store.write_tables(batch)
     }
 }
 
@@ -254,7 +254,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder { store: self.store.clone(), log: self.log.clone(), meta: self.meta() }
+        SnapshotBuilder { store: self.store.clone(), meta: self.meta() }
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, data: SnapshotData) -> Result<(), io::Error> {
@@ -280,7 +280,6 @@ impl RaftStateMachine<Types> for Machine {
 /// are purged; bytes move when another server needs them.
 pub(crate) struct SnapshotBuilder {
     store: Arc<Store>,
-    log: LogStore,
     meta: SnapshotMeta,
 }
 
@@ -291,8 +290,9 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
         let begun = Instant::now();
         let mut batch = WriteBatch::default();
         self.store.put_meta(&mut batch, Key::Snapshot, b"")?;
-        self.store.write(batch)?;
-        self.log.sync().await?;
+        self.store.write_tables(batch)?;
+        let store = self.store.clone();
+        blocking(move || store.flush_tables()).await?;
         SnapshotWork::Build.done(begun);
         Ok(Snapshot { meta: self.meta.clone(), snapshot: SnapshotData::Tables(self.store.clone()) })
     }

@@ -269,7 +269,7 @@ fn replace(store: &Store, path: &Path, meta: &SnapshotMeta) -> Result<(), LogErr
     let copied = read(BufReader::new(file), |table, key, value| {
         batch.put_cf(store.family(table.family())?, key, value);
         if batch.size_in_bytes() >= BATCH_BYTES {
-            store.write(std::mem::take(&mut batch))?;
+            store.write_tables(std::mem::take(&mut batch))?;
         }
         Ok(())
     });
@@ -281,8 +281,8 @@ fn replace(store: &Store, path: &Path, meta: &SnapshotMeta) -> Result<(), LogErr
     store.put_meta(&mut batch, Key::Membership, &members)?;
     store.put_meta(&mut batch, Key::Snapshot, b"")?;
     store.delete_meta(&mut batch, Key::Installing)?;
-    store.write(batch)?;
-    store.sync()?;
+    store.write_tables(batch)?;
+    store.flush_tables()?;
     if let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(file = %path.display(), %error, "an installed snapshot stays until the next start");
     }
@@ -329,7 +329,7 @@ fn clear(store: &Store, table: Table) -> Result<(), LogError> {
     let mut batch = WriteBatch::default();
     batch.delete_range_cf(family, [].as_slice(), last.as_ref());
     batch.delete_cf(family, last);
-    store.write(batch)
+    store.write_tables(batch)
 }
 
 fn unusable(store: &Store, error: SnapshotError) -> LogError {

@@ -7,10 +7,12 @@
 //! | `objects` | the state machine's        | the state machine's                            |
 //! | `history` | the state machine's        | the state machine's                            |
 //!
-//! One write-ahead log serves all families, so what is written later is never on disk without what
-//! was written earlier: a synced entry makes the tables written before it durable too. Recovery
-//! forgives a torn record at the very end of that log (nobody was told that it is durable) and
-//! nothing else.
+//! What the log says of itself is in RocksDB's write-ahead log as soon as it is written, and durable with the
+//! next [`Store::sync`]. The state machine's tables and the index that they reflect are not: after a crash their
+//! entries are applied again, so writing them twice would be for nothing. They are durable with the next
+//! flush, which takes all families as of one moment (`atomic_flush`), and with [`Store::flush_tables`], which
+//! comes before entries are purged. Recovery forgives a torn record at the very end of the write-ahead log
+//! (nobody was told that it is durable) and nothing else.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +21,8 @@ use bytes::Bytes;
 use prost::Message;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
-    Direction, ErrorKind, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
+    Direction, ErrorKind, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use crate::codec::{self, CodecError, FORMAT, pb};
@@ -133,7 +136,8 @@ impl Store {
             .into_iter()
             .chain([ColumnFamilyDescriptor::new("default", Options::default())]);
         let database = path.join(DATABASE);
-        let db = DB::open_cf_descriptors(&database_options(), &database, families)
+        let db = database_options()
+            .and_then(|options| DB::open_cf_descriptors(&options, &database, families))
             .map_err(|error| opening_failed(path, &database, &error))?;
         let store = Self { db, path: path.to_owned(), faults };
         store.check_owner(node_id)?;
@@ -177,24 +181,40 @@ impl Store {
             .ok_or_else(|| self.corrupt(format!("column family {} is missing", family.name())))
     }
 
-    /// Writes `batch`: visible at once, durable with the next [`Self::sync`].
+    /// Writes `batch`: visible at once, durable with the next [`Self::sync`]. Not for tables.
     pub(crate) fn write(&self, batch: WriteBatch) -> Result<(), LogError> {
         self.db.write(batch).map_err(|error| self.error(&error))
     }
 
-    /// Makes everything written so far durable.
+    /// Writes tables and the index that they reflect: visible at once, durable with the next
+    /// [`Self::flush_tables`], and after a crash there as a whole or not at all.
+    pub(crate) fn write_tables(&self, batch: WriteBatch) -> Result<(), LogError> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(|error| self.error(&error))
+    }
+
+    /// Makes the tables durable, and all that was written before.
+    pub(crate) fn flush_tables(&self) -> Result<(), LogError> {
+        let families = Family::ALL.into_iter().map(|family| self.family(family));
+        let families = families.collect::<Result<Vec<_>, _>>()?;
+        self.durably(|| self.db.flush_cfs_opt(&families, &FlushOptions::default()))
+    }
+
+    /// Makes what was written so far durable, tables aside.
     pub(crate) fn sync(&self) -> Result<(), LogError> {
-        let Some(faults) = &self.faults else { return self.flush() };
+        self.durably(|| self.db.flush_wal(true))
+    }
+
+    fn durably(&self, sync: impl FnOnce() -> Result<(), rocksdb::Error>) -> Result<(), LogError> {
+        let sync = || sync().map_err(|error| self.error(&error));
+        let Some(faults) = &self.faults else { return sync() };
         faults
             .sync()
             .map_err(|error| LogError::Storage { path: self.path.clone(), detail: error.to_string() })?;
-        self.flush()?;
+        sync()?;
         faults.synced();
         Ok(())
-    }
-
-    fn flush(&self) -> Result<(), LogError> {
-        self.db.flush_wal(true).map_err(|error| self.error(&error))
     }
 
     /// Reads everything, so that damage is found before it is needed. Ends early once `stop` says so.
@@ -344,13 +364,15 @@ impl Store {
     }
 }
 
-fn database_options() -> Options {
+fn database_options() -> Result<Options, rocksdb::Error> {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_paranoid_checks(true);
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-    // Families that are seldom written (meta) are flushed so that old write-ahead logs can go.
+    // Tables are not in the write-ahead log: objects, history and the index that they reflect are flushed as
+    // one, or a crash could find them at different moments.
+    options.set_atomic_flush(true);
     options.set_max_total_wal_size(128 << 20);
     // Of all families together: a server that has long been idle has its write buffers full, too.
     options.set_db_write_buffer_size(24 << 20);
@@ -358,7 +380,8 @@ fn database_options() -> Options {
     options.set_max_open_files(512);
     options.set_log_level(LogLevel::Warn);
     options.set_keep_log_file_num(3);
-    options
+    // A store that is dropped is one that crashed: `Log::shutdown` flushes. The binding has no function for it.
+    options.get_options_from_string("avoid_flush_during_shutdown=true")
 }
 
 fn storage_error(path: &Path, error: &rocksdb::Error) -> LogError {
@@ -392,3 +415,6 @@ fn create_private_dir(path: &Path) -> Result<(), LogError> {
         .create(path)
         .map_err(|error| LogError::Storage { path: path.to_owned(), detail: error.to_string() })
 }
+
+#[cfg(test)]
+mod tests;

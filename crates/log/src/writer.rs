@@ -41,8 +41,8 @@ pub(crate) enum Write {
         vote: Vote,
         done: Done,
     },
-    /// Not waited for, and written along with whatever comes next: what it would save at a restart,
-    /// the tables' own `applied` saves almost always.
+    /// Not waited for, and written along with whatever comes next: it lets a restarted server apply at once
+    /// what its tables lack, and an election finds it out anyway.
     Committed(Option<LogId>),
     /// Entries from here on go.
     Truncate {
@@ -268,8 +268,8 @@ impl Worker {
         }
     }
 
-    /// Gives back the space of purged entries at once. Only after a sync: the tables that stand in
-    /// for them are durable then.
+    /// Gives back the space of purged entries at once. Only after a sync: that they are gone is durable then,
+    /// and the tables that stand in for them have been since the snapshot was built.
     fn drop_files(&self, upto: u64) {
         let dropped = self.store.family(Family::Log).and_then(|log| {
             self.store

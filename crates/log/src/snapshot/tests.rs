@@ -14,7 +14,7 @@ fn filled(dir: &Path, node: u64) -> Store {
     batch.put_cf(store.family(Family::History).unwrap(), b"h", b"istory");
     let applied = codec::log_id(&LogId::new(Term::new(2), 77)).encode_to_vec();
     store.put_meta(&mut batch, Key::Applied, &applied).unwrap();
-    store.write(batch).unwrap();
+    store.write_tables(batch).unwrap();
     store
 }
 
@@ -37,7 +37,7 @@ fn installing_replaces_everything() {
     let target = Store::open(to.path(), 2, None).unwrap();
     let mut batch = WriteBatch::default();
     batch.put_cf(target.family(Family::Objects).unwrap(), [0xff; 70], b"old");
-    target.write(batch).unwrap();
+    target.write_tables(batch).unwrap();
     install(&target, SnapshotData::Tables(source.clone())).unwrap();
     assert_eq!(contents(&target), contents(&source));
     assert_eq!(target.log_id(Key::Applied).unwrap(), Some(LogId::new(Term::new(2), 77)));
@@ -85,9 +85,15 @@ fn an_interrupted_installation_is_finished_at_the_next_start() {
     let mut batch = WriteBatch::default();
     let name = path.file_name().unwrap().as_encoded_bytes();
     target.put_meta(&mut batch, Key::Installing, name).unwrap();
-    // Half of the old is gone, half of the new is there.
-    batch.put_cf(target.family(Family::Objects).unwrap(), b"half", b"way");
     target.write(batch).unwrap();
+    target.sync().unwrap();
+    // Half of the old is gone, half of the new is there.
+    let mut batch = WriteBatch::default();
+    batch.put_cf(target.family(Family::Objects).unwrap(), b"half", b"way");
+    target.write_tables(batch).unwrap();
+    target.flush_tables().unwrap();
+    drop(target);
+    let target = Store::open(to.path(), 2, None).unwrap();
     resume_install(&target).unwrap();
     assert_eq!(contents(&target), contents(&source));
     assert!(target.meta(Key::Installing).unwrap().is_none());
