@@ -9,8 +9,7 @@ use balsa_client::Client;
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
 use balsa_model::{Failure, Key, Kind, Reason};
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -23,8 +22,8 @@ pub(crate) struct Seed {
     pub api_ip: IpAddr,
     /// The Service range.
     pub service_cidr: String,
-    /// Where that Service leads: this server.
-    pub server: std::net::SocketAddr,
+    /// The port of the servers, to which that Service leads.
+    pub port: u16,
     /// Tenth address of the Service range: DNS.
     pub dns_ip: IpAddr,
     /// The CA, PEM.
@@ -53,14 +52,7 @@ pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
     )
     .await?;
     create::<Service>(client, kubernetes_service(seed)).await?;
-    create::<Service>(client, dns_service(seed)).await?;
-    // Loopback is another place in every pod: a server that has no other address is not to be found there.
-    if seed.server.ip().is_loopback() {
-        return Ok(());
-    }
-    // Where the API is may have changed since the last start.
-    put::<Endpoints>(client, kubernetes_endpoints(seed)).await?;
-    put::<EndpointSlice>(client, kubernetes_slice(seed)).await
+    create::<Service>(client, dns_service(seed)).await
 }
 
 fn typed<K: Kind>(value: Value) -> Result<K, Failure> {
@@ -87,20 +79,6 @@ async fn create<K: Kind>(client: &Client, value: Value) -> Result<(), Failure> {
     }
 }
 
-async fn put<K: Kind>(client: &Client, value: Value) -> Result<(), Failure> {
-    create::<K>(client, value.clone()).await?;
-    let wanted: K = typed(value)?;
-    let meta = wanted.metadata().clone();
-    let key = Key::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
-    let replace = |present: &mut K| {
-        let metadata = present.metadata().clone();
-        *present = wanted.clone();
-        *present.metadata_mut() = metadata;
-        true
-    };
-    client.api::<K>().modify(&key, balsa_model::strategy::Part::Main, replace).await.map(|_| ())
-}
-
 fn kubernetes_service(seed: &Seed) -> Value {
     json!({
         "metadata": {
@@ -109,29 +87,8 @@ fn kubernetes_service(seed: &Seed) -> Value {
         },
         "spec": {
             "type": "ClusterIP", "clusterIP": seed.api_ip.to_string(), "clusterIPs": [seed.api_ip.to_string()],
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": seed.server.port()}],
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": seed.port}],
         },
-    })
-}
-
-fn kubernetes_endpoints(seed: &Seed) -> Value {
-    json!({
-        "metadata": {"name": "kubernetes", "namespace": "default",
-            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{
-            "addresses": [{"ip": seed.server.ip().to_string()}],
-            "ports": [{"name": "https", "port": seed.server.port(), "protocol": "TCP"}],
-        }],
-    })
-}
-
-fn kubernetes_slice(seed: &Seed) -> Value {
-    json!({
-        "metadata": {"name": "kubernetes", "namespace": "default",
-            "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": if seed.server.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [seed.server.ip().to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": seed.server.port(), "protocol": "TCP"}],
     })
 }
 

@@ -6,6 +6,7 @@
 //! into pods with the agents that serve them.
 
 mod admission;
+mod api_endpoints;
 mod authorize;
 mod bootstrap;
 mod engine;

@@ -29,7 +29,7 @@ use crate::listener::Doors;
 use crate::members::{self, Members};
 use crate::rest::Counted;
 use crate::sessions::Sessions;
-use crate::{follower, grpc, leases, listener, signer, usage};
+use crate::{api_endpoints, follower, grpc, leases, listener, signer, usage};
 
 /// The issuer of service accounts' tokens.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -43,8 +43,10 @@ pub struct ServerConfig {
     pub data_dir: PathBuf,
     /// The port that is listened on, on all of `bind`.
     pub bind: SocketAddr,
-    /// The address that agents, pods and other servers use.
+    /// The address that agents and other servers use, and pods too if it is not of loopback.
     pub advertise: IpAddr,
+    /// Where to listen for pods as well, when they do not reach `advertise`.
+    pub pods: Option<SocketAddr>,
     /// More names and addresses for the serving certificate.
     pub extra_names: Vec<String>,
     /// Where ClusterIPs come from.
@@ -91,10 +93,12 @@ pub enum ServerError {
     #[error("log: {0}")]
     Log(#[from] balsa_log::LogError),
     /// The port is taken, or is not ours to take.
-    #[error("cannot listen on {address}: {source}; choose another with --port")]
+    #[error("cannot listen on {address}: {source}; choose another with {flag}")]
     Listen {
         /// Which.
         address: SocketAddr,
+        /// The flag that says where.
+        flag: &'static str,
         /// Why.
         source: std::io::Error,
     },
@@ -125,11 +129,15 @@ impl Server {
         clock: Clock,
         metrics: Option<MetricsHandle>,
     ) -> Result<Self, ServerError> {
-        let listener = TcpListener::bind(config.bind)
-            .await
-            .map_err(|source| ServerError::Listen { address: config.bind, source })?;
-        let port = listener.local_addr().map_or(config.bind.port(), |bound| bound.port());
-        let address = SocketAddr::new(config.advertise, port);
+        let (listener, bound) = listen(config.bind, "--port").await?;
+        let address = SocketAddr::new(config.advertise, bound.port());
+        let for_pods = match config.pods {
+            Some(pods) => Some(listen(pods, "--pods-port").await?),
+            None => None,
+        };
+        let pods_address = for_pods.as_ref().map_or(address, |(_, bound)| *bound);
+        // Loopback is another place in every pod.
+        let pods_address = Some(pods_address).filter(|address| !address.ip().is_loopback());
         members::form_anew(&config, &address.to_string()).await?;
         let id = members::identify(&config, &address.to_string()).await?;
         let shared = settle(&id, &mut config);
@@ -157,8 +165,8 @@ impl Server {
         if !id.entering {
             log.initialize().await?;
         }
-        let members =
-            Members::new(id.clone(), address.to_string(), log.clone(), transport.clone(), state.clone());
+        let places = (address.to_string(), pods_address);
+        let members = Members::new(id.clone(), places, log.clone(), transport.clone(), state.clone());
         let store = Store::new(log.clone(), state.clone(), clock.clone());
 
         let admission_config =
@@ -183,7 +191,10 @@ impl Server {
         let scope = Scope::new();
         let (grpc, reporter) = grpc::router(&front);
         let doors = Doors { front: front.clone(), grpc };
-        scope.spawn(TaskKind::Listener, listener::serve(listener, tls, doors, scope.token(), DRAIN));
+        for listener in std::iter::once(listener).chain(for_pods.map(|(listener, _)| listener)) {
+            let serving = listener::serve(listener, tls.clone(), doors.clone(), scope.token(), DRAIN);
+            scope.spawn(TaskKind::Listener, serving);
+        }
         scope.spawn(TaskKind::Helper, grpc::health::follow(reporter, log.clone(), scope.token()));
         let (watched, token) = (log.clone(), scope.token());
         scope.spawn(TaskKind::Raft, async move {
@@ -203,7 +214,7 @@ impl Server {
     fn lead(&self) -> Result<(), ServerError> {
         let leader = Leader {
             front: self.front.clone(),
-            seed: seed_of(&self.config, self.address, self.front.authority.certificate())?,
+            seed: seed_of(&self.config, self.address.port(), self.front.authority.certificate())?,
             controllers: ControllerConfig {
                 cluster_cidr: Some(self.config.cluster_cidr),
                 root_ca: self.front.authority.certificate().to_owned(),
@@ -251,6 +262,13 @@ impl Server {
     }
 }
 
+async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Listen { address, flag, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
 /// What all servers agree on: what the cluster said when this one joined it counts more than its own
 /// command line.
 fn settle(id: &ServerId, config: &mut ServerConfig) -> SharedSettings {
@@ -291,11 +309,11 @@ fn wanted_certificate(id: &ServerId, config: &ServerConfig) -> Result<Wanted, Se
     Ok(Wanted { server: id.clone(), names, addresses, life: config.certificate_life })
 }
 
-fn seed_of(config: &ServerConfig, server: SocketAddr, ca: &str) -> Result<Seed, ServerError> {
+fn seed_of(config: &ServerConfig, port: u16, ca: &str) -> Result<Seed, ServerError> {
     Ok(Seed {
         api_ip: nth_address(config.service_cidr, 1)?,
         service_cidr: config.service_cidr.to_string(),
-        server,
+        port,
         dns_ip: nth_address(config.service_cidr, 10)?,
         ca: ca.to_owned(),
     })
@@ -370,6 +388,9 @@ impl Leader {
         scope.spawn(TaskKind::Controller, guard);
         let client = self.client("certificate-controller", term);
         signer::start(client, self.front.authority.clone(), clock.clone(), &scope);
+        let client = self.client("apiserver", term);
+        let keep = api_endpoints::run(client, self.front.members.clone(), self.seed.port);
+        scope.spawn(TaskKind::Controller, keep);
         let client = self.client("node-leases", term);
         scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));
         scope

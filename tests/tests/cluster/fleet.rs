@@ -31,17 +31,22 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// `balsa up --servers N --nodes 0 --detach`.
     pub(crate) fn start(servers: usize) -> Self {
+        Self::with_nodes(servers, 0)
+    }
+
+    /// The same with nodes, which take a Docker.
+    pub(crate) fn with_nodes(servers: usize, nodes: usize) -> Self {
         let home = tempfile::Builder::new().prefix("balsa-servers-").tempdir().unwrap();
         let mut fleet = Self { home: Some(home), commands: BTreeMap::new() };
         let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let (servers, port) = (servers.to_string(), port.to_string());
+        let (servers, nodes, port) = (servers.to_string(), nodes.to_string(), port.to_string());
         let data_dir = fleet.data_dir().display().to_string();
         let told = fleet.run(&[
             "up",
             "--servers",
             &servers,
             "--nodes",
-            "0",
+            &nodes,
             "--port",
             &port,
             "--data-dir",

@@ -5,6 +5,7 @@ mod backup;
 mod busy;
 mod disaster;
 mod fleet;
+mod pods;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -30,7 +30,7 @@ const TOKEN_SECONDS: u32 = 600;
 /// How the variables begin by which options are given.
 const VARIABLES: &str = "BALSA_";
 /// Options that each server has its own of.
-const OWN_FLAGS: [&str; 5] = ["data-dir", "bind", "advertise", "name", "join"];
+const OWN_FLAGS: [&str; 6] = ["data-dir", "bind", "advertise", "pods-port", "name", "join"];
 
 /// One of the servers.
 pub(crate) struct Place {
@@ -192,6 +192,8 @@ impl Place {
         let host = self.address.split(':').next().unwrap_or_default();
         let mut command = tokio::process::Command::new(std::env::current_exe()?);
         command.args(["server", "--name", &self.name, "--bind", host, "--advertise", host]);
+        // Loopback is another place in every pod.
+        command.args(["--pods-port", "0"]);
         command.arg("--data-dir").arg(&self.directory);
         command.args(settings.chosen_flags(&OWN_FLAGS)?).args(log.flags());
         if let Some(join) = join {

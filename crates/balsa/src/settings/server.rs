@@ -38,6 +38,10 @@ pub(crate) struct ServerFlags {
     /// Address at which agents and pods reach this server [default: this machine's first]
     #[arg(long, value_name = "ADDRESS", env = "BALSA_ADVERTISE")]
     pub(crate) advertise: Option<IpAddr>,
+    /// Listen for pods on this machine's first address, too: with --advertise of loopback they do not reach the
+    /// API otherwise. 0: any free port
+    #[arg(long, value_name = "PORT", env = "BALSA_PODS_PORT")]
+    pub(crate) pods_port: Option<u16>,
     /// More names and addresses for the certificate
     #[arg(long, value_name = "NAMES", env = "BALSA_TLS_SAN", value_delimiter = ',')]
     pub(crate) tls_san: Option<Vec<String>>,
@@ -101,6 +105,7 @@ pub(crate) struct ServerSettings {
     pub(crate) port: u16,
     pub(crate) bind: IpAddr,
     pub(crate) advertise: IpAddr,
+    pub(crate) pods_port: Option<u16>,
     pub(crate) tls_san: Vec<String>,
     pub(crate) service_cidr: Cidr,
     pub(crate) cluster_cidr: Cidr,
@@ -132,6 +137,7 @@ impl ServerFlags {
             port: self.port.unwrap_or(6443),
             bind: self.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             advertise: self.advertise.unwrap_or_else(host::address),
+            pods_port: self.pods_port,
             tls_san: self.tls_san.unwrap_or_default(),
             service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
@@ -166,6 +172,11 @@ impl ServerFlags {
     }
 }
 
+/// A machine without another address than loopback has none for pods.
+fn is_outside(address: &SocketAddr) -> bool {
+    !address.ip().is_loopback()
+}
+
 /// As it stands on a command line.
 fn flag_value(value: &Value) -> String {
     match value {
@@ -183,6 +194,7 @@ impl ServerSettings {
             data_dir: self.data_dir.clone(),
             bind: SocketAddr::new(self.bind, self.port),
             advertise: self.advertise,
+            pods: self.pods_port.map(|port| SocketAddr::new(host::address(), port)).filter(is_outside),
             extra_names: self.tls_san.clone(),
             service_cidr: self.service_cidr.into(),
             cluster_cidr: self.cluster_cidr.into(),

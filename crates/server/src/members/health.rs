@@ -66,6 +66,7 @@ impl Members {
             checked_index: check.as_ref().map_or(0, |check| check.index),
             checked_hash: check.map(|check| check.hash).unwrap_or_default(),
             alarms: status.fatal.into_iter().chain(self.doubt()).collect(),
+            pods_address: self.0.pods_address.map(|address| address.to_string()).unwrap_or_default(),
         }
     }
 

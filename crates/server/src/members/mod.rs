@@ -15,6 +15,7 @@ mod introduce;
 mod join;
 mod replicas;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ pub(crate) struct Members(Arc<Inner>);
 struct Inner {
     id: ServerId,
     address: String,
+    pods_address: Option<SocketAddr>,
     log: Log,
     transport: TransportConfig,
     state: State,
@@ -57,12 +59,12 @@ struct Inner {
 impl Members {
     pub(crate) fn new(
         id: ServerId,
-        address: String,
+        (address, pods_address): (String, Option<SocketAddr>),
         log: Log,
         transport: TransportConfig,
         state: State,
     ) -> Self {
-        Self(Arc::new(Inner { id, address, log, transport, state, doubt: Mutex::default() }))
+        Self(Arc::new(Inner { id, address, pods_address, log, transport, state, doubt: Mutex::default() }))
     }
 
     /// This server.
