@@ -7,6 +7,7 @@ use base64::Engine as _;
 use serde_json::Value;
 
 /// What the current context says.
+#[derive(Clone)]
 pub(crate) struct Kubeconfig {
     /// `https://host:port`.
     pub(crate) server: http::Uri,
@@ -53,6 +54,11 @@ impl Kubeconfig {
             identity: material(user, "client-certificate")?.zip(material(user, "client-key")?),
             token,
         })
+    }
+
+    /// The same for another server of the cluster, `https://host:port`.
+    pub(crate) fn at(&self, server: &str) -> anyhow::Result<Self> {
+        Ok(Self { server: server.parse()?, ..self.clone() })
     }
 
     /// `host:port`.

@@ -15,7 +15,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
-use scenarios::{Namespace, list, objects, pod_start, watch, writes};
+use scenarios::load::Load;
+use scenarios::{Namespace, gets, list, objects, pod_start, watch, writes};
 use serde_json::Value;
 
 // Its own time is taken from the servers': the allocator is the fast one here, too.
@@ -71,7 +72,21 @@ enum Scenario {
         #[arg(long, default_value = "http://127.0.0.1:2379")]
         endpoint: String,
         #[command(flatten)]
-        load: writes::Load,
+        load: Load,
+    },
+    /// Gets ConfigMaps of 1 KiB for some seconds, or reads as much out of an etcd.
+    Gets {
+        /// Through what.
+        #[arg(long, value_enum, default_value_t = Api::Rest)]
+        api: Api,
+        /// Where etcd answers, without TLS.
+        #[arg(long, default_value = "http://127.0.0.1:2379")]
+        endpoint: String,
+        /// What the asked server knows will do: serializable, not linearizable.
+        #[arg(long)]
+        stale: bool,
+        #[command(flatten)]
+        load: Load,
     },
     /// Lists pods of 2 KiB that no node runs.
     List(list::Size),
@@ -139,16 +154,30 @@ fn usual(name: Name) -> anyhow::Result<Scenario> {
 
 /// Runs one scenario in a namespace of its own.
 async fn run(cluster: &Cluster, scenario: Scenario) -> anyhow::Result<Value> {
-    if let Scenario::Writes { api: Api::Etcd, endpoint, load } = &scenario {
-        return writes::etcd(endpoint, load).await;
+    match &scenario {
+        Scenario::Writes { api: Api::Etcd, endpoint, load } => {
+            return writes::etcd(std::slice::from_ref(endpoint), load).await;
+        }
+        Scenario::Gets { api: Api::Etcd, endpoint, stale, load } => {
+            gets::prepare_etcd(endpoint).await?;
+            return gets::etcd(endpoint, *stale, load).await;
+        }
+        _ => {}
     }
     let config = kubeconfig::Kubeconfig::read(&cluster.kubeconfig)?;
     let target = rest::Target::new(&config)?;
     let namespace = Namespace::create(&target, &cluster.namespace).await?;
     let name = namespace.name();
     let line = match &scenario {
-        Scenario::Writes { api: Api::Grpc, load, .. } => writes::grpc(&config, name, load).await,
-        Scenario::Writes { load, .. } => writes::rest(&target, name, load).await,
+        Scenario::Writes { api: Api::Grpc, load, .. } => writes::grpc(&[config], name, load).await,
+        Scenario::Writes { load, .. } => writes::rest(std::slice::from_ref(&target), name, load).await,
+        Scenario::Gets { api, stale, load, .. } => {
+            gets::prepare(&target, name).await?;
+            match api {
+                Api::Grpc => gets::grpc(&config, name, *stale, load).await,
+                _ => gets::rest(&target, name, *stale, load).await,
+            }
+        }
         Scenario::List(size) => list::run(&target, name, size).await,
         Scenario::Watch(size) => watch::run(&target, name, size).await,
         Scenario::Objects(size) => objects::run(&target, name, size).await,

@@ -109,7 +109,7 @@ impl LogConfig {
             heartbeat_interval: millis(self.heartbeat),
             election_timeout_min: millis(self.election.0),
             election_timeout_max: millis(self.election.1),
-            // The time for one try of the whole transfer, not for a chunk.
+            // For installing what has arrived: the pieces before it have times of their own.
             install_snapshot_timeout: 600_000,
             snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(self.snapshot_after),
             max_in_snapshot_log_to_keep: self.keep_entries,

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::codec::pb;
 use crate::config::LogConfig;
 use crate::error::{LogError, ProposeError, ReadError};
+use crate::incoming::Incoming;
 use crate::leadership::{self, Leadership};
 use crate::log_store::LogStore;
 use crate::machine::{LogIndex, Machine, StateMachine, blocking};
@@ -46,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) transport: TransportConfig,
     /// Its tables are not to be trusted: nobody gets them.
     pub(crate) suspect: AtomicBool,
+    /// The snapshot that is being received.
+    pub(crate) incoming: tokio::sync::Mutex<Incoming>,
     waiting: Waiting,
     leadership: watch::Receiver<Leadership>,
     applied: watch::Receiver<LogIndex>,
@@ -98,6 +101,7 @@ impl Log {
             raft,
             transport,
             suspect: AtomicBool::new(false),
+            incoming: tokio::sync::Mutex::default(),
             waiting: Waiting::default(),
             leadership,
             applied,

@@ -26,6 +26,7 @@ mod compaction;
 mod config;
 mod error;
 mod handle;
+mod incoming;
 mod leadership;
 mod log_store;
 mod machine;

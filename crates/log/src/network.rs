@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use balsa_rt::Backoff;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -29,6 +30,11 @@ use crate::types::{NodeId, Place, Snapshot, Types, Vote};
 const CHUNK_BYTES: usize = 1 << 20;
 /// Chunks between the reader of the tables and the network: bounds the memory of a transfer.
 const CHUNKS_AHEAD: usize = 4;
+/// A piece that is not answered by then is sent again.
+const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a transfer waits for a server that does not answer before it is given up, with the old state of the
+/// tables that it keeps.
+const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 /// Entries are answered after the other side synced them, which takes longer than a heartbeat may.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -90,21 +96,72 @@ impl Peer {
         timeout: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     ) -> Result<T, RpcError> {
+        let answer = in_time(timeout, call).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&status))
+    }
+
+    fn failed(&self, status: &tonic::Status) -> RpcError {
         use tonic::Code;
-        match tokio::time::timeout(timeout, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => {
-                if status.code() == Code::PermissionDenied {
-                    self.transport.refused(self.target, status.message());
+        if status.code() == Code::PermissionDenied {
+            self.transport.refused(self.target, status.message());
+        }
+        match status.code() {
+            Code::Unavailable | Code::PermissionDenied => RPCError::Unreachable(Unreachable::new(status)),
+            _ => RPCError::Network(NetworkError::new(status)),
+        }
+    }
+}
+
+impl Peer {
+    /// Sends a snapshot piece by piece and has it installed, which may take as long as `install`. Only one piece is
+    /// under way, so that the other side's pace is ours and a broken connection costs that piece.
+    async fn send_snapshot(
+        &self,
+        vote: Vote,
+        data: SnapshotData,
+        install: Duration,
+    ) -> Result<Vote, RpcError> {
+        let mut pieces = chunks(data);
+        let mut request = pb::InstallSnapshotRequest {
+            to: self.target,
+            vote: Some(codec::vote(&vote)),
+            chunk: Bytes::new(),
+            transfer: balsa_rt::new_uid(),
+            offset: 0,
+        };
+        while let Some(chunk) = pieces.next().await {
+            request.chunk = chunk;
+            self.send_piece(&request, PIECE_TIMEOUT).await?;
+            request.offset += request.chunk.len() as u64;
+        }
+        request.chunk = Bytes::new();
+        let installed = self.send_piece(&request, install).await?;
+        codec::require_vote(installed.vote.as_ref()).map_err(|error| unreadable(&error))
+    }
+
+    /// Sends one piece, again and again while the other server cannot be reached.
+    async fn send_piece(
+        &self,
+        request: &pb::InstallSnapshotRequest,
+        timeout: Duration,
+    ) -> Result<pb::InstallSnapshotResponse, RpcError> {
+        let begun = tokio::time::Instant::now();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+        loop {
+            let client = self.transport.client(self.target, &self.address, Lane::Snapshots);
+            let sent = match client {
+                Ok(mut client) => in_time(timeout, client.install_snapshot(request.clone())).await,
+                Err(error) => Err(tonic::Status::unavailable(error.to_string())),
+            };
+            match sent {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) if was_out_of_reach(status.code()) && begun.elapsed() < RESUME_PATIENCE => {
+                    let offset = request.offset;
+                    tracing::info!(to = self.target, offset, %status, "a snapshot is interrupted");
+                    tokio::time::sleep(backoff.next_delay()).await;
                 }
-                match status.code() {
-                    Code::Unavailable | Code::PermissionDenied => {
-                        Err(RPCError::Unreachable(Unreachable::new(&status)))
-                    }
-                    _ => Err(RPCError::Network(NetworkError::new(&status))),
-                }
+                Err(status) => return Err(self.failed(&status)),
             }
-            Err(_elapsed) => Err(RPCError::Network(NetworkError::from_string("no answer in time"))),
         }
     }
 }
@@ -166,22 +223,10 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let begun = Instant::now();
-        let first = pb::InstallSnapshotRequest {
-            to: self.target,
-            vote: Some(codec::vote(&vote)),
-            chunk: Bytes::new(),
-        };
-        let rest =
-            chunks(snapshot.snapshot).map(|chunk| pb::InstallSnapshotRequest { to: 0, vote: None, chunk });
-        let stream = futures::stream::iter([first]).chain(rest);
-        let mut client = self.client(Lane::Snapshots).map_err(StreamingError::from)?;
-        let call = self.within(option.hard_ttl(), client.install_snapshot(stream));
-        let response = tokio::select! {
-            response = call => response?,
+        let vote = tokio::select! {
+            sent = self.send_snapshot(vote, snapshot.snapshot, option.hard_ttl()) => sent?,
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
-        let vote = codec::require_vote(response.vote.as_ref())
-            .map_err(|error| StreamingError::Network(NetworkError::new(&error)))?;
         SnapshotWork::Send.done(begun);
         Ok(SnapshotResponse::new(vote))
     }
@@ -255,6 +300,22 @@ impl Write for ChunkWriter {
         }
         self.sender.blocking_send(chunk).map_err(|_| gone)
     }
+}
+
+/// The answer to a call, if it comes in time.
+async fn in_time<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, tonic::Status> {
+    let late = |_| Err(tonic::Status::deadline_exceeded("no answer in time"));
+    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
+}
+
+/// Whether a call that ended like this may do better if it is made again: the other server was out of reach. What it
+/// says itself is final.
+fn was_out_of_reach(code: tonic::Code) -> bool {
+    use tonic::Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
+    matches!(code, Cancelled | DeadlineExceeded | Internal | Unavailable | Unknown)
 }
 
 fn unreadable(error: &CodecError) -> RpcError {

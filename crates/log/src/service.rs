@@ -2,24 +2,21 @@
 //!
 //! It trusts its callers to be servers of this cluster: whoever mounts it lets nobody else in.
 
-use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
 use crate::codec::{self, CodecError, pb};
 use crate::error::{ProposeError, ReadError};
 use crate::handle::Shared;
-use crate::metrics::SnapshotWork;
-use crate::snapshot::{SnapshotData, SnapshotFile};
+use crate::snapshot::SnapshotData;
 use crate::transport::MAX_MESSAGE;
-use crate::types::{Raft, Snapshot, SnapshotMeta, Vote};
+use crate::types::{Raft, Snapshot};
 
 /// Mount this on the server's port.
 pub type PeerServer = pb::raft_service_server::RaftServiceServer<PeerService>;
@@ -48,32 +45,6 @@ impl PeerService {
             return Ok(());
         }
         Err(Status::failed_precondition(format!("this is server {me}, not {to}")))
-    }
-
-    async fn receive(
-        &self,
-        mut stream: Streaming<pb::InstallSnapshotRequest>,
-    ) -> Result<(Vote, SnapshotMeta, SnapshotFile), Status> {
-        let first = stream.message().await?.ok_or_else(|| invalid(&CodecError::Missing("first message")))?;
-        self.check_target(first.to)?;
-        let vote = codec::require_vote(first.vote.as_ref()).map_err(|error| invalid(&error))?;
-        let begun = Instant::now();
-        let (spooled, mut file) = SnapshotFile::create(&self.shared.store.snapshots())?;
-        let mut chunk = first.chunk;
-        loop {
-            // A chunk is a page-cache write of at most a megabyte; the sync is on a blocking thread.
-            file.write_all(&chunk)?;
-            match stream.next().await {
-                Some(next) => chunk = next?.chunk,
-                None => break,
-            }
-        }
-        let finished = balsa_rt::spawn_blocking(move || spooled.finish(&file)).await;
-        let (whole, meta) = finished
-            .map_err(|error| Status::internal(error.to_string()))?
-            .map_err(|error| Status::data_loss(format!("the snapshot that arrived: {error}")))?;
-        SnapshotWork::Receive.done(begun);
-        Ok((vote, meta, whole))
     }
 }
 
@@ -122,15 +93,28 @@ impl pb::raft_service_server::RaftService for PeerService {
 
     async fn install_snapshot(
         &self,
-        request: Request<Streaming<pb::InstallSnapshotRequest>>,
+        request: Request<pb::InstallSnapshotRequest>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
-        let (vote, meta, file) = self.receive(request.into_inner()).await?;
+        let request = request.into_inner();
+        self.check_target(request.to)?;
+        let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
+        // Also while it is installed: the same call, made again, waits and is told the same.
+        let mut incoming = self.shared.incoming.lock().await;
+        if !request.chunk.is_empty() {
+            incoming.take(&self.shared.store.snapshots(), vote, &request)?;
+            return Ok(Response::new(pb::InstallSnapshotResponse { vote: None }));
+        }
+        if let Some(vote) = incoming.installed(&request.transfer) {
+            return Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(codec::vote(&vote)) }));
+        }
+        let (meta, file) = incoming.finish(&request).await?;
         if meta.last_log_id.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
             return Err(Status::invalid_argument("the snapshot is newer than the leader that sent it"));
         }
         let snapshot = Snapshot { meta, snapshot: SnapshotData::File(file) };
         let answer =
             self.raft().install_full_snapshot(vote, snapshot).await.map_err(|error| stopped(&error))?;
+        incoming.remember(request.transfer, answer.vote);
         Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(codec::vote(&answer.vote)) }))
     }
 

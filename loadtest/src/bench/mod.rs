@@ -10,9 +10,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::process::resident;
-use crate::scenarios::{list, objects, pod_start, watch, writes};
+use crate::rest::Target;
+use crate::scenarios::Namespace;
+use crate::scenarios::load::Load;
+use crate::scenarios::{gets, list, objects, pod_start, watch, writes};
 use crate::{Api, Cluster, Scenario};
-use servers::{Balsa, Etcd};
+use servers::{Balsa, Etcd, Servers};
 
 /// How much is measured, and with what.
 #[derive(clap::Args, Clone, Debug)]
@@ -26,7 +29,7 @@ pub(crate) struct Options {
     /// Where the servers keep their data: the disk that is measured. Emptied.
     #[arg(long, default_value = "/var/tmp/balsa-bench")]
     work_dir: PathBuf,
-    /// First of the five ports that are used.
+    /// First of the ten ports that are used.
     #[arg(long, default_value_t = 7140)]
     port: u16,
     /// How often everything is done.
@@ -42,7 +45,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 8)]
     connections: usize,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Writes, Part::Reads, Part::Node])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Writes, Part::Gets, Part::Reads, Part::Servers, Part::Many, Part::Node])]
     parts: Vec<Part>,
     /// A Markdown file whose tables are replaced; else they are printed.
     #[arg(long)]
@@ -53,8 +56,14 @@ pub(crate) struct Options {
 enum Part {
     /// Writes through REST and gRPC, and etcd's puts.
     Writes,
+    /// Reads of single objects, and etcd's.
+    Gets,
     /// Lists, watchers, memory of objects.
     Reads,
+    /// Writes and reads on three servers, and on three members of etcd.
+    Servers,
+    /// A server with 100,000 objects: its memory, its start, and another server that joins it.
+    Many,
     /// What needs Docker: start, memory with the demo, pod starts.
     Node,
 }
@@ -73,8 +82,18 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
             bench.balsa_writes().await?;
             bench.etcd_writes().await?;
         }
+        if options.parts.contains(&Part::Gets) {
+            bench.gets().await?;
+        }
         if options.parts.contains(&Part::Reads) {
             bench.reads().await?;
+        }
+        if options.parts.contains(&Part::Servers) {
+            bench.balsa_servers().await?;
+            bench.etcd_members().await?;
+        }
+        if options.parts.contains(&Part::Many) {
+            bench.many().await?;
         }
         if options.parts.contains(&Part::Node) {
             bench.node().await?;
@@ -94,9 +113,9 @@ impl Bench<'_> {
         self.lines.push(line);
     }
 
-    fn load(&self, clients: usize, pid: u32) -> writes::Load {
+    fn load(&self, clients: usize, pids: &[u32]) -> Load {
         let (connections, seconds) = (Some(self.options.connections), self.options.seconds);
-        writes::Load { clients, connections, seconds, pid: Some(pid) }
+        Load { clients, connections, seconds, pids: pids.to_owned() }
     }
 
     async fn measure(&mut self, balsa: &Balsa, scenario: Scenario) -> anyhow::Result<()> {
@@ -116,7 +135,7 @@ impl Bench<'_> {
         for api in [Api::Rest, Api::Grpc] {
             let balsa = Balsa::start(self.options, 0).await?;
             for clients in self.options.clients.clone() {
-                let load = self.load(clients, balsa.pid);
+                let load = self.load(clients, &[balsa.pid]);
                 let scenario = Scenario::Writes { api, endpoint: String::new(), load };
                 self.measure(&balsa, scenario).await?;
             }
@@ -128,17 +147,113 @@ impl Bench<'_> {
     /// With connections as gRPC has them, and with one each, as REST has them.
     async fn etcd_writes(&mut self) -> anyhow::Result<()> {
         for shared in [false, true] {
-            let etcd = Etcd::start(self.options).await?;
+            let etcd = Etcd::start(self.options, 1).await?;
             for clients in self.options.clients.clone() {
-                let mut load = self.load(clients, etcd.pid);
+                let mut load = self.load(clients, &etcd.pids);
                 load.connections = load.connections.filter(|_| shared);
-                let mut line = writes::etcd(&etcd.endpoint, &load).await?;
+                let mut line = writes::etcd(&etcd.endpoints, &load).await?;
                 line["shared"] = shared.into();
                 self.note(line);
             }
             etcd.stop().await?;
         }
         Ok(())
+    }
+
+    /// Reads through REST and gRPC, and etcd's with as many connections as either has.
+    async fn gets(&mut self) -> anyhow::Result<()> {
+        let balsa = Balsa::start(self.options, 0).await?;
+        for (api, stale) in [(Api::Rest, false), (Api::Rest, true), (Api::Grpc, false), (Api::Grpc, true)] {
+            for clients in self.options.clients.clone() {
+                let load = self.load(clients, &[balsa.pid]);
+                self.measure(&balsa, Scenario::Gets { api, endpoint: String::new(), stale, load }).await?;
+            }
+        }
+        balsa.stop().await?;
+        let etcd = Etcd::start(self.options, 1).await?;
+        gets::prepare_etcd(&etcd.endpoints[0]).await?;
+        for (shared, stale) in [(false, false), (false, true), (true, false), (true, true)] {
+            for clients in self.options.clients.clone() {
+                let mut load = self.load(clients, &etcd.pids);
+                load.connections = load.connections.filter(|_| shared);
+                let mut line = gets::etcd(&etcd.endpoints[0], stale, &load).await?;
+                line["shared"] = shared.into();
+                self.note(line);
+            }
+        }
+        etcd.stop().await
+    }
+
+    /// Three servers: writes through all of them, reads from the leader and from a follower.
+    async fn balsa_servers(&mut self) -> anyhow::Result<()> {
+        let cluster = Servers::start(self.options).await?;
+        let leader = Target::new(&cluster.configs[0])?;
+        let namespace = Namespace::create(&leader, "loadtest").await?;
+        let name = namespace.name();
+        gets::prepare(&leader, name).await?;
+        let targets = cluster.configs.iter().map(Target::new).collect::<anyhow::Result<Vec<_>>>()?;
+        for clients in self.options.clients.clone() {
+            let load = self.load(clients, &cluster.pids);
+            self.of_three("all", writes::rest(&targets, name, &load).await?);
+            for (place, config) in [("leader", 0), ("follower", 1)] {
+                self.of_three(place, gets::grpc(&cluster.configs[config], name, false, &load).await?);
+            }
+            self.of_three("follower", gets::grpc(&cluster.configs[1], name, true, &load).await?);
+        }
+        cluster.stop().await?;
+        // What has the same names is made anew.
+        let cluster = Servers::start(self.options).await?;
+        let namespace = Namespace::create(&Target::new(&cluster.configs[0])?, "loadtest").await?;
+        for clients in self.options.clients.clone() {
+            let load = self.load(clients, &cluster.pids);
+            let line = writes::grpc(&cluster.configs, namespace.name(), &load).await?;
+            self.of_three("all", line);
+        }
+        cluster.stop().await
+    }
+
+    /// The same of three members of etcd.
+    async fn etcd_members(&mut self) -> anyhow::Result<()> {
+        let etcd = Etcd::start(self.options, 3).await?;
+        gets::prepare_etcd(&etcd.endpoints[0]).await?;
+        let leader = etcd.leader().await?;
+        for clients in self.options.clients.clone() {
+            for shared in [false, true] {
+                let mut load = self.load(clients, &etcd.pids);
+                load.connections = load.connections.filter(|_| shared);
+                let mut line = writes::etcd(&etcd.endpoints, &load).await?;
+                line["shared"] = shared.into();
+                self.of_three("all", line);
+            }
+            let load = self.load(clients, &etcd.pids);
+            let follower = (leader + 1) % 3;
+            for (place, member) in [("leader", leader), ("follower", follower)] {
+                self.of_three(place, gets::etcd(&etcd.endpoints[member], false, &load).await?);
+            }
+            self.of_three("follower", gets::etcd(&etcd.endpoints[follower], true, &load).await?);
+        }
+        etcd.stop().await
+    }
+
+    fn of_three(&mut self, place: &str, mut line: Value) {
+        line["servers"] = 3.into();
+        line["place"] = place.into();
+        self.note(line);
+    }
+
+    /// What many objects cost: memory, a start, another server.
+    async fn many(&mut self) -> anyhow::Result<()> {
+        let mut balsa = Balsa::start(self.options, 0).await?;
+        let size = objects::Size { objects: 50_000, as_pods: false, pid: Some(balsa.pid) };
+        self.measure(&balsa, Scenario::Objects(size)).await?;
+        let restarted = balsa.restart().await?;
+        let resident = resident(balsa.pid)?;
+        let joined = balsa.another(self.options).await?;
+        self.note(json!({
+            "scenario": "many", "restart_seconds": restarted.as_secs_f64(),
+            "resident_mib": resident.own as f64 / 1024.0, "join_seconds": joined.as_secs_f64(),
+        }));
+        balsa.stop().await
     }
 
     async fn reads(&mut self) -> anyhow::Result<()> {

@@ -63,7 +63,7 @@ fn sync_time(work_dir: &Path) -> anyhow::Result<f64> {
 
 /// Puts the tables into a file, or prints them.
 pub(super) fn publish(machine: &str, lines: &[Value], update: Option<&Path>) -> anyhow::Result<()> {
-    let tables = format!("{machine}\n{}{}", writes(lines), others(lines));
+    let tables = format!("{machine}\n{}{}", against_etcd(lines), others(lines));
     let Some(path) = update else {
         println!("{tables}");
         return Ok(());
@@ -92,41 +92,100 @@ fn of(lines: &[Value], fields: &[(&str, Value)], number: &str) -> Option<f64> {
     (!values.is_empty()).then(|| median(values))
 }
 
-fn writes(lines: &[Value]) -> String {
+/// What is set against etcd: in words, what the lines of ours and of etcd's have in common, how they differ,
+/// and the least ratio that we want with so many clients.
+struct Comparison {
+    what: &'static str,
+    common: Vec<(&'static str, Value)>,
+    api: &'static str,
+    shared: Option<bool>,
+    goal: fn(u64) -> Option<f64>,
+}
+
+fn comparisons() -> Vec<Comparison> {
+    let none = |_| None;
+    let as_many: fn(u64) -> Option<f64> = |clients| (clients == 64).then_some(1.0);
+    let twice: fn(u64) -> Option<f64> = |_| Some(2.0);
+    let twice_from_64: fn(u64) -> Option<f64> = |clients| match clients {
+        1 => Some(1.0),
+        64.. => Some(2.0),
+        _ => None,
+    };
+    let (rest, grpc) = (("rest", Some(false)), ("grpc", Some(true)));
+    let row = |what, (api, shared), goal, common: &[(&'static str, Value)]| Comparison {
+        what,
+        common: common.to_vec(),
+        api,
+        shared,
+        goal,
+    };
+    let writes = ("scenario", Value::from("writes"));
+    let gets = |stale: bool| [("scenario", Value::from("gets")), ("stale", stale.into())];
+    let (alone, three) = (("servers", Value::Null), ("servers", Value::from(3)));
+    let one = |stale| [&gets(stale)[..], std::slice::from_ref(&alone)].concat();
+    let of_three =
+        |place: &str, stale| [&gets(stale)[..], &[three.clone(), ("place", place.into())]].concat();
+    vec![
+        row("REST creates", rest, as_many, &[writes.clone(), alone.clone()]),
+        row("gRPC creates", grpc, twice_from_64, &[writes.clone(), alone.clone()]),
+        row("REST gets, linearizable", rest, twice, &one(false)),
+        row("REST gets, serializable", rest, twice, &one(true)),
+        row("gRPC gets, linearizable", grpc, twice, &one(false)),
+        row("gRPC gets, serializable", grpc, twice, &one(true)),
+        row("three servers: REST creates", rest, none, &[writes.clone(), three.clone()]),
+        row("three servers: gRPC creates", grpc, twice_from_64, &[writes, three.clone()]),
+        row("… gRPC gets from the leader, linearizable", ("grpc", None), twice, &of_three("leader", false)),
+        row("… from a follower, linearizable", ("grpc", None), twice, &of_three("follower", false)),
+        row("… from a follower, serializable", ("grpc", None), twice, &of_three("follower", true)),
+    ]
+}
+
+fn against_etcd(lines: &[Value]) -> String {
     let mut clients: Vec<u64> = lines.iter().filter_map(|line| line["clients"].as_u64()).collect();
     clients.sort_unstable();
     clients.dedup();
-    let mut out = String::new();
-    for (api, title, shared) in [("rest", "REST", false), ("grpc", "gRPC", true)] {
-        if clients.is_empty() {
-            break;
-        }
-        let _ = writeln!(
-            out,
-            "\n| clients | {title} creates/s | etcd puts/s | ratio | {title} p50, p99 ms | etcd p50, p99 ms | server µs/write | etcd µs/put |\n\
-             | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-        );
+    let mut rows = String::new();
+    for comparison in comparisons() {
         for count in &clients {
-            let ours = [("api", Value::from(api)), ("clients", (*count).into())];
-            let theirs = [("api", "etcd".into()), ("clients", (*count).into()), ("shared", shared.into())];
-            let [a, b] = [&ours[..], &theirs[..]]
-                .map(|which| move |number: &str| of(lines, which, number).unwrap_or(f64::NAN));
-            let _ = writeln!(
-                out,
-                "| {count} | {:.0} | {:.0} | {:.2} | {:.1}, {:.1} | {:.1}, {:.1} | {:.0} | {:.0} |",
-                a("/per_second"),
-                b("/per_second"),
-                a("/per_second") / b("/per_second"),
-                a("/latency_ms/p50"),
-                a("/latency_ms/p99"),
-                b("/latency_ms/p50"),
-                b("/latency_ms/p99"),
-                a("/server_us_per_write"),
-                b("/server_us_per_write"),
-            );
+            rows.extend(row(lines, &comparison, *count));
         }
     }
-    out
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        "\n| what | clients | Balsa/s | etcd/s | ratio | goal | Balsa p50, p99 ms | etcd p50, p99 ms | Balsa µs each | etcd µs each |\n\
+         | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n{rows}"
+    )
+}
+
+/// One comparison with so many clients, where it was measured.
+fn row(lines: &[Value], comparison: &Comparison, clients: u64) -> Option<String> {
+    let shared = comparison.shared.map_or(Value::Null, Value::from);
+    let with = |more: &[(&'static str, Value)]| {
+        [&comparison.common[..], &[("clients", clients.into())], more].concat()
+    };
+    let (ours, theirs) =
+        (with(&[("api", comparison.api.into())]), with(&[("api", "etcd".into()), ("shared", shared)]));
+    let rates = (of(lines, &ours, "/per_second")?, of(lines, &theirs, "/per_second")?);
+    let pair = |which: &[(&str, Value)]| {
+        let [p50, p99] =
+            ["p50", "p99"].map(|p| of(lines, which, &format!("/latency_ms/{p}")).unwrap_or(f64::NAN));
+        format!("{p50:.1}, {p99:.1}")
+    };
+    let time = |which: &[(&str, Value)]| of(lines, which, "/server_us").unwrap_or(f64::NAN);
+    Some(format!(
+        "| {} | {clients} | {:.0} | {:.0} | {:.2} | {} | {} | {} | {:.0} | {:.0} |\n",
+        comparison.what,
+        rates.0,
+        rates.1,
+        rates.0 / rates.1,
+        (comparison.goal)(clients).map(|goal| format!("≥ {goal}")).unwrap_or_default(),
+        pair(&ours),
+        pair(&theirs),
+        time(&ours),
+        time(&theirs),
+    ))
 }
 
 fn others(lines: &[Value]) -> String {
@@ -171,6 +230,21 @@ fn others(lines: &[Value]) -> String {
         ("… `docker run` of the same image: median, p99", pair("pod-start", "docker_run_ms"), ""),
         ("… ratio of the medians", ratio().map(|ratio| format!("{ratio:.2}")), ""),
         (
+            "resident with 100,000 ConfigMaps of 2 KiB, after a start with them",
+            of("many", "/resident_mib").map(|mib| format!("{mib:.0} MiB")),
+            "",
+        ),
+        (
+            "… `kill -9` and `balsa up` again: to the first answer",
+            of("many", "/restart_seconds").map(|s| format!("{s:.2} s")),
+            "< 3 s",
+        ),
+        (
+            "… another server joins: from its start to its vote",
+            of("many", "/join_seconds").map(|s| format!("{s:.2} s")),
+            "",
+        ),
+        (
             "`balsa up` on an empty directory to node Ready",
             of("start", "/seconds").map(|s| format!("{s:.2} s")),
             "< 3 s",
@@ -196,12 +270,16 @@ mod tests {
         let line = |api: &str, rate: u64| {
             json!({
                 "scenario": "writes", "api": api, "clients": 64, "shared": false, "per_second": rate,
-                "server_us_per_write": 9, "latency_ms": {"p50": 1.0, "p99": 2.0},
+                "server_us": 9, "latency_ms": {"p50": 1.0, "p99": 2.0},
             })
         };
-        let lines = [line("rest", 300), line("rest", 100), line("rest", 200), line("etcd", 100)];
-        let table = writes(&lines);
-        assert!(table.contains("| 64 | 200 | 100 | 2.00 | 1.0, 2.0 | 1.0, 2.0 | 9 | 9 |"), "{table}");
+        let mut of_three = line("rest", 700);
+        of_three["servers"] = 3.into();
+        let lines = [line("rest", 300), line("rest", 100), line("rest", 200), line("etcd", 100), of_three];
+        let table = against_etcd(&lines);
+        let row = "| REST creates | 64 | 200 | 100 | 2.00 | ≥ 1 | 1.0, 2.0 | 1.0, 2.0 | 9 | 9 |";
+        assert!(table.contains(row), "{table}");
+        assert_eq!(table.lines().count(), 4, "what was not measured of both is left out: {table}");
         assert!(others(&[json!({"scenario": "start", "seconds": 1.234})]).contains("| 1.23 s | < 3 s |"));
     }
 

@@ -1,6 +1,8 @@
 //! The scenarios, one file each.
 
+pub(crate) mod gets;
 pub(crate) mod list;
+pub(crate) mod load;
 pub(crate) mod objects;
 pub(crate) mod pod_start;
 pub(crate) mod watch;

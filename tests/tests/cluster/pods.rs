@@ -2,18 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use balsa_testkit::{MachineLock, images, wait_until};
+use balsa_testkit::{MachineLock, has_kubectl, images, kubectl_program, wait_until};
 use http::Method;
 use serde_json::{Value, json};
 
 use crate::fleet::{Fleet, Member, PATIENCE};
 use crate::rest;
 
-/// Asks the API by its name, as any client in a pod does, again and again.
+/// Asks the API as any client in a pod does, again and again: kubectl with the pod's own account; where this machine
+/// has none, a connection has to do.
 const ASKER: &str = r#"while true; do
-  token=$(cat /var/run/secrets/kubernetes.io/serviceaccount/token)
-  wget -q -T 5 -O - --no-check-certificate --header "Authorization: Bearer $token" \
-    https://kubernetes.default.svc/version | grep gitVersion && echo "answered $((n += 1))"
+  if [ -e /tools/kubectl ]; then /tools/kubectl get --raw /version --request-timeout=5s | grep gitVersion
+  else nc -w 2 kubernetes.default.svc 443 </dev/null
+  fi && echo "answered $((n += 1))"
   sleep 0.2
 done"#;
 
@@ -21,6 +22,10 @@ done"#;
 fn pods_find_the_api_and_miss_no_server() {
     let _machine = MachineLock::take();
     let image = images::busybox("1");
+    let tools = tempfile::tempdir().unwrap();
+    if has_kubectl() {
+        std::fs::copy(kubectl_program(), tools.path().join("kubectl")).unwrap();
+    }
     let fleet = Fleet::with_nodes(3, 1);
     let leader = fleet.well(3);
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -54,7 +59,8 @@ fn pods_find_the_api_and_miss_no_server() {
         "metadata": {"name": "asker"},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
             "name": "main", "image": image, "imagePullPolicy": "Never", "command": ["sh", "-c", ASKER],
-        }]},
+            "volumeMounts": [{"name": "tools", "mountPath": "/tools"}],
+        }], "volumes": [{"name": "tools", "hostPath": {"path": tools.path()}}]},
     });
     let made =
         runtime.block_on(rest(&fleet, &leader).call(Method::POST, "/api/v1/namespaces/default/pods", &pod));

@@ -151,7 +151,7 @@ async fn pages_show_one_revision(objects: &mut Objects) {
 async fn dry_runs_leave_nothing(objects: &mut Objects) {
     let dry = create(objects, "configmaps", json!({"metadata": {"name": "dry"}}), true).await;
     assert!(dry["metadata"]["uid"].is_string(), "{dry}");
-    let get = v1::GetRequest { resource: resource("", "configmaps"), key: key("dry") };
+    let get = v1::GetRequest { resource: resource("", "configmaps"), key: key("dry"), stale_allowed: false };
     assert_eq!(objects.get(get.clone()).await.unwrap_err().code(), Code::NotFound);
     let made =
         create(objects, "configmaps", json!({"metadata": {"name": "dry"}, "data": {"a": "1"}}), false).await;
@@ -276,7 +276,8 @@ async fn parts_are_written_apart(objects: &mut Objects) {
         ..Default::default()
     };
     objects.update(update).await.unwrap();
-    let get = v1::GetRequest { resource: resource("apps", "deployments"), key: key("d") };
+    let get =
+        v1::GetRequest { resource: resource("apps", "deployments"), key: key("d"), stale_allowed: true };
     assert_eq!(parsed(objects.get(get).await.unwrap().into_inner().object)["spec"]["replicas"], 2);
 }
 

@@ -268,7 +268,7 @@ impl RemoteBackend {
 #[async_trait]
 impl Backend for RemoteBackend {
     async fn get(&self, kind: KindRef, key: &Key) -> Result<Arc<Object>, Failure> {
-        let request = v1::GetRequest { resource: resource(kind), key: place(key) };
+        let request = v1::GetRequest { resource: resource(kind), key: place(key), stale_allowed: false };
         let make = |connection| {
             let request = unary(request.clone());
             async move { client(connection).get(request).await }

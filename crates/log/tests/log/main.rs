@@ -5,4 +5,5 @@ mod kill;
 mod recovery;
 mod simulation;
 mod single;
+mod snapshots;
 mod world;

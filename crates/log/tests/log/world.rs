@@ -79,7 +79,12 @@ pub async fn open(config: &LogConfig, applied: &Applied, transport: &TransportCo
 struct Wires {
     cut: HashSet<(NodeId, NodeId)>,
     inboxes: HashMap<NodeId, mpsc::UnboundedSender<std::io::Result<DuplexStream>>>,
-    channels: HashMap<(NodeId, NodeId), Channel>,
+    channels: HashMap<(NodeId, NodeId, bool), Channel>,
+    /// Connections for snapshots break after so many bytes.
+    fragile: Option<usize>,
+    /// Those that broke, and bytes that went through all of them.
+    broken: usize,
+    carried: usize,
 }
 
 /// The network: which server can call which.
@@ -101,6 +106,31 @@ impl Net {
         self.0.lock().unwrap().cut.insert((from, to));
     }
 
+    /// From now on connections for snapshots break after so many bytes.
+    pub fn make_fragile(&self, bytes: usize) {
+        self.0.lock().unwrap().fragile = Some(bytes);
+    }
+
+    /// Connections that broke, and bytes that went to their other sides.
+    pub fn broken(&self) -> (usize, usize) {
+        let wires = self.0.lock().unwrap();
+        (wires.broken, wires.carried)
+    }
+
+    /// Carries what `caller` says until that is `limit` bytes, and all that `callee` answers.
+    async fn carry(self, caller: DuplexStream, callee: DuplexStream, limit: usize) {
+        let (questions, mut to_caller) = tokio::io::split(caller);
+        let (mut answers, mut to_callee) = tokio::io::split(callee);
+        let mut questions = tokio::io::AsyncReadExt::take(questions, limit as u64);
+        let carried = tokio::select! {
+            carried = tokio::io::copy(&mut questions, &mut to_callee) => carried.unwrap_or(0) as usize,
+            _ = tokio::io::copy(&mut answers, &mut to_caller) => 0,
+        };
+        let mut wires = self.0.lock().unwrap();
+        wires.carried += carried;
+        wires.broken += usize::from(carried == limit);
+    }
+
     /// Mends everything.
     pub fn heal(&self) {
         self.0.lock().unwrap().cut.clear();
@@ -114,14 +144,14 @@ impl Net {
         let (inbox, incoming) = mpsc::unbounded_channel();
         let mut wires = self.0.lock().unwrap();
         wires.inboxes.insert(node, inbox);
-        wires.channels.retain(|(from, to), _| *from != node && *to != node);
+        wires.channels.retain(|(from, to, _), _| *from != node && *to != node);
         incoming
     }
 
     fn hang_up(&self, node: NodeId) {
         let mut wires = self.0.lock().unwrap();
         wires.inboxes.remove(&node);
-        wires.channels.retain(|(from, to), _| *from != node && *to != node);
+        wires.channels.retain(|(from, to, _), _| *from != node && *to != node);
     }
 }
 
@@ -131,19 +161,27 @@ struct Wire {
 }
 
 impl Connector for Wire {
-    fn connect(&self, to: NodeId, _: &str, _: Lane) -> Result<Channel, LogError> {
+    fn connect(&self, to: NodeId, _: &str, lane: Lane) -> Result<Channel, LogError> {
         let net = self.net.clone();
         let mut wires = self.net.0.lock().unwrap();
         if wires.cut.contains(&(self.from, to)) {
             return Err(LogError::Transport("the link is cut".to_owned()));
         }
-        let channel = wires.channels.entry((self.from, to)).or_insert_with(|| {
+        let for_snapshots = lane == Lane::Snapshots;
+        let channel = wires.channels.entry((self.from, to, for_snapshots)).or_insert_with(|| {
             Endpoint::from_static("http://pipe").connect_with_connector_lazy(tower::service_fn(
                 move |_: http::Uri| {
                     let inbox = net.0.lock().unwrap().inboxes.get(&to).cloned();
+                    let net = net.clone();
                     async move {
                         let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                        let (ours, theirs) = tokio::io::duplex(1 << 20);
+                        let (mut ours, theirs) = tokio::io::duplex(1 << 20);
+                        let fragile = net.0.lock().unwrap().fragile.filter(|_| for_snapshots);
+                        if let Some(limit) = fragile {
+                            let (near, far) = tokio::io::duplex(1 << 16);
+                            let middle = std::mem::replace(&mut ours, near);
+                            balsa_rt::spawn(TaskKind::Test, net.carry(far, middle, limit));
+                        }
                         inbox.and_then(|inbox| inbox.send(Ok(theirs)).ok()).ok_or_else(refused)?;
                         Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(ours))
                     }

@@ -60,6 +60,11 @@ fn filter_of(selection: Option<v1::Selection>, kind: &Descriptor) -> Result<(Fil
 }
 
 /// An object from a request's JSON, and what the client should be told about it.
+/// How new what is read must be.
+fn freshness(stale_allowed: bool) -> Wanted {
+    if stale_allowed { Wanted::Any } else { Wanted::Latest }
+}
+
 fn decode(kind: &Descriptor, json: &[u8], options: &v1::WriteOptions) -> Result<Decoded, Status> {
     let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
     let parsed = schema::parse_json(json).map_err(failed)?;
@@ -284,7 +289,8 @@ impl ObjectService for Objects {
         let key = key_of(request.get_ref().key.clone(), kind.descriptor())?;
         let wanted = Attributes::resource("get", kind.descriptor(), &key.namespace, &key.name);
         let (who, _seat) = self.admit(&request, &wanted).await?;
-        let found = self.0.engine.get(&who, kind, &key, Wanted::Latest).await.map_err(failed)?;
+        let freshness = freshness(request.get_ref().stale_allowed);
+        let found = self.0.engine.get(&who, kind, &key, freshness).await.map_err(failed)?;
         Ok(Response::new(v1::GetResponse { object: object(&found) }))
     }
 
@@ -295,7 +301,7 @@ impl ObjectService for Objects {
         let (who, _seat) = self.admit(&request, &wanted).await?;
         let request = request.into_inner();
         let page = Page { limit: request.limit as usize, continue_token: request.continue_token };
-        let freshness = if request.stale_allowed { Wanted::Any } else { Wanted::Latest };
+        let freshness = freshness(request.stale_allowed);
         let listed = self.0.engine.list(&who, kind, &filter, freshness, &page).await.map_err(failed)?;
         Ok(Response::new(futures::stream::iter(list_messages(listed)).map(Ok).boxed()))
     }
