@@ -12,7 +12,7 @@ use crate::rest;
 /// Asks the API as any client in a pod does, again and again: kubectl with the pod's own account; where this machine
 /// has none, a connection has to do.
 const ASKER: &str = r#"while true; do
-  if [ -e /tools/kubectl ]; then /tools/kubectl get --raw /version --request-timeout=5s | grep gitVersion
+  if [ -e /tools/kubectl ]; then timeout 5 /tools/kubectl get --raw /version | grep gitVersion
   else nc -w 2 kubernetes.default.svc 443 </dev/null
   fi && echo "answered $((n += 1))"
   sleep 0.2
