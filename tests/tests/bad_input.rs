@@ -5,6 +5,9 @@
 //! can be seen; the second is what a user reads from kubectl.
 #![allow(clippy::unwrap_used)]
 
+#[path = "bad_input/validation.rs"]
+mod validation;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -8,6 +8,16 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use k8s_openapi::api::core::v1::Taint;
 
+/// What is said of a node about which nobody says more: that it is no cloud's, and beside all others. Pods that are
+/// to be spread over zones would find no node without.
+const DEFAULT_LABELS: [(&str, &str); 3] = [
+    ("node.kubernetes.io/instance-type", "balsa"),
+    ("topology.kubernetes.io/region", "default"),
+    ("topology.kubernetes.io/zone", "default"),
+];
+/// Has a node that runs beside a server.
+const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
 /// What an agent is told at its start.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -23,6 +33,8 @@ pub struct AgentConfig {
     pub local_path_dir: PathBuf,
     /// Labels of the node beside those that every node has.
     pub labels: BTreeMap<String, String>,
+    /// Labels that the node gets unless it has others of that name: what somebody sets stays.
+    pub default_labels: BTreeMap<String, String>,
     /// Taints of a new node.
     pub taints: Vec<Taint>,
     /// The address of the machine, as others reach it.
@@ -103,6 +115,7 @@ impl AgentConfig {
             local_path_dir: data_dir.join("local-path"),
             data_dir,
             labels: BTreeMap::new(),
+            default_labels: DEFAULT_LABELS.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             taints: Vec::new(),
             node_ip,
             cluster_dns: Some(Ipv4Addr::new(10, 96, 0, 10)),
@@ -116,6 +129,11 @@ impl AgentConfig {
             api_service: None,
             timing: Timing::default(),
         }
+    }
+
+    /// The node runs beside a server of its cluster. It takes pods like any other.
+    pub fn beside_a_server(&mut self) {
+        self.default_labels.insert(CONTROL_PLANE.to_owned(), String::new());
     }
 
     /// Whether a node is on this machine.

@@ -4,6 +4,8 @@
 //! for server reflection, and what turns a [`balsa_model::Failure`] into a `tonic::Status` and back.
 
 mod failure;
+#[cfg(test)]
+mod naming;
 
 pub use failure::{details_of, from_status, to_status};
 

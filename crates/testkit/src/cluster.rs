@@ -7,7 +7,8 @@
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
 
 use http::Method;
 use nix::sys::signal::Signal;
@@ -206,7 +207,19 @@ impl Cluster {
         self.processes = staying;
         let ending: Vec<Process> = ending;
         assert!(!ending.is_empty() || std::thread::panicking(), "no such process runs");
-        ending.into_iter().for_each(|process| process.end(signal));
+        for process in ending {
+            process.end(signal);
+        }
+    }
+
+    /// SIGTERM to one agent, where it is a process of its own: how it ended, and after how long. It stays
+    /// away until [`restart`](Self::restart).
+    pub fn ask_agent_to_stop(&mut self, name: &str) -> (ExitStatus, Duration) {
+        let place = self.processes.iter().position(|process| process.what() == name);
+        let process = self.processes.remove(place.expect("no such agent runs"));
+        let asked = Instant::now();
+        let status = process.end(Signal::SIGTERM);
+        (status.expect("it has ended"), asked.elapsed())
     }
 
     /// `balsa down`: takes everything away; panics if anything is left on the machine.

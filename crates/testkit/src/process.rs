@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -56,11 +56,12 @@ impl Process {
         }
     }
 
-    /// Sends a signal and waits until it has ended. Panics when it does not.
-    pub(crate) fn end(mut self, signal: Signal) {
+    /// Sends a signal and waits until it has ended: how. Panics when it does not.
+    pub(crate) fn end(mut self, signal: Signal) -> Option<ExitStatus> {
         killpg(Pid::from_raw(self.child.id().try_into().unwrap()), signal).ok();
         let ended = self.ends();
         assert!(ended || std::thread::panicking(), "{} does not end on {signal}", self.what);
+        self.child.try_wait().ok().flatten()
     }
 
     /// Whether it ends without being told to, soon; if not it is killed.

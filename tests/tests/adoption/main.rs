@@ -1,8 +1,10 @@
 //! kill -9 in the middle of a rollout, of the server, of the agent, and of both: the containers go on
 //! running, and after a restart the rollout completes, no container of a healthy pod was started again for
-//! it, and no acknowledged object is missing. And an agent that never comes back: its pods run elsewhere.
+//! it, and no acknowledged object is missing. And an agent that is asked to stop and comes back, and
+//! one that never does: its pods run elsewhere.
 #![allow(clippy::unwrap_used)]
 
+mod asked;
 mod gone;
 mod ledger;
 

@@ -51,6 +51,67 @@ fn flags_then_environment_then_file() {
     assert_eq!(configuration(&["agent", "--config", printed.to_str().unwrap()], &[]), agent);
 }
 
+/// Each option of a server by itself, in all four layers, and those that only `up` has.
+#[test]
+fn every_option_has_all_layers() {
+    let of_servers = [
+        ("port", ["6443", "7001", "7002", "7003"]),
+        ("service-cidr", ["10.96.0.0/16", "10.1.0.0/16", "10.2.0.0/16", "10.3.0.0/16"]),
+        ("cluster-cidr", ["10.244.0.0/16", "10.4.0.0/16", "10.5.0.0/16", "10.6.0.0/16"]),
+        ("service-node-port-range", ["30000-32767", "31000-31001", "31000-31002", "31000-31003"]),
+        ("storage-quota", ["2Gi", "3Gi", "4Gi", "5Gi"]),
+        ("history-changes", ["200000", "1001", "1002", "1003"]),
+        ("max-watches", ["20000", "101", "102", "103"]),
+        ("bind", ["0.0.0.0", "127.0.0.1", "127.0.0.2", "127.0.0.3"]),
+    ];
+    let of_up = [
+        ("nodes", ["1", "2", "3", "4"]),
+        ("servers", ["1", "3", "5", "7"]),
+        ("docker-host", ["", "unix:///1", "unix:///2", "unix:///3"]),
+    ];
+    let both = ["server", "up"].into_iter().flat_map(|command| of_servers.map(|option| (command, option)));
+    for (command, (option, [default, in_file, in_environment, on_line])) in
+        both.chain(of_up.map(|option| ("up", option)))
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("balsa.yaml");
+        std::fs::write(&file, format!("{option}: {in_file}\n")).unwrap();
+        let config = format!("--config={}", file.display());
+        let variable = format!("BALSA_{}", option.to_uppercase().replace('-', "_"));
+        let (environment, flag) = ([(variable.as_str(), in_environment)], format!("--{option}={on_line}"));
+        let chosen = |arguments: &[&str], environment: &[(&str, &str)]| match &configuration(
+            &[&[command], arguments].concat(),
+            environment,
+        )[option]
+        {
+            Value::String(text) => text.clone(),
+            Value::Null => String::new(),
+            other => other.to_string(),
+        };
+        assert_eq!(chosen(&[], &[]), default, "{command} {option}");
+        assert_eq!(chosen(&[&config], &[]), in_file, "{command} {option}: the file");
+        assert_eq!(chosen(&[&config], &environment), in_environment, "{command} {option}: {variable}");
+        assert_eq!(chosen(&[&config, &flag], &environment), on_line, "{command} {option}: {flag}");
+    }
+}
+
+/// What is printed of `up` is a file that says the same again.
+#[test]
+fn a_cluster_is_printed_as_it_is_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("balsa.yaml");
+    let printed =
+        configuration(&["up", "--nodes=0", "--port=7003"], &[("BALSA_SERVICE_CIDR", "10.3.0.0/16")]);
+    assert_eq!((&printed["nodes"], &printed["service-cidr"]), (&0.into(), &"10.3.0.0/16".into()));
+    std::fs::write(&file, serde_yaml_ng::to_string(&printed).unwrap()).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(configuration(&["up", "--config", file], &[]), printed);
+    // A server by itself may share it, and passes over what is not its own.
+    assert_eq!(configuration(&["server", "--config", file], &[])["port"], 7003);
+    let secret = run(&["up", "--print-config"], &[("BALSA_TOKEN", "a-secret-token")]);
+    assert!(secret.status.success() && !String::from_utf8_lossy(&secret.stdout).contains("a-secret"));
+}
+
 #[test]
 fn what_is_wrong_is_told() {
     let folder = tempfile::tempdir().unwrap();

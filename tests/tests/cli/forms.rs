@@ -1,9 +1,8 @@
 //! What options do to what is printed and written, on a server alone: nothing here needs a node.
 
-use balsa_testkit::{Cluster, Options, Output, has_kubectl, wait_until};
+use balsa_testkit::{Cluster, Lines, Options, Output, has_kubectl, wait_until};
 use serde_json::Value;
 
-use crate::stream::Lines;
 use crate::{PATIENCE, ok};
 
 const ZOO: &str = "apiVersion: v1

@@ -3,19 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod flags;
 mod forms;
 mod mistakes;
+mod ranges;
 mod server;
-mod stream;
 mod tokens;
 mod yaml;
 
 use std::time::Duration;
 
-use balsa_testkit::{Cluster, Options, Output, images, wait_until};
+use balsa_testkit::{Cluster, Lines, Options, Output, images, wait_until};
 use serde_json::Value;
-
-use stream::Lines;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -2,6 +2,7 @@
 //! several kinds in one stream; and the documented example clients, in Python and in Rust, as they are.
 #![allow(clippy::unwrap_used)]
 
+mod bookmarks;
 mod examples;
 mod expired;
 mod tools;
@@ -104,6 +105,8 @@ fn what_rest_can_do_grpc_can() {
         deletions_have_preconditions(&mut objects).await;
         several_kinds_come_in_one_stream(&mut objects).await;
         conflicts_say_what_is_there(&mut objects).await;
+        bookmarks::odd_fields_are_told_or_refused(&mut objects).await;
+        bookmarks::tell_how_far_a_quiet_watch_is(&mut objects).await;
         tools::see_every_request(&cluster).await;
     });
     examples::follow(&cluster, &credentials);

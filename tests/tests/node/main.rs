@@ -1,5 +1,5 @@
 //! What a node does with pods, read line by line from the list of what must be there: images from a real
-//! registry, containers as their pod describes them, volumes, Services and names, logs, health and numbers.
+//! registry, containers as their pod describes them, volumes, Services and names, logs, health and numbers; and what a cluster has from the start.
 //!
 //! One cluster of two nodes for all acts: the pods of all of them are applied first and come up beside each
 //! other, so that nobody waits for what another act could have started.
@@ -14,6 +14,7 @@ mod network;
 mod operations;
 mod registry;
 mod rollout;
+mod start;
 mod userspace;
 mod volumes;
 

@@ -1,17 +1,23 @@
 //! Two clusters of two nodes each on one machine: neither notices the other, pods of one reach each other
-//! across its nodes by address, service and name, and taking one away leaves the other as it was.
+//! across its nodes by address, service and name, and taking one away leaves the other as it was. The last one takes
+//! the image of its sandboxes along.
 #![allow(clippy::unwrap_used)]
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use balsa_testkit::{Cluster, Footprint, Options, Steady, get, images, wait_until};
+use balsa_testkit::{Cluster, Footprint, Options, Steady, docker, get, images, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 fn two_clusters_share_a_machine() {
     let image = images::busybox("1");
+    // Of somebody else, whatever they are called.
+    let others = ["balsa/pause:of-somebody-else", "somebody/else:1"];
+    for name in others {
+        docker(["tag", image.as_str(), name]).ok();
+    }
     let first = Cluster::start(Options::nodes(2));
     an_application_on_each_node(&first, &image);
     let before = Footprint::take();
@@ -32,12 +38,33 @@ fn two_clusters_share_a_machine() {
     let kept = Kept::of(&first);
     second.down();
     assert_eq!(before.since(&Footprint::take()), [""; 0], "the second took something of the first with it");
+    assert!(is_here(PAUSE), "the first one's pods are made of it");
     kept.is_still_so(&first);
     pods_reach_each_other_across_nodes(&first);
     names_lead_to_services_on_every_node(&first);
     let tally = steady.stop();
     assert!(tally.failed.is_empty() && tally.answered > 20, "{tally:?}");
     first.down();
+    the_pause_image_goes_with_the_last_cluster(&image, &others);
+}
+
+/// What every sandbox runs. Balsa makes it, so Balsa takes it away.
+const PAUSE: &str = "balsa/pause:1";
+
+fn is_here(image: &str) -> bool {
+    docker(["image", "inspect", image]).code == 0
+}
+
+/// Containers of somebody else's, who is not at home in these suites, would keep it: then that is so.
+fn the_pause_image_goes_with_the_last_cluster(image: &str, others: &[&str]) {
+    let users = docker(["ps", "-aq", "--filter", &format!("ancestor={PAUSE}")]).ok();
+    assert!(!is_here(PAUSE) || !users.is_empty(), "nobody needs {PAUSE} any more");
+    for other in others.iter().chain([&image]) {
+        assert!(is_here(other), "{other} was not Balsa's to remove");
+    }
+    for name in others {
+        docker(["rmi", name]).ok();
+    }
 }
 
 /// What must not change when another cluster goes.

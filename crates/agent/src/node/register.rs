@@ -80,7 +80,9 @@ impl Registrar {
         let (api, key) = (self.client.api::<Node>(), self.key());
         let known = api.modify(&key, Part::Main, |node| {
             let before = node.metadata.clone();
-            node.metadata.labels.get_or_insert_default().extend(labels.clone());
+            let known = node.metadata.labels.get_or_insert_default();
+            known.extend(labels.clone());
+            add_missing(known, &self.config.default_labels);
             node.metadata
                 .annotations
                 .get_or_insert_default()
@@ -90,6 +92,8 @@ impl Registrar {
         if known.await?.is_some() || api.find(&key).await?.is_some() {
             return Ok(());
         }
+        let mut labels = labels;
+        add_missing(&mut labels, &self.config.default_labels);
         let node = Node {
             metadata: ObjectMeta {
                 name: Some(self.config.node_name.clone()),
@@ -258,6 +262,12 @@ impl Registrar {
                 }
             };
         }
+    }
+}
+
+fn add_missing(labels: &mut BTreeMap<String, String>, defaults: &BTreeMap<String, String>) {
+    for (name, value) in defaults {
+        labels.entry(name.clone()).or_insert_with(|| value.clone());
     }
 }
 

@@ -68,12 +68,24 @@ pub(crate) async fn until(
     limit: Option<Duration>,
     is_so: impl Fn(Option<&Object>) -> bool,
 ) -> anyhow::Result<()> {
-    let waiting = wait(session, (kind, key), is_so);
-    let Some(limit) = limit else { return waiting.await };
-    tokio::time::timeout(limit, waiting).await.unwrap_or_else(|_| {
+    let late = || {
         let name = output::named(kind.descriptor(), &key.name);
-        Err(anyhow!("timed out waiting for the condition on {name}"))
-    })
+        anyhow!("timed out waiting for the condition on {name}")
+    };
+    match limit {
+        None => wait(session, (kind, key), is_so).await,
+        // No time to wait is time for a look.
+        Some(Duration::ZERO) => match session.remote.get(kind, key).await {
+            Ok(object) if is_so(Some(&object)) => Ok(()),
+            Err(failure) if failure.reason == Reason::NotFound && is_so(None) => Ok(()),
+            Err(failure) if failure.reason != Reason::NotFound => Err(failure.into()),
+            _ => Err(late()),
+        },
+        Some(limit) => {
+            let waiting = wait(session, (kind, key), is_so);
+            tokio::time::timeout(limit, waiting).await.unwrap_or_else(|_| Err(late()))
+        }
+    }
 }
 
 async fn wait(

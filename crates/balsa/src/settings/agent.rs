@@ -172,6 +172,9 @@ impl AgentSettings {
         config.max_pods = self.max_pods;
         config.neighbours.clone_from(&self.neighbours);
         config.kubelet_port = self.metrics_port;
+        if self.in_process {
+            config.beside_a_server();
+        }
         config.service_cidr = Some(ranges.services);
         config.cluster_cidr = ranges.pods;
         config.cluster_dns = Some(nth(10));

@@ -21,6 +21,8 @@ use super::{Credentials, Identity, RemoteBackend, RemoteConfig};
 
 /// How tokens start.
 const PREFIX: &str = "BALSA1";
+/// What the handshake ends with at a server of another cluster than the token's.
+const OTHER_CLUSTER: &str = "its CA is not the one that the token is for";
 
 /// What a node asks when it joins.
 #[derive(Clone, Debug)]
@@ -71,7 +73,20 @@ pub fn fingerprint_of(ca_pem: &str) -> Result<String, Failure> {
 /// # Errors
 /// When the token is malformed, wrong or expired, or no server with the token's CA answers.
 pub async fn join(joining: &Joining) -> Result<Joined, Failure> {
-    request(&by_token(&joining.servers, &joining.token)?, joining).await
+    let joined = request(&by_token(&joining.servers, &joining.token)?, joining).await;
+    joined.map_err(|failure| of_another_cluster(failure, &joining.servers, "balsa token create"))
+}
+
+/// A server that shows another CA can be reached well: it is the token, or the address, that is wrong.
+fn of_another_cluster(failure: Failure, servers: &[String], command: &str) -> Failure {
+    if !failure.message.ends_with(OTHER_CLUSTER) {
+        return failure;
+    }
+    let message = format!(
+        "the bootstrap token is for another cluster than that of {}; make one there with `{command}`",
+        servers.join(", ")
+    );
+    Failure::new(Reason::Unauthorized, message)
 }
 
 /// Servers that show the CA whose hash the token carries.
@@ -111,7 +126,9 @@ pub async fn join_server(joining: &ServerJoining) -> Result<balsa_proto::peer::J
         let request = super::channels::unary(joining.request.clone());
         async move { PeerServiceClient::new(connection).join(request).await }
     };
-    remote.channels.call(super::channels::Repeat::Always, make).await
+    let joined = remote.channels.call(super::channels::Repeat::Always, make).await;
+    let command = "balsa token create --usage server";
+    joined.map_err(|failure| of_another_cluster(failure, &joining.servers, command))
 }
 
 /// Renews a node's certificate, with the one that is about to end.
@@ -153,9 +170,10 @@ impl ServerCertVerifier for ByFingerprint {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let is_ours = |certificate: &&CertificateDer<'_>| hash(certificate) == self.fingerprint;
-        let ca = intermediates.iter().find(is_ours).ok_or_else(|| {
-            rustls::Error::General("its CA is not the one that the token is for".to_owned())
-        })?;
+        let ca = intermediates
+            .iter()
+            .find(is_ours)
+            .ok_or_else(|| rustls::Error::General(OTHER_CLUSTER.to_owned()))?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.clone().into_owned())?;
         let general = |error: &dyn std::fmt::Display| rustls::Error::General(error.to_string());
@@ -205,6 +223,18 @@ fn hash(certificate: &CertificateDer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_reached_but_is_another_is_told_from_who_is_not_reached() {
+        let told = |message: &str| {
+            let failure = Failure::new(Reason::ServiceUnavailable, message);
+            of_another_cluster(failure, &["a:1".to_owned()], "balsa token create")
+        };
+        let failure = told(&format!("cannot reach the server a:1: unexpected error: {OTHER_CLUSTER}"));
+        assert_eq!(failure.reason, Reason::Unauthorized);
+        assert!(failure.message.contains("another cluster than that of a:1"), "{failure}");
+        assert_eq!(told("cannot reach the server a:1: refused").reason, Reason::ServiceUnavailable);
+    }
 
     #[test]
     fn tokens_name_their_ca() {

@@ -22,6 +22,17 @@ struct Operation {
     value: Value,
 }
 
+/// Fields of operations that no operation has.
+pub(super) fn unknown_fields(body: &[u8]) -> Vec<String> {
+    const KNOWN: [&str; 4] = ["op", "path", "from", "value"];
+    let operations: Vec<serde_json::Map<String, Value>> = serde_json::from_slice(body).unwrap_or_default();
+    let of_one = |(n, operation): (usize, serde_json::Map<String, Value>)| {
+        let unknown = operation.into_iter().filter(|(field, _)| !KNOWN.contains(&field.as_str()));
+        unknown.map(|(field, _)| format!("unknown field \"[{n}].{field}\"")).collect::<Vec<_>>()
+    };
+    operations.into_iter().enumerate().flat_map(of_one).collect()
+}
+
 /// Applies a patch.
 ///
 /// # Errors

@@ -97,6 +97,27 @@ pub fn apply_to(
     check(message, current, patched)
 }
 
+/// What a client should be told about the text of its patch: fields that stand twice, and in a JSON patch
+/// fields of an operation that there are none of. What the result has too much is told by [`apply`].
+pub fn oddities(patch_type: PatchType, body: &[u8]) -> Vec<String> {
+    let duplicates = schema::duplicates(body);
+    match patch_type {
+        PatchType::Merge | PatchType::Strategic => duplicates,
+        PatchType::Json => {
+            let found = json::unknown_fields(body);
+            duplicates.into_iter().chain(found).map(|found| format!("json patch {found}")).collect()
+        }
+        // Its text is YAML, and read as such.
+        PatchType::Apply => Vec::new(),
+    }
+}
+
+/// The refusal of a patch under `fieldValidation=Strict`; `None` when there is nothing to refuse.
+pub fn strict_failure(patched: &Value, found: &[String]) -> Option<Failure> {
+    let why = || format!("strict decoding error: {}", found.join(", "));
+    (!found.is_empty()).then(|| invalid(&patched.to_string(), &why()))
+}
+
 fn object(body: &[u8]) -> Result<Value, Failure> {
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("error decoding patch: {error}")))?;

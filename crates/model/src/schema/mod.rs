@@ -15,7 +15,7 @@ pub(crate) mod table;
 pub(crate) mod unset;
 
 pub use check::{Checked, check};
-pub use parse::{parse_json, parse_yaml, parse_yaml_patch};
+pub use parse::{duplicates, parse_json, parse_yaml, parse_yaml_patch};
 
 use crate::status::Failure;
 use crate::yaml;

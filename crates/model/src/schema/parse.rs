@@ -30,6 +30,15 @@ pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
     }
 }
 
+/// The fields that stand twice in a JSON text of any form; of what cannot be read, as far as it can.
+pub fn duplicates(bytes: &[u8]) -> Vec<String> {
+    let mut log = Log::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    // What is wrong with it is told by whoever reads it for what it says.
+    let _ = Tree { log: &mut log }.deserialize(&mut deserializer);
+    log.duplicates
+}
+
 /// Reads a YAML body: one document, as [`yaml`] has it. Beside the tree: keys that stand twice, in the words
 /// of Kubernetes' reader of YAML (`line 3: key "replicas" already set in map`).
 ///

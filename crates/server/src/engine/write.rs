@@ -241,6 +241,10 @@ impl Engine {
         validation: FieldValidation,
         dry_run: bool,
     ) -> Result<Written, Failure> {
+        let oddities = match validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => patch::oddities(patch.kind, &patch.body),
+        };
         let found = std::sync::Mutex::new(Vec::new());
         let apply = |old: &Object| {
             // Most patches have nothing to do with managedFields.
@@ -250,7 +254,7 @@ impl Engine {
             // What a patch says of the version is judged on its result; of the UID, that it may not change.
             let revision = precondition_of(&checked.value)?.revision;
             check_precondition(old, &Precondition { revision, uid: None })?;
-            let decoded = body::judge(kind.descriptor(), checked, Vec::new(), validation)?;
+            let decoded = body::judge_patch(checked, oddities.clone(), validation)?;
             if let Ok(mut found) = found.lock() {
                 *found = decoded.warnings;
             }

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{authenticate, authenticate_fresh, authorize};
 use crate::authorize::{Attributes, MASTERS};
 use crate::front::Front;
-use crate::identity::{Authenticated, JOIN_GROUP, TokenRequest};
+use crate::identity::{Authenticated, JOIN_GROUP, SERVER_GROUP, TokenRequest};
 use crate::leases;
 
 /// How long somebody may wait for all proxies.
@@ -60,6 +60,9 @@ impl AgentService for Agents {
                 "node_name \"{}\": {why}",
                 request.node_name
             ))));
+        }
+        if user.is_in(SERVER_GROUP) {
+            return Err(refused("this token is not for agents; make one with `balsa token create`"));
         }
         if !may_join(&user, &request.node_name) {
             return Err(refused(format!(

@@ -66,7 +66,7 @@ fn freshness(stale_allowed: bool) -> Wanted {
 }
 
 fn decode(kind: &Descriptor, json: &[u8], options: &v1::WriteOptions) -> Result<Decoded, Status> {
-    let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
+    let validation = FieldValidation::parse("WriteOptions", &options.field_validation).map_err(failed)?;
     let parsed = schema::parse_json(json).map_err(failed)?;
     body::check(kind, parsed, validation).map_err(failed)
 }
@@ -239,7 +239,9 @@ impl Objects {
             return Err(super::missing("options.field_manager"));
         }
         let who = who.with_manager(&options.field_manager);
-        let (value, warnings) = schema::parse_yaml(&request.patch).map_err(failed)?;
+        let validation = FieldValidation::parse("WriteOptions", &options.field_validation).map_err(failed)?;
+        let (value, duplicates) = schema::parse_yaml(&request.patch).map_err(failed)?;
+        let warnings = body::judge_applied(duplicates, validation).map_err(failed)?;
         let config = Configuration { value, force: request.force, may_create };
         let part = v1::Part::try_from(request.part).unwrap_or_default();
         let engine = &self.0.engine;
@@ -372,7 +374,7 @@ impl ObjectService for Objects {
             let object = self.update_scale(&who, (kind, &key), options.dry_run, change).await?;
             return Ok(Response::new(v1::PatchResponse { object: Some(object), warnings: Vec::new() }));
         }
-        let validation = FieldValidation::parse(&options.field_validation).map_err(failed)?;
+        let validation = FieldValidation::parse("WriteOptions", &options.field_validation).map_err(failed)?;
         let patch = Patch { kind: language, body };
         let engine = &self.0.engine;
         let part = part_of(part, kind.descriptor())?;

@@ -1,7 +1,7 @@
 //! Request bodies: JSON, YAML or protobuf become one JSON tree, checked against the kind's schema.
 
 use balsa_model::schema::Checked;
-use balsa_model::{Descriptor, Failure, Reason, protobuf, schema};
+use balsa_model::{Descriptor, Failure, Reason, patch, protobuf, schema, yaml};
 use bytes::Bytes;
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Limited};
 use serde_json::Value;
 
 use super::encode;
+use super::query::wrong_option;
 
 /// Largest request body, in bytes: that of the reference server.
 const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
@@ -27,15 +28,18 @@ pub(crate) enum FieldValidation {
 }
 
 impl FieldValidation {
-    /// From the parameter's value; empty is the default, `Warn`.
-    pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
+    /// From the parameter's value; empty is the default, `Warn`. `options` is the kind of the options it is among.
+    pub(crate) fn parse(options: &str, text: &str) -> Result<Self, Failure> {
         match text {
             "Ignore" => Ok(Self::Ignore),
             "" | "Warn" => Ok(Self::Warn),
             "Strict" => Ok(Self::Strict),
-            other => Err(Failure::bad_request(format!(
-                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            other => {
+                let why = format!(
+                    "Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                );
+                Err(wrong_option(options, "FieldValueNotSupported", "fieldValidation", &why))
+            }
         }
     }
 }
@@ -145,7 +149,7 @@ pub(crate) fn check(
 }
 
 /// What becomes of fields that the schema does not know and of those that stand twice.
-pub(crate) fn judge(
+fn judge(
     kind: &Descriptor,
     checked: Checked,
     duplicates: Vec<String>,
@@ -163,6 +167,43 @@ pub(crate) fn judge(
         FieldValidation::Ignore => Vec::new(),
     };
     Ok(Decoded { value, warnings })
+}
+
+/// The same of a patch: what is odd about its text, and what its result has too much.
+pub(crate) fn judge_patch(
+    checked: Checked,
+    oddities: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Decoded, Failure> {
+    let Checked { value, unknown } = checked;
+    let found = || oddities.into_iter().chain(unknown).collect::<Vec<_>>();
+    let warnings = match validation {
+        FieldValidation::Strict => match patch::strict_failure(&value, &found()) {
+            Some(failure) => return Err(failure),
+            None => Vec::new(),
+        },
+        FieldValidation::Warn => found(),
+        FieldValidation::Ignore => Vec::new(),
+    };
+    Ok(Decoded { value, warnings })
+}
+
+/// The same of what a manager applies, of which only what stands twice is asked: a field that nobody knows
+/// cannot be owned, and is refused whatever the client says.
+pub(crate) fn judge_applied(
+    duplicates: Vec<String>,
+    validation: FieldValidation,
+) -> Result<Vec<String>, Failure> {
+    match validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            let why = yaml::strict_error(&duplicates);
+            Err(Failure::bad_request(format!(
+                "error strict decoding YAML: error converting YAML to JSON: {why}"
+            )))
+        }
+        FieldValidation::Warn => Ok(duplicates),
+        FieldValidation::Strict | FieldValidation::Ignore => Ok(Vec::new()),
+    }
 }
 
 fn require_kind(kind: &Descriptor, value: &Value) -> Result<(), Failure> {

@@ -29,20 +29,25 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     }
     logs.container.clone_from(&target.container);
     let mut stream = call.call.front.open_stream(&target, open::What::Logs(logs)).await?;
-    // An error before the first byte is an answer; later ones break the text off.
-    let first = match stream.from_agent.recv().await.and_then(|request| request.message) {
+    // An error before the first byte is an answer; later ones break the text off. After the end there is nothing
+    // to be had any more, also when nothing came before it.
+    let (first, ended) = match stream.from_agent.recv().await.and_then(|request| request.message) {
         Some(stream_request::Message::End(end)) if !end.error.is_empty() => {
             return Err(Failure::new(Reason::parse(&end.reason).unwrap_or(Reason::InternalError), end.error));
         }
-        Some(stream_request::Message::Data(data)) => data.bytes,
-        Some(_) => Bytes::new(),
+        Some(stream_request::Message::Data(data)) => (data.bytes, false),
+        Some(stream_request::Message::End(_)) => (Bytes::new(), true),
+        Some(stream_request::Message::Open(_)) => (Bytes::new(), false),
         None => return Err(Failure::new(Reason::ServiceUnavailable, LOST)),
     };
     let rest = futures::stream::try_unfold(stream, |mut stream| async move {
         let bytes: Option<Bytes> = next_bytes(&mut stream.from_agent).await?;
         Ok::<_, io::Error>(bytes.map(|bytes| (bytes, stream)))
     });
-    let body = Body::from_stream(futures::StreamExt::chain(futures::stream::iter([Ok(first)]), rest));
+    let body = match ended {
+        true => Body::empty(),
+        false => Body::from_stream(futures::StreamExt::chain(futures::stream::iter([Ok(first)]), rest)),
+    };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));

@@ -6,7 +6,7 @@ use balsa_model::field::{FieldErrors, Path};
 use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
-use balsa_model::{Failure, Key, Precondition, Reason, Revision, schema, yaml};
+use balsa_model::{Failure, Key, Precondition, Reason, Revision, schema};
 use http::header::USER_AGENT;
 use http::{Method, StatusCode};
 use serde_json::Value;
@@ -61,8 +61,9 @@ impl ResourceCall {
         Ok(respond::object(status, object, &shown, self.call.front.engine.clock().now()))
     }
 
-    pub(super) fn validation(&self) -> Result<FieldValidation, Failure> {
-        FieldValidation::parse(self.call.query.get("fieldValidation"))
+    /// `options` is the kind of the verb's options.
+    pub(super) fn validation(&self, options: &str) -> Result<FieldValidation, Failure> {
+        FieldValidation::parse(options, self.call.query.get("fieldValidation"))
     }
 
     /// The proof that the user may write here, in the name of a field manager: the one that the request
@@ -123,7 +124,7 @@ async fn create(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let bytes = body::read(body).await?;
     let descriptor = call.kind.descriptor();
     let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
-    let decoded = body::check(descriptor, parsed, call.validation()?)?;
+    let decoded = body::check(descriptor, parsed, call.validation("CreateOptions")?)?;
     let dry_run = call.call.query.dry_run("CreateOptions")?;
     let engine = &call.call.front.engine;
     let written = engine.create(&who, call.kind, &call.path.namespace, decoded.value, dry_run).await?;
@@ -136,7 +137,7 @@ pub(super) async fn update(call: ResourceCall, part: Part, body: Body) -> Result
     let bytes = body::read(body).await?;
     let descriptor = call.kind.descriptor();
     let parsed = body::parse(&call.call.headers, &bytes, descriptor.message)?;
-    let decoded = body::check(descriptor, parsed, call.validation()?)?;
+    let decoded = body::check(descriptor, parsed, call.validation("UpdateOptions")?)?;
     let dry_run = call.call.query.dry_run("UpdateOptions")?;
     require_version(&call, part, &decoded.value)?;
     let engine = &call.call.front.engine;
@@ -196,16 +197,7 @@ pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Change
         })
     };
     let (value, duplicates) = parsed?;
-    let warnings = match call.validation()? {
-        FieldValidation::Strict if !duplicates.is_empty() => {
-            let why = yaml::strict_error(&duplicates);
-            return Err(Failure::bad_request(format!(
-                "error strict decoding YAML: error converting YAML to JSON: {why}"
-            )));
-        }
-        FieldValidation::Warn => duplicates,
-        FieldValidation::Strict | FieldValidation::Ignore => Vec::new(),
-    };
+    let warnings = body::judge_applied(duplicates, call.validation("PatchOptions")?)?;
     let may_create = call.authorize("create").map(drop);
     Ok(Change::Configuration(Configuration { value, force: query.flag("force"), may_create }, warnings))
 }
@@ -213,7 +205,7 @@ pub(super) async fn read_patch(call: &ResourceCall, body: Body) -> Result<Change
 /// Patches a part of an object.
 pub(super) async fn patch(call: ResourceCall, part: Part, body: Body) -> Result<Response, Failure> {
     let who = call.authorize_write("patch", "PatchOptions")?;
-    let validation = call.validation()?;
+    let validation = call.validation("PatchOptions")?;
     let change = read_patch(&call, body).await?;
     let dry_run = call.call.query.dry_run("PatchOptions")?;
     let engine = &call.call.front.engine;
