@@ -24,6 +24,8 @@ pub const ATTEMPT: &str = "balsa.dev/attempt";
 pub const SPEC_HASH: &str = "balsa.dev/spec-hash";
 /// A hash of the shares and limits that it was made with; another hash means that it was, or is to be, resized.
 pub const RESOURCES: &str = "balsa.dev/resources";
+/// What its image is told by: a digest in a repository, or the engine's id.
+pub const IMAGE_ID: &str = "balsa.dev/image-id";
 /// The id of the sandbox that an app container lives in.
 pub const SANDBOX: &str = "balsa.dev/sandbox";
 /// `init`, `app` or `ephemeral`.

@@ -131,6 +131,7 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
         (labels::SANDBOX, parts.sandbox.as_str().to_owned()),
         (labels::SPEC_HASH, spec_hash(parts.container)),
         (labels::RESOURCES, resize::hash(parts.container)),
+        (labels::IMAGE_ID, parts.image.identity(parts.container.image.as_deref().unwrap_or_default())),
         (labels::CONTAINER_TYPE, type_.to_owned()),
     ] {
         all.insert(name.to_owned(), value);
@@ -414,6 +415,7 @@ mod tests {
         assert_eq!((config.resources.memory, config.resources.oom_score_adj), (Some(64 << 20), Some(938)));
         assert!(config.read_only_root && !config.privileged);
         assert_eq!(config.labels[labels::ATTEMPT], "3");
+        assert_eq!(config.labels[labels::IMAGE_ID], "sha256:1");
     }
 
     #[test]

@@ -61,6 +61,11 @@ impl Found {
         self.has_ended() && !self.failed_to_start() && self.state.exit_code == 0
     }
 
+    /// What tells its image from others; containers of earlier releases know only the engine's id.
+    pub(crate) fn image_id(&self) -> &str {
+        self.state.labels.get(labels::IMAGE_ID).unwrap_or(&self.state.image_id)
+    }
+
     /// When it ended, as well as it is known.
     pub(crate) fn finished_at(&self) -> Option<Timestamp> {
         self.state.finished_at.or(self.state.created_at)

@@ -129,7 +129,7 @@ fn container_status(
     let mut status = ContainerStatus {
         name: name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        image_id: latest.state.image_id.clone(),
+        image_id: latest.image_id().to_owned(),
         container_id: Some(format!("{}://{}", facts.engine, latest.state.id)),
         restart_count: i32::try_from(latest.attempt).unwrap_or(i32::MAX),
         ready,
@@ -403,6 +403,19 @@ mod tests {
         }
         let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled").unwrap();
         assert_eq!(scheduled.last_transition_time.as_ref().unwrap().0.as_second(), 1_577_836_800);
+    }
+
+    #[test]
+    fn images_are_told_by_what_was_known_of_them_when_the_container_was_made() {
+        let told = |container: Found| {
+            let status = status(&pod("Always"), vec![found("POD", 0, Status::Running, 0), container], &[]);
+            let container = status.container_statuses.unwrap().remove(0);
+            (container.image, container.image_id)
+        };
+        let mut container = found("a", 0, Status::Running, 0);
+        assert_eq!(told(container.clone()), ("i".to_owned(), "sha256:1".to_owned()));
+        container.state.labels.insert(labels::IMAGE_ID.to_owned(), "r.io/i@sha256:2".to_owned());
+        assert_eq!(told(container), ("i".to_owned(), "r.io/i@sha256:2".to_owned()));
     }
 
     #[test]
