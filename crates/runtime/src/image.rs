@@ -200,7 +200,8 @@ mod tests {
 
     #[test]
     fn an_image_is_told_by_its_digest_in_the_repository_it_was_asked_for_in() {
-        let digests = ["toys/kite@sha256:1", "r:5000/toys/kite@sha256:2", "busybox@sha256:3", "busybox@sha256:4"];
+        let digests =
+            ["toys/kite@sha256:1", "r:5000/toys/kite@sha256:2", "busybox@sha256:3", "busybox@sha256:4"];
         let image = ImageInfo {
             id: "sha256:0".to_owned(),
             repo_digests: digests.map(str::to_owned).into(),

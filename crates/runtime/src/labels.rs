@@ -33,6 +33,9 @@ pub const CONTAINER_TYPE: &str = "balsa.dev/container-type";
 /// The pod's termination grace period in seconds, for an agent that finds the container and no pod.
 pub const GRACE_PERIOD: &str = "balsa.dev/grace-period";
 
+/// The ports of the machine that its pod has, on a sandbox: other processes on the same engine read them.
+pub const HOST_PORTS: &str = "balsa.dev/host-ports";
+
 /// The value of [`KIND`] on a pod's sandbox.
 pub const KIND_SANDBOX: &str = "sandbox";
 /// The value of [`KIND`] on a pod's containers.

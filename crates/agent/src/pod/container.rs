@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext, Volum
 use crate::config::AgentConfig;
 use crate::node::facts::Machine;
 use crate::pod::expand::expand;
+use crate::pod::host_ports;
 use crate::pod::observed::{Role, spec_hash};
 use crate::pod::resize;
 use crate::volumes;
@@ -91,6 +92,7 @@ pub(crate) fn sandbox(
     let spec = spec(pod);
     let mut all = base_labels(config, pod, labels::SANDBOX_CONTAINER_NAME, attempt);
     all.insert(labels::KIND.to_owned(), labels::KIND_SANDBOX.to_owned());
+    all.extend(host_ports::told(pod).map(|ports| (labels::HOST_PORTS.to_owned(), ports)));
     let host_network = spec.host_network == Some(true);
     let context = spec.security_context.unwrap_or_default();
     let set_fqdn = spec.set_hostname_as_fqdn == Some(true);

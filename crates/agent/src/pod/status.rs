@@ -34,6 +34,8 @@ pub(crate) struct Facts<'a> {
     pub now: Timestamp,
     /// Set when the agent itself ends the pod: reason and message.
     pub verdict: Option<(&'a str, &'a str)>,
+    /// The pod has never begun, and never will.
+    pub refused: bool,
     /// Everything has been stopped because the pod is being deleted.
     pub terminated: bool,
 }
@@ -53,6 +55,9 @@ pub(crate) fn pod_status(facts: &Facts<'_>) -> PodStatus {
         (false, None) => old.pod_ip.clone(),
     };
     let conditions = conditions(facts, &old, phase, &init, &apps);
+    // Whoever was refused has no containers, also when another agent looks at what is left of it.
+    let was_refused = old.phase.as_deref() == Some("Failed") && old.container_statuses.is_none();
+    let (init, apps) = if facts.refused || was_refused { (Vec::new(), Vec::new()) } else { (init, apps) };
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
@@ -62,7 +67,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>) -> PodStatus {
         pod_ip: address,
         start_time: old.start_time.or(Some(Time(facts.now))),
         init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(apps),
+        container_statuses: (!apps.is_empty()).then_some(apps),
         ephemeral_container_statuses: ephemeral_statuses(facts).or(old.ephemeral_container_statuses),
         reason: facts.verdict.map(|(reason, _)| reason.to_owned()).or(old.reason),
         message: facts.verdict.map(|(_, message)| message.to_owned()).or(old.message),
@@ -334,6 +339,7 @@ mod tests {
             host_ip: "192.0.2.1",
             now: now(),
             verdict: None,
+            refused: false,
             terminated: false,
         })
     }
@@ -366,6 +372,30 @@ mod tests {
             let status = status(&pod(policy), found, &waiting);
             assert_eq!(status.phase.as_deref(), Some(expected), "{policy} {waiting:?}");
         }
+    }
+
+    #[test]
+    fn who_was_refused_has_no_containers() {
+        let (observed, memory, plan) = (Observed::default(), Memory::default(), Plan::default());
+        let mut pod = pod("Always");
+        let told = |pod: &Pod, verdict: Option<(&str, &str)>| {
+            pod_status(&Facts {
+                pod,
+                observed: &observed,
+                memory: &memory,
+                plan: &plan,
+                engine: "docker",
+                host_ip: "192.0.2.1",
+                now: now(),
+                verdict,
+                refused: verdict.is_some(),
+                terminated: false,
+            })
+        };
+        let refused = told(&pod, Some(("OutOfcpu", "too much")));
+        assert_eq!((refused.phase.as_deref(), refused.container_statuses.as_ref()), (Some("Failed"), None));
+        pod.status = Some(refused.clone());
+        assert_eq!(told(&pod, None), refused, "an agent that starts anew says the same");
     }
 
     #[test]

@@ -16,7 +16,8 @@ use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column};
 
 pub use super::pod_spec::resources::{
-    Requests, ResourceList, limits as resource_limits, qos_class, requests as resource_requests,
+    Requests, ResourceList, is_extended as is_extended_resource, limits as resource_limits, qos_class,
+    requests as resource_requests,
 };
 
 mod row;
