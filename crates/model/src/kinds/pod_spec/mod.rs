@@ -1,7 +1,7 @@
 //! What a pod is told to run: shared by pods and by the templates of every workload.
 //!
 //! - [`defaults`]: what the client left open;
-//! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `projected`, `resources`, `security`,
+//! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `shared`, `sources`, `projected`, `resources`, `security`,
 //!   `scheduling`: its parts; `update`: what a pod may still change; `resize`: what its
 //!   containers may use, changed while they run;
 //! - [`template`]: pod templates.
@@ -17,6 +17,7 @@ pub(crate) mod resize;
 pub mod resources;
 pub(crate) mod scheduling;
 mod security;
+pub(crate) mod shared;
 pub(crate) mod sources;
 pub mod template;
 pub(crate) mod update;
