@@ -2,12 +2,13 @@
 //!
 //! - [`defaults`]: what the client left open;
 //! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `shared`, `sources`, `projected`, `resources`, `security`,
-//!   `scheduling`: its parts; `update`: what a pod may still change; `resize`: what its
+//!   `windows`, `scheduling`: its parts; `annotations`: profiles that are no fields; `update`: what a pod may still change; `resize`: what its
 //!   containers may use, changed while they run;
 //! - [`template`]: pod templates.
 //!
 //! Wordings and order are those of `k8s.io/kubernetes` `pkg/apis/core/validation`.
 
+pub(crate) mod annotations;
 pub(crate) mod containers;
 pub mod defaults;
 mod env;
@@ -23,5 +24,6 @@ pub mod template;
 pub(crate) mod update;
 pub(crate) mod validation;
 mod volumes;
+mod windows;
 
 pub(crate) use validation::validate;
