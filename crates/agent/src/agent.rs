@@ -22,6 +22,7 @@ use crate::node::garbage::{self, Pulled};
 use crate::node::lease;
 use crate::node::register::Registrar;
 use crate::objects::Objects;
+use crate::pod::admission::Admission;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::image::Images;
 use crate::pod::limits;
@@ -100,6 +101,8 @@ impl Agent {
         let (objects, objects_changed) =
             Objects::new(self.client.clone(), config.data_dir.join("objects"), scope.token());
         let (ready_sender, ready) = watch::channel(false);
+        let own = Filter { name: Some(config.node_name.as_str().into()), ..Filter::everything() };
+        let own = self.client.informer::<Node>(own, &scope);
         let services = self.client.informer::<Service>(Filter::everything(), &scope);
         let shown = Shown::new(self.session.clone());
         let pulled = Arc::new(Pulled::open(garbage::list_in(&config.data_dir), self.clock.clone()));
@@ -110,7 +113,7 @@ impl Agent {
             network_ready: ready.clone(),
             shown: shown.clone(),
             objects: objects.clone(),
-            host_ports: self.host_ports,
+            admission: Admission::new(&config, &self.client, own.clone(), &machine, self.host_ports),
             volumes: volumes::Shared {
                 config: config.clone(),
                 client: self.client.clone(),
@@ -140,8 +143,6 @@ impl Agent {
             machine,
             clock: self.clock.clone(),
         });
-        let own = Filter { name: Some(config.node_name.as_str().into()), ..Filter::everything() };
-        let own = self.client.informer::<Node>(own, &scope);
         keep(&scope, registrar.clone().keep_network(own));
         keep(&scope, registrar.report());
         let on_node = FieldSelector::equal("spec.nodeName", &config.node_name);

@@ -15,9 +15,9 @@ use crate::net::NetworkSeam;
 use crate::net::shown::Shown;
 use crate::node::facts::Machine;
 use crate::objects::Objects;
+use crate::pod::admission::Admission;
 use crate::pod::env::service_variables;
 use crate::pod::fields::PodFacts;
-use crate::pod::host_ports::HostPorts;
 use crate::pod::image::Images;
 use crate::volumes;
 
@@ -34,8 +34,8 @@ pub(crate) struct NodeContext {
     /// What the service proxies show.
     pub shown: Arc<Shown>,
     pub objects: Arc<Objects>,
-    /// Which ports of the machine its pods have.
-    pub host_ports: HostPorts,
+    /// Which pods get in.
+    pub admission: Admission,
     pub volumes: volumes::Shared,
     pub images: Images,
     pub board: Arc<StatusBoard>,

@@ -108,6 +108,10 @@ pub trait Kind:
     /// Refuses what only an object that is there already may be.
     fn validate_create(&self, _errors: &mut FieldErrors) {}
 
+    /// Refuses statuses that cannot be, by themselves or after the old one. Asked when a status is written; what
+    /// is wrong with one that is there already keeps nobody from changing the rest.
+    fn validate_status(&self, _old: &Self, _errors: &mut FieldErrors) {}
+
     /// Refuses changes that may not be made.
     fn validate_update(&self, _old: &Self, _errors: &mut FieldErrors) {}
 

@@ -8,6 +8,7 @@
 //! - [`mutation`]: what is proposed to the log and what came of it;
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
 //! - [`fields`]: who owns which fields, and server-side apply;
+//! - [`fits`]: whether a node will do for a pod;
 //! - [`quota`]: what objects count against quotas; [`limits`]: what one of them may have;
 //! - [`yaml`]: how manifests and bodies in YAML are read;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
@@ -15,6 +16,7 @@
 pub mod discovery;
 pub mod field;
 pub mod fields;
+pub mod fits;
 pub mod kind;
 pub mod kinds;
 pub mod limits;

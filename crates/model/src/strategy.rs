@@ -156,6 +156,9 @@ pub fn validate_update(
     if let Some(old) = old.decode() {
         let shown_old = shown(kind, old.as_ref())?;
         let old = shown_old.as_deref().unwrap_or(old.as_ref());
+        if matches!(part, Part::Status | Part::Whole) {
+            object.validate_status(old, &mut errors);
+        }
         match part {
             Part::Sub(subresource) => object.validate_part(old, subresource, &mut errors),
             _ => object.validate_update(old, &mut errors),

@@ -42,6 +42,18 @@ impl ImageInfo {
     pub fn uid(&self) -> Option<u32> {
         self.user.split(':').next().and_then(|user| user.parse().ok())
     }
+
+    /// What tells the image from others, seen from the name that it was asked for by: its digest in that name's
+    /// repository where it came from there, else the engine's own id.
+    pub fn identity(&self, reference: &str) -> String {
+        let asked = repository(reference);
+        let own = self.repo_digests.iter().filter_map(|known| known.split_once('@'));
+        let mut own = own.filter(|(name, _)| repository(name) == asked).map(|(_, digest)| digest);
+        // One that is asked for by digest may be known by others, too.
+        let wanted = reference.split_once('@').map(|(_, digest)| digest);
+        let digest = own.clone().find(|digest| Some(*digest) == wanted).or_else(|| own.next());
+        digest.map_or_else(|| self.id.clone(), |digest| format!("{asked}@{digest}"))
+    }
 }
 
 /// One line of the list of local images.
@@ -105,6 +117,25 @@ pub fn with_default_tag(reference: &str) -> String {
     }
 }
 
+/// The repository that a reference means, in full: `docker.io/library/busybox` of `busybox:1`.
+fn repository(reference: &str) -> String {
+    let named = reference.split_once('@').map_or(reference, |(named, _)| named);
+    let last = named.rfind('/').map_or(0, |slash| slash + 1);
+    let name = named[last..].find(':').map_or(named, |colon| &named[..last + colon]);
+    let (host, path) = match name.split_once('/') {
+        Some(("index.docker.io", path)) => ("docker.io", path),
+        Some((host, path)) if is_host(host) => (host, path),
+        _ => ("docker.io", name),
+    };
+    let official = host == "docker.io" && !path.contains('/');
+    if official { format!("{host}/library/{path}") } else { format!("{host}/{path}") }
+}
+
+/// Whether the first part of a name is a registry, and not the beginning of a path.
+fn is_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost"
+}
+
 /// Whether a text can name an image: `[host[:port]/]path[:tag][@digest]`.
 pub fn is_reference(text: &str) -> bool {
     let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
@@ -127,7 +158,6 @@ fn is_tag(tag: &str) -> bool {
 }
 
 fn is_name(name: &str) -> bool {
-    let is_host = |part: &str| part.contains(['.', ':']) || part == "localhost";
     let path = match name.split_once('/') {
         Some((host, path)) if is_host(host) => {
             let (host, port) = host.split_once(':').unwrap_or((host, "0"));
@@ -166,6 +196,31 @@ mod tests {
         {
             assert!(!is_reference(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_image_is_told_by_its_digest_in_the_repository_it_was_asked_for_in() {
+        let digests =
+            ["toys/kite@sha256:1", "r:5000/toys/kite@sha256:2", "busybox@sha256:3", "busybox@sha256:4"];
+        let image = ImageInfo {
+            id: "sha256:0".to_owned(),
+            repo_digests: digests.map(str::to_owned).into(),
+            ..ImageInfo::default()
+        };
+        for (asked, told) in [
+            ("r:5000/toys/kite:1", "r:5000/toys/kite@sha256:2"),
+            ("r:5000/toys/kite", "r:5000/toys/kite@sha256:2"),
+            ("toys/kite:1", "docker.io/toys/kite@sha256:1"),
+            ("busybox", "docker.io/library/busybox@sha256:3"),
+            ("index.docker.io/library/busybox:2", "docker.io/library/busybox@sha256:3"),
+            ("busybox:1@sha256:4", "docker.io/library/busybox@sha256:4"),
+            // Somebody named it so here; that repository never had it.
+            ("other/kite:1", "sha256:0"),
+            ("sha256:0", "sha256:0"),
+        ] {
+            assert_eq!(image.identity(asked), told, "{asked}");
+        }
+        assert_eq!(ImageInfo { repo_digests: Vec::new(), ..image }.identity("busybox"), "sha256:0");
     }
 
     #[test]

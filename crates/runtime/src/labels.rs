@@ -24,12 +24,17 @@ pub const ATTEMPT: &str = "balsa.dev/attempt";
 pub const SPEC_HASH: &str = "balsa.dev/spec-hash";
 /// A hash of the shares and limits that it was made with; another hash means that it was, or is to be, resized.
 pub const RESOURCES: &str = "balsa.dev/resources";
+/// What its image is told by: a digest in a repository, or the engine's id.
+pub const IMAGE_ID: &str = "balsa.dev/image-id";
 /// The id of the sandbox that an app container lives in.
 pub const SANDBOX: &str = "balsa.dev/sandbox";
 /// `init`, `app` or `ephemeral`.
 pub const CONTAINER_TYPE: &str = "balsa.dev/container-type";
 /// The pod's termination grace period in seconds, for an agent that finds the container and no pod.
 pub const GRACE_PERIOD: &str = "balsa.dev/grace-period";
+
+/// The ports of the machine that its pod has, on a sandbox: other processes on the same engine read them.
+pub const HOST_PORTS: &str = "balsa.dev/host-ports";
 
 /// The value of [`KIND`] on a pod's sandbox.
 pub const KIND_SANDBOX: &str = "sandbox";

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use balsa_model::Key;
+use balsa_model::fits;
 use balsa_model::kinds::node;
 use balsa_model::kinds::pod::{HostPort, Requests};
 use balsa_model::selector::LabelSelector;
@@ -15,9 +16,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 
 use crate::needs::Needs;
-
-/// How many pods a node takes that does not say.
-const DEFAULT_PODS: i64 = 110;
 
 /// A node, and what is on it.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +41,7 @@ pub(crate) struct NodeView {
 impl NodeView {
     fn of(node: &Node) -> Self {
         let mut allocatable = node::allocatable(node);
-        let max_pods = allocatable.other.remove("pods").unwrap_or(DEFAULT_PODS);
+        let max_pods = fits::max_pods(&mut allocatable);
         let mut images = HashMap::new();
         for image in node.status.iter().flat_map(|status| status.images.iter().flatten()) {
             for name in image.names.iter().flatten() {

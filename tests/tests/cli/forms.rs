@@ -31,6 +31,7 @@ fn options_do_what_fingers_expect() {
     let cluster = Cluster::start(Options::nodes(0));
     applied_objects_are_shown(&cluster);
     the_server_merges(&cluster);
+    what_a_client_applied_becomes_the_servers(&cluster);
     lists_are_sorted_and_have_other_columns(&cluster);
     workloads_are_scaled(&cluster);
     events_have_all_forms(&cluster);
@@ -84,6 +85,31 @@ fn the_server_merges(cluster: &Cluster) {
     assert_eq!(ok(cluster, "get cm sign -o jsonpath={.data.text}"), "b");
 }
 
+/// Fields that left the manifest leave the object, also where it was applied by a client before.
+fn what_a_client_applied_becomes_the_servers(cluster: &Cluster) {
+    let board = |data: &str| {
+        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: board}}\ndata: {{{data}}}\n")
+    };
+    let managers = || {
+        let object = json(&ok(cluster, "get cm board -o json"));
+        let managed = cluster.read("/api/v1/namespaces/default/configmaps/board").unwrap();
+        let managed = managed["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut who: Vec<_> =
+            managed.iter().map(|entry| (text(&entry["manager"]), text(&entry["operation"]))).collect();
+        who.sort();
+        (who, object["data"].clone(), object["metadata"]["annotations"].clone())
+    };
+    apply(cluster, "", &board("a: '1', b: '2'")).ok();
+    let (who, ..) = managers();
+    assert_eq!(who, [("balsa-client-side-apply".to_owned(), "Update".to_owned())]);
+    apply(cluster, "--server-side", &board("a: '1'")).ok();
+    let (who, data, annotations) = managers();
+    assert_eq!(who, [("balsa".to_owned(), "Apply".to_owned())]);
+    assert_eq!(data, serde_json::json!({"a": "1"}), "what left the manifest has left the object");
+    assert!(annotations.as_object().is_none_or(serde_json::Map::is_empty), "{annotations}");
+}
+
 fn lists_are_sorted_and_have_other_columns(cluster: &Cluster) {
     let cages = "get cm -l animal -o name --sort-by";
     assert_eq!(ok(cluster, &format!("{cages} .metadata.name")), "configmap/cage-9\nconfigmap/cage-10\n");
@@ -103,6 +129,11 @@ fn lists_are_sorted_and_have_other_columns(cluster: &Cluster) {
     assert_eq!((said.code, said.stdout.as_str()), (1, "configmap/cage-9\nconfigmap/cage-10\n"));
     assert!(said.stderr.contains("configmaps \"nothing\" not found"), "{said}");
 
+    // A page at a time is all of it, and in the same order.
+    let all = ok(cluster, "get cm,deploy -A -o name --chunk-size=0");
+    assert!(all.lines().count() > 3, "{all}");
+    assert_eq!(ok(cluster, "get cm,deploy -A -o name --chunk-size=1"), all);
+
     let mut documents = Lines::of(cluster, "get cm -l animal -w -o yaml");
     documents.until("the first", |line| line == "  name: cage-10");
     documents.until("the next", |line| line == "---");
@@ -117,6 +148,19 @@ fn workloads_are_scaled(cluster: &Cluster) {
     let manifest = ZOO.rsplit_once("---").map_or(ZOO, |(_, deployment)| deployment);
     let words = "scale -f - --replicas=0 --current-replicas=3 -o jsonpath={.spec.replicas}";
     assert_eq!(cluster.balsa_with(words.split(' '), manifest).ok(), "0");
+    let scale = json(&ok(cluster, "get deploy feeder --subresource=scale -o json"));
+    assert_eq!((scale["kind"].as_str(), &scale["spec"]["replicas"]), (Some("Scale"), &0.into()));
+    assert_eq!(scale["status"]["selector"], "app=feeder");
+    let table = ok(cluster, "get deploy --subresource=scale --no-headers");
+    assert_eq!(table.split_whitespace().take(2).collect::<Vec<_>>(), ["feeder", "0"]);
+    assert!(ok(cluster, "get deploy feeder --subresource=status -o yaml").contains("\nstatus:"));
+    for (line, why) in [
+        ("get cm cage-9 --subresource=scale", "configmaps have no scale"),
+        ("get cm cage-9 --subresource=status", "configmaps have no status of their own"),
+        ("get deploy --subresource=scale -w", "--watch and --subresource do not go together"),
+    ] {
+        assert!(cluster.balsa(line.split(' ')).fails().contains(why), "{line}");
+    }
     let said = cluster.balsa("scale deploy/nobody deploy/feeder --replicas=1".split(' '));
     assert_eq!((said.code, said.stdout.as_str()), (1, "deployment.apps/feeder scaled\n"));
     assert!(said.stderr.contains("\"nobody\" not found"), "{said}");
@@ -155,6 +199,15 @@ fn types_are_listed(cluster: &Cluster) {
     let pods = said.lines().find(|row| row.starts_with("pods ")).unwrap();
     assert!(pods.contains("create,delete,deletecollection,get,list,patch,update,watch"), "{pods}");
     assert!(pods.ends_with(" all") && !said.contains("\nnodes "), "{said}");
+    let said =
+        ok(cluster, "api-resources --categories=all --verbs=list,deletecollection --sort-by=kind -o name");
+    let names: Vec<&str> = said.lines().collect();
+    assert!(names.starts_with(&["cronjobs.batch", "daemonsets.apps", "deployments.apps"]), "{said}");
+    assert!(names.contains(&"pods") && !names.contains(&"configmaps"), "{said}");
+    let said = ok(cluster, "api-resources --sort-by=name -o name");
+    let names: Vec<&str> = said.lines().filter_map(|name| name.split('.').next()).collect();
+    assert!(names.is_sorted() && names.len() > 20, "{said}");
+    assert_eq!(ok(cluster, "api-resources --verbs=fly -o name"), "");
 }
 
 /// What kubectl says of them, but for the time zone and spaces at the ends of lines.
@@ -169,7 +222,15 @@ fn what_is_described_reads_like_kubectl(cluster: &Cluster) {
         let lines = text.lines().map(str::trim_end).filter(|line| !line.starts_with("CreationTimestamp"));
         lines.map(str::to_owned).collect::<Vec<_>>().join("\n")
     };
-    for what in [&format!("pod {pod}"), "pod everything", "deploy feeder", "svc kubernetes"] {
+    for what in [
+        &format!("pod {pod}"),
+        "pod everything",
+        "deploy feeder",
+        "svc kubernetes",
+        "cm cage-9",
+        "cm drawer",
+        "secret drawer",
+    ] {
         wait_until("balsa describes as kubectl does", PATIENCE, || {
             let ours = told(ok(cluster, &format!("describe {what} --no-events")));
             let kubectl = format!("describe {what} --show-events=false");

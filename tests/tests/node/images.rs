@@ -15,7 +15,7 @@ pub(crate) fn acts(node: &Node) {
     let mut registry = Registry::start();
     let slow = registry.slowly(SLOW);
     let (second, third) = (images::busybox("2"), images::busybox("3"));
-    registry.push(&third, &registry.name("toys/kite:1"));
+    let kite = registry.push(&third, &registry.name("toys/kite:1"));
     registry.push(&second, &registry.name("toys/moving:1"));
     let big = large_image(node);
     registry.push(&big, &format!("{slow}/toys/big:1"));
@@ -49,7 +49,7 @@ pub(crate) fn acts(node: &Node) {
     let account = json!({"imagePullPolicy": "IfNotPresent", "serviceAccountName": "puller"});
     node.apply(&pod("known", &registry.name("toys/kite:1"), SCRIPT, &account));
     what_always_means(node);
-    who_has_credentials_pulls(node, &registry);
+    who_has_credentials_pulls(node, &registry, &kite);
     a_slow_pull_tells_how_far_it_is(node);
     for name in ["slowly", "stranger", "wrong-tag", "never", "as-it-is", "always", "known"] {
         node.delete("pods", name);
@@ -107,15 +107,19 @@ fn what_always_means(node: &Node) {
     assert_eq!(node.shell("as-it-is", "cat /etc/tag"), "1", "nobody else is touched");
 }
 
-fn who_has_credentials_pulls(node: &Node, registry: &Registry) {
+fn who_has_credentials_pulls(node: &Node, registry: &Registry, digest: &str) {
     let pod = node.ready("known");
     assert_eq!(pod["spec"]["imagePullSecrets"][0]["name"], "registry", "its service account's");
     assert_eq!(node.shell("known", "cat /etc/tag"), "3");
     let image = registry.name("toys/kite:1");
     let pulled = node.event("known", "Successfully pulled image");
     assert!(pulled.contains(&image) && pulled.contains("Image size: "), "{pulled}");
+    assert_eq!(status(&pod)["image"], image.as_str());
     let id = text(&status(&pod)["imageID"]);
-    assert!(id.contains("sha256:"), "{id}");
+    assert_eq!(id, format!("{}@{digest}", registry.name("toys/kite")));
+    let local = node.ready("as-it-is");
+    let local = text(&status(&local)["imageID"]);
+    assert!(local.starts_with("sha256:"), "no registry has it under that name: {local}");
     // The one without finds it here now: that is what IfNotPresent says.
     wait_until("the image is here for everybody", PATIENCE, || {
         let pod: Value = node.get("pods", "stranger")?;

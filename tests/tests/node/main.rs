@@ -5,6 +5,7 @@
 //! other, so that nobody waits for what another act could have started.
 #![allow(clippy::unwrap_used)]
 
+mod admission;
 mod certificates;
 mod containers;
 mod images;
@@ -42,6 +43,7 @@ fn a_node_does_what_pods_say() {
     logs::acts(&node);
     operations::acts(&node);
     images::acts(&node);
+    admission::acts(&node);
     rollout::act(&node);
     maintenance::acts(&node);
     node.cluster.balsa(["delete", "namespace", NAMESPACE, "--timeout=120s"]).ok();
@@ -199,7 +201,7 @@ pub(crate) fn pod(name: &str, image: &str, script: &str, more: &Value) -> String
             {"name": "main", "image": image, "command": ["sh", "-c", script]}]}});
     for (field, value) in more.as_object().into_iter().flatten() {
         match field.as_str() {
-            "imagePullPolicy" | "ports" => pod["spec"]["containers"][0][field] = value.clone(),
+            "imagePullPolicy" | "ports" | "resources" => pod["spec"]["containers"][0][field] = value.clone(),
             _ => pod["spec"][field] = value.clone(),
         }
     }

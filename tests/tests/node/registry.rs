@@ -73,13 +73,16 @@ impl Registry {
         fs::write(self.home.path().join("config.json"), self.credentials()).unwrap();
     }
 
-    /// Pushes a local image under a name of this registry. Docker keeps neither the name nor what only it holds.
-    pub(crate) fn push(&mut self, local: &str, name: &str) {
+    /// Pushes a local image under a name of this registry, and says by which digest the registry has it. Docker
+    /// keeps neither the name nor what only it holds.
+    pub(crate) fn push(&mut self, local: &str, name: &str) -> String {
         docker(["tag", local, name]).ok();
         let config = self.home.path().display().to_string();
-        docker(["--config", &config, "push", name]).ok();
+        let told = docker(["--config", &config, "push", name]).ok();
         docker(["rmi", name]).ok();
         self.names.push(name.to_owned());
+        let digest = told.split("digest: ").nth(1).and_then(|rest| rest.split(' ').next());
+        digest.expect("what was pushed has a digest").to_owned()
     }
 
     /// Where the same registry answers with so many bytes a second.

@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext, Volum
 use crate::config::AgentConfig;
 use crate::node::facts::Machine;
 use crate::pod::expand::expand;
+use crate::pod::host_ports;
 use crate::pod::observed::{Role, spec_hash};
 use crate::pod::resize;
 use crate::volumes;
@@ -91,6 +92,7 @@ pub(crate) fn sandbox(
     let spec = spec(pod);
     let mut all = base_labels(config, pod, labels::SANDBOX_CONTAINER_NAME, attempt);
     all.insert(labels::KIND.to_owned(), labels::KIND_SANDBOX.to_owned());
+    all.extend(host_ports::told(pod).map(|ports| (labels::HOST_PORTS.to_owned(), ports)));
     let host_network = spec.host_network == Some(true);
     let context = spec.security_context.unwrap_or_default();
     let set_fqdn = spec.set_hostname_as_fqdn == Some(true);
@@ -131,6 +133,7 @@ pub(crate) fn container(parts: Parts<'_>) -> Result<ContainerConfig, ConfigError
         (labels::SANDBOX, parts.sandbox.as_str().to_owned()),
         (labels::SPEC_HASH, spec_hash(parts.container)),
         (labels::RESOURCES, resize::hash(parts.container)),
+        (labels::IMAGE_ID, parts.image.identity(parts.container.image.as_deref().unwrap_or_default())),
         (labels::CONTAINER_TYPE, type_.to_owned()),
     ] {
         all.insert(name.to_owned(), value);
@@ -414,6 +417,7 @@ mod tests {
         assert_eq!((config.resources.memory, config.resources.oom_score_adj), (Some(64 << 20), Some(938)));
         assert!(config.read_only_root && !config.privileged);
         assert_eq!(config.labels[labels::ATTEMPT], "3");
+        assert_eq!(config.labels[labels::IMAGE_ID], "sha256:1");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use balsa_client::{Changed, Informer};
 use balsa_model::Object;
-use balsa_model::kinds::pod::{host_ports, is_terminal};
+use balsa_model::kinds::pod::host_ports;
 use balsa_rt::{Backoff, CancellationToken, Scope, TaskKind};
-use balsa_runtime::{ContainerEventKind, ListFilter, labels};
+use balsa_runtime::{ContainerEventKind, ContainerSummary, ListFilter, labels};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -120,13 +120,18 @@ impl Pods {
         mut ended: mpsc::UnboundedReceiver<String>,
     ) {
         let mut changes = informer.subscribe();
-        let mut synced = tokio::time::timeout(SERVER_WAIT, informer.synced()).await.is_ok();
+        let admission = &self.node.admission;
+        admission.remember(self.running_pods().await);
+        let server = async { tokio::join!(informer.synced(), admission.knows_the_node()) };
+        let mut synced = tokio::time::timeout(SERVER_WAIT, server).await.is_ok();
         if !synced {
             tracing::warn!("no server answers; going on with the pods that are known");
             let mut known = self.cache.load();
-            // Those that ran have their ports; whoever had not begun comes after them.
-            known.sort_by_key(|pod| !was_taken_up(pod));
-            known.into_iter().for_each(|pod| self.want(Arc::new(pod)));
+            // Those that ran have their place; whoever had not begun comes after them.
+            known.sort_by_key(|pod| !self.node.admission.was_taken_up(pod));
+            for pod in known {
+                self.want(Arc::new(pod)).await;
+            }
         }
         let mut swept = false;
         loop {
@@ -136,7 +141,7 @@ impl Pods {
             let wait = if swept { Duration::from_secs(300) } else { Duration::from_secs(1) };
             tokio::select! {
                 changed = changes.recv() => match changed {
-                    Some(changed) => self.on_changed(&changed, &informer),
+                    Some(changed) => self.on_changed(&changed, &informer).await,
                     None => return,
                 },
                 Some(uid) = objects_changed.recv() => self.poke(&uid),
@@ -147,7 +152,7 @@ impl Pods {
         }
     }
 
-    fn on_changed(&self, changed: &Changed, informer: &Informer) {
+    async fn on_changed(&self, changed: &Changed, informer: &Informer) {
         let (old, new) = (changed.old.as_ref(), changed.new.as_ref());
         if let Some(old) = old.filter(|old| new.is_none_or(|new| new.uid() != old.uid())) {
             self.unwant(old.uid());
@@ -158,25 +163,26 @@ impl Pods {
                 if old.is_none_or(|old| differs(old, object)) {
                     self.cache.keep(object.uid(), object.bytes());
                 }
-                if !self.has(object.uid()) && !host_ports(pod).is_empty() {
-                    self.adopt_ports(informer);
+                if !self.has(object.uid()) {
+                    self.adopt(informer);
                 }
-                self.want(Arc::new(pod.clone()));
+                self.want(Arc::new(pod.clone())).await;
             }
             None => tracing::error!(pod = %object.key(), "pod does not decode"),
         }
     }
 
-    /// After a start pods come in any order: those that were taken up before keep their ports.
-    fn adopt_ports(&self, informer: &Informer) {
-        let pods = informer.list();
+    /// After a start pods come in any order: those that were taken up before keep their place.
+    fn adopt(&self, informer: &Informer) {
+        let (pods, admission) = (informer.list(), &self.node.admission);
         let known = pods.iter().filter_map(|object| object.typed::<Pod>());
-        known.filter(|pod| was_taken_up(pod)).for_each(|pod| self.node.host_ports.adopt(pod));
+        known.filter(|pod| admission.was_taken_up(pod)).for_each(|pod| admission.adopt(pod));
     }
 
-    fn want(&self, pod: Arc<Pod>) {
+    async fn want(&self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
-        self.keep_actor(uid, Desired { pod: pod.clone(), orphaned: false });
+        let refused = if self.has(&uid) { None } else { self.refused(&pod).await };
+        self.keep_actor(uid, Desired { pod: pod.clone(), orphaned: false }, refused);
         self.tell_host_ports(&pod);
     }
 
@@ -187,17 +193,14 @@ impl Pods {
         }
     }
 
-    fn keep_actor(&self, uid: String, desired: Desired) {
+    fn keep_actor(&self, uid: String, desired: Desired, refused: Option<PutOut>) {
         let mut actors = self.lock();
         match actors.get(&uid) {
             Some(handle) => {
-                if is_terminal(&desired.pod) {
-                    self.node.host_ports.release(&uid);
-                }
+                self.node.admission.changed(&desired.pod);
                 handle.update(desired);
             }
             None => {
-                let refused = self.refused(&desired.pod);
                 actors.insert(uid, self.spawn(desired, refused));
             }
         }
@@ -208,22 +211,18 @@ impl Pods {
     }
 
     /// Why a pod that is new here cannot be, if so.
-    fn refused(&self, pod: &Pod) -> Option<PutOut> {
-        if was_taken_up(pod) {
-            self.node.host_ports.adopt(pod);
-            return None;
-        }
-        let refused = self.node.host_ports.claim(pod).err()?;
-        self.node.event(pod, None, "Warning", refused.reason, refused.told.clone());
+    async fn refused(&self, pod: &Pod) -> Option<PutOut> {
+        let refused = self.node.admission.admit(pod, &*self.node.runtime).await.err()?;
+        self.node.event(pod, None, "Warning", &refused.reason, refused.why.clone());
         Some(refused)
     }
 
-    /// The server has the pod no more. What is left of it ends, and keeps its ports from nobody meanwhile: a
+    /// The server has the pod no more. What is left of it ends, and keeps its place from nobody meanwhile: a
     /// successor would be refused for good.
     fn unwant(&self, uid: &str) {
         self.cache.forget(uid);
         self.node.board.forget(uid);
-        self.node.host_ports.forget(uid);
+        self.node.admission.forget(uid);
         if let Some(handle) = self.lock().get(uid) {
             let desired = handle.desired();
             handle.update(Desired { orphaned: true, ..desired.clone() });
@@ -246,8 +245,21 @@ impl Pods {
         self.cache.forget(uid);
         if !informer.list().iter().any(|object| object.uid() == uid) {
             self.node.board.forget(uid);
-            self.node.host_ports.forget(uid);
+            self.node.admission.forget(uid);
         }
+    }
+
+    /// What the runtime has of this node.
+    async fn containers(&self) -> Result<Vec<ContainerSummary>, balsa_runtime::Error> {
+        let filter = ListFilter::label(labels::NODE, &self.node.config.node_name)
+            .and(labels::CLUSTER, &self.node.config.cluster);
+        self.node.runtime.list(&filter).await
+    }
+
+    /// The pods of which the runtime has something.
+    async fn running_pods(&self) -> HashSet<String> {
+        let containers = self.containers().await.unwrap_or_default().into_iter();
+        containers.filter_map(|mut container| container.labels.remove(labels::POD_UID)).collect()
     }
 
     /// Ends what runs here, or is kept here, of pods that nobody wants. True when it was carried out.
@@ -255,9 +267,7 @@ impl Pods {
         let wanted: HashSet<String> = informer.list().iter().map(|object| object.uid().to_owned()).collect();
         let stale: Vec<String> = self.lock().keys().filter(|uid| !wanted.contains(*uid)).cloned().collect();
         stale.iter().for_each(|uid| self.unwant(uid));
-        let filter = ListFilter::label(labels::NODE, &self.node.config.node_name)
-            .and(labels::CLUSTER, &self.node.config.cluster);
-        let Ok(containers) = self.node.runtime.list(&filter).await else { return false };
+        let Ok(containers) = self.containers().await else { return false };
         let mut left: BTreeMap<String, Pod> = BTreeMap::new();
         for container in containers {
             let Some(uid) = container.labels.get(labels::POD_UID) else { continue };
@@ -311,12 +321,6 @@ impl Pods {
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
-}
-
-/// An agent of this node has begun with the pod already, and it is not over.
-fn was_taken_up(pod: &Pod) -> bool {
-    let began = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    began && !is_terminal(pod)
 }
 
 /// More than the status has changed: statuses are our own and need not be kept.

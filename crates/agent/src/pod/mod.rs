@@ -10,6 +10,7 @@
 //! left. Nothing has to be remembered over a restart of the agent; labels and files say it all.
 
 pub(crate) mod actor;
+pub(crate) mod admission;
 pub(crate) mod backoff;
 pub(crate) mod cache;
 pub(crate) mod conditions;

@@ -3,6 +3,7 @@
 //! [`Observed`] is rebuilt from containers and their labels at every look. [`Memory`] is disposable:
 //! without it a pod goes on, only a back-off or a probe result is found out anew.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
@@ -59,6 +60,11 @@ impl Found {
     /// It ended well.
     pub(crate) fn succeeded(&self) -> bool {
         self.has_ended() && !self.failed_to_start() && self.state.exit_code == 0
+    }
+
+    /// What tells its image from others; containers of earlier releases know only the engine's id.
+    pub(crate) fn image_id(&self) -> &str {
+        self.state.labels.get(labels::IMAGE_ID).unwrap_or(&self.state.image_id)
     }
 
     /// When it ended, as well as it is known.
@@ -178,21 +184,32 @@ pub(crate) struct Memory {
 /// Why a node does not want a pod: its status will tell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PutOut {
-    pub reason: &'static str,
-    pub message: String,
+    pub reason: Cow<'static, str>,
     /// As the event about it says it.
-    pub told: String,
+    pub why: String,
+    /// It has never begun here.
+    refused: bool,
 }
 
 impl PutOut {
     /// It has been here, and takes too much.
     pub(crate) fn evicted(message: &str) -> Self {
-        Self { reason: "Evicted", message: message.to_owned(), told: message.to_owned() }
+        Self { reason: "Evicted".into(), why: message.to_owned(), refused: false }
     }
 
     /// It does not begin here.
-    pub(crate) fn refused(reason: &'static str, why: &str) -> Self {
-        Self { reason, message: format!("Pod was rejected: {why}"), told: why.to_owned() }
+    pub(crate) fn refused(reason: impl Into<Cow<'static, str>>, why: impl Into<String>) -> Self {
+        Self { reason: reason.into(), why: why.into(), refused: true }
+    }
+
+    /// It has never begun here, and never will.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// As the pod's status says it.
+    pub(crate) fn message(&self) -> Cow<'_, str> {
+        if self.refused { format!("Pod was rejected: {}", self.why).into() } else { self.why.as_str().into() }
     }
 }
 

@@ -34,6 +34,8 @@ pub(crate) struct Facts<'a> {
     pub now: Timestamp,
     /// Set when the agent itself ends the pod: reason and message.
     pub verdict: Option<(&'a str, &'a str)>,
+    /// The pod has never begun, and never will.
+    pub refused: bool,
     /// Everything has been stopped because the pod is being deleted.
     pub terminated: bool,
 }
@@ -53,6 +55,9 @@ pub(crate) fn pod_status(facts: &Facts<'_>) -> PodStatus {
         (false, None) => old.pod_ip.clone(),
     };
     let conditions = conditions(facts, &old, phase, &init, &apps);
+    // Whoever was refused has no containers, also when another agent looks at what is left of it.
+    let was_refused = old.phase.as_deref() == Some("Failed") && old.container_statuses.is_none();
+    let (init, apps) = if facts.refused || was_refused { (Vec::new(), Vec::new()) } else { (init, apps) };
     PodStatus {
         phase: Some(phase.to_owned()),
         conditions: Some(conditions),
@@ -62,7 +67,7 @@ pub(crate) fn pod_status(facts: &Facts<'_>) -> PodStatus {
         pod_ip: address,
         start_time: old.start_time.or(Some(Time(facts.now))),
         init_container_statuses: (!init.is_empty()).then_some(init),
-        container_statuses: Some(apps),
+        container_statuses: (!apps.is_empty()).then_some(apps),
         ephemeral_container_statuses: ephemeral_statuses(facts).or(old.ephemeral_container_statuses),
         reason: facts.verdict.map(|(reason, _)| reason.to_owned()).or(old.reason),
         message: facts.verdict.map(|(_, message)| message.to_owned()).or(old.message),
@@ -129,7 +134,7 @@ fn container_status(
     let mut status = ContainerStatus {
         name: name.clone(),
         image: container.image.clone().unwrap_or_default(),
-        image_id: latest.state.image_id.clone(),
+        image_id: latest.image_id().to_owned(),
         container_id: Some(format!("{}://{}", facts.engine, latest.state.id)),
         restart_count: i32::try_from(latest.attempt).unwrap_or(i32::MAX),
         ready,
@@ -334,6 +339,7 @@ mod tests {
             host_ip: "192.0.2.1",
             now: now(),
             verdict: None,
+            refused: false,
             terminated: false,
         })
     }
@@ -366,6 +372,30 @@ mod tests {
             let status = status(&pod(policy), found, &waiting);
             assert_eq!(status.phase.as_deref(), Some(expected), "{policy} {waiting:?}");
         }
+    }
+
+    #[test]
+    fn who_was_refused_has_no_containers() {
+        let (observed, memory, plan) = (Observed::default(), Memory::default(), Plan::default());
+        let mut pod = pod("Always");
+        let told = |pod: &Pod, verdict: Option<(&str, &str)>| {
+            pod_status(&Facts {
+                pod,
+                observed: &observed,
+                memory: &memory,
+                plan: &plan,
+                engine: "docker",
+                host_ip: "192.0.2.1",
+                now: now(),
+                verdict,
+                refused: verdict.is_some(),
+                terminated: false,
+            })
+        };
+        let refused = told(&pod, Some(("OutOfcpu", "too much")));
+        assert_eq!((refused.phase.as_deref(), refused.container_statuses.as_ref()), (Some("Failed"), None));
+        pod.status = Some(refused.clone());
+        assert_eq!(told(&pod, None), refused, "an agent that starts anew says the same");
     }
 
     #[test]
@@ -403,6 +433,19 @@ mod tests {
         }
         let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled").unwrap();
         assert_eq!(scheduled.last_transition_time.as_ref().unwrap().0.as_second(), 1_577_836_800);
+    }
+
+    #[test]
+    fn images_are_told_by_what_was_known_of_them_when_the_container_was_made() {
+        let told = |container: Found| {
+            let status = status(&pod("Always"), vec![found("POD", 0, Status::Running, 0), container], &[]);
+            let container = status.container_statuses.unwrap().remove(0);
+            (container.image, container.image_id)
+        };
+        let mut container = found("a", 0, Status::Running, 0);
+        assert_eq!(told(container.clone()), ("i".to_owned(), "sha256:1".to_owned()));
+        container.state.labels.insert(labels::IMAGE_ID.to_owned(), "r.io/i@sha256:2".to_owned());
+        assert_eq!(told(container), ("i".to_owned(), "r.io/i@sha256:2".to_owned()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::context::NodeContext;
 use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
-use crate::pod::observed::{Memory, Observed, Role, Waiting, member};
+use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member};
 use crate::pod::plan::{self, Plan, Situation};
 use crate::pod::start::StartJob;
 use crate::pod::status::{Facts, pod_status};
@@ -73,9 +73,10 @@ impl PodWork {
             && !plan::is_terminal(&self.pod)
             && !terminated;
         let why = "Pod was active on the node longer than the specified deadline";
+        let late = late.then_some(("DeadlineExceeded", why));
         let memory = lock(&self.memory).clone();
         let put_out = memory.put_out.as_ref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
-        let put_out = put_out.map(|why| (why.reason, why.message.as_str()));
+        let put_out = put_out.map(|why| (why.reason.as_ref(), why.message()));
         // What was put up last may not have come back from the server yet.
         let mut pod = Pod::clone(&self.pod);
         if let Some(last) = self.node.board.last(self.uid()) {
@@ -89,7 +90,8 @@ impl PodWork {
             engine: &self.node.engine,
             host_ip: &self.node.config.node_ip.to_string(),
             now: self.node.clock.now_seconds(),
-            verdict: put_out.or(late.then_some(("DeadlineExceeded", why))),
+            refused: memory.put_out.as_ref().is_some_and(PutOut::is_refused),
+            verdict: put_out.as_ref().map(|(reason, message)| (*reason, message.as_ref())).or(late),
             terminated,
         });
         self.node.board.post(self.uid(), key_of(&self.pod), status, delete);
@@ -344,7 +346,7 @@ impl PodWork {
         }
         terminate::clean_up(&self.node, &self.pod, &observed).await?;
         // Before the server hears of it: a successor comes as soon as it does.
-        self.node.host_ports.release(self.uid());
+        self.node.admission.release(self.uid());
         if report {
             self.post(&observed, &nothing, true, true);
         }

@@ -3,6 +3,8 @@
 //! What was applied last is kept in an annotation, as kubectl does, so that a field that has left the
 //! manifest leaves the object, and what others set stays.
 
+mod ownership;
+
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -159,9 +161,21 @@ async fn by_the_server(
     let mut wanted = manifest.value.clone();
     put_in_namespace(&mut wanted, key)?;
     let config = (&wanted, force);
-    match session.remote.apply(manifest.kind, key, v1::Part::Main, config, details).await {
-        Ok(written) => {
+    let apply = || session.remote.apply(manifest.kind, key, v1::Part::Main, config, details);
+    match apply().await {
+        Ok(mut written) => {
             output::warn(&written.warnings);
+            // Nothing was written that a dry run could go on from.
+            if !details.dry_run {
+                match ownership::take_over(session, key, &written.object, details).await {
+                    Ok(true) => written = apply().await?,
+                    Ok(false) => {}
+                    Err(error) => eprintln!(
+                        "Warning: {} was applied, but fields of earlier applies keep their owner: {error:#}; apply it once more",
+                        output::named(manifest.kind.descriptor(), &manifest.name)
+                    ),
+                }
+            }
             Ok((written.object, "serverside-applied"))
         }
         Err(failure) if failure.reason == Reason::Conflict => bail!(

@@ -1,11 +1,13 @@
 //! `balsa get`: objects as tables or as they are, once or as they change.
 
+mod scale;
+
 use std::sync::Arc;
 
 use anyhow::bail;
 use balsa_client::{Backend as _, ListQuery, Start, WatchEvent};
 use balsa_model::selector::Filter;
-use balsa_model::{Key, KindRef, Object, Reason};
+use balsa_model::{Key, KindRef, Object, Reason, Subresource};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::json;
@@ -23,6 +25,7 @@ use crate::target::{self, Select, Target};
     balsa get deploy,svc -A -o wide         # several types, all namespaces, more columns\n  \
     balsa get pod web -o yaml               # all about one\n  \
     balsa get pods -l app=web -w            # and go on as they change\n  \
+    balsa get deploy web --subresource=scale\n  \
     balsa get pods --sort-by=.metadata.creationTimestamp\n  \
     balsa get pods -o custom-columns=NAME:.metadata.name,IP:.status.podIP\n  \
     balsa get nodes -o jsonpath='{.items[*].metadata.name}'")]
@@ -40,6 +43,12 @@ pub(crate) struct Args {
     /// In the order of a field, like .metadata.creationTimestamp
     #[arg(long, value_name = "PATH", value_parser = JsonPath::parse)]
     sort_by: Option<JsonPath>,
+    /// Ask for so many objects at a time; 0: for all at once
+    #[arg(long, value_name = "COUNT", default_value_t = 500)]
+    chunk_size: usize,
+    /// A part of the objects: status, or the scale of workloads
+    #[arg(long, value_name = "PART", value_parser = ["status", "scale"])]
+    subresource: Option<String>,
     /// After listing, go on with the changes
     #[arg(short, long)]
     watch: bool,
@@ -84,13 +93,20 @@ struct OfKind {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let session = args.connect.open()?;
     if args.watch || args.watch_only {
+        if args.subresource.is_some() {
+            bail!("--watch and --subresource do not go together: objects are watched as a whole");
+        }
         return watch(&args, &session).await;
     }
     let mut found = find(&args, &session).await?;
     if let Some(path) = &args.sort_by {
         sort(&mut found, path)?;
     }
-    show(&args, &session, &found)?;
+    match args.subresource.as_deref() {
+        Some("scale") => scale::show(&args, &found)?,
+        Some(_) => with_status(&found).and_then(|()| show(&args, &session, &found))?,
+        None => show(&args, &session, &found)?,
+    }
     output::failures(&found.failed)
 }
 
@@ -118,11 +134,37 @@ async fn find(args: &Args, session: &Session) -> anyhow::Result<Found> {
 async fn list(args: &Args, session: &Session, kinds: Vec<KindRef>) -> anyhow::Result<Found> {
     let mut found = Found::default();
     for kind in kinds {
-        let query = ListQuery::matching(args.select.filter(session, kind)?);
-        let items = session.remote.list(kind, &query).await?.items;
+        let filter = args.select.filter(session, kind)?;
+        let mut query = ListQuery { limit: args.chunk_size, ..ListQuery::matching(filter) };
+        let mut items = Vec::new();
+        loop {
+            let page = match session.remote.list(kind, &query).await {
+                // History has moved on between two pages: all of it at once, then.
+                Err(failure) if failure.reason == Reason::Expired && query.limit > 0 => {
+                    items.clear();
+                    query = ListQuery::matching(query.filter);
+                    continue;
+                }
+                page => page?,
+            };
+            items.extend(page.items);
+            query.continue_token = page.continue_token;
+            if query.continue_token.is_empty() {
+                break;
+            }
+        }
         found.kinds.push(OfKind { kind, items });
     }
     Ok(found)
+}
+
+/// A status is read with its object; what has none is told.
+fn with_status(found: &Found) -> anyhow::Result<()> {
+    let mut kinds = found.kinds.iter().map(|of_kind| of_kind.kind.descriptor());
+    match kinds.find(|kind| !kind.has(Subresource::Status)) {
+        Some(kind) => bail!("{} have no status of their own; leave --subresource out", kind.plural),
+        None => Ok(()),
+    }
 }
 
 async fn one_by_one(args: &Args, session: &Session, places: Vec<(KindRef, Key)>) -> anyhow::Result<Found> {

@@ -1,7 +1,7 @@
 //! Which nodes a daemon runs on, and the pod that it gets there. Pure.
 
-use balsa_model::kinds::node::{taints, tolerates};
-use balsa_model::node_selector;
+use balsa_model::fits;
+use balsa_model::kinds::node::taints;
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodSpec, Toleration,
@@ -63,17 +63,12 @@ pub(super) fn belongs(set: &DaemonSet, node: &Node) -> Belongs {
     let name = node.metadata.name.as_deref().unwrap_or_default();
     let named = spec.node_name.as_deref().is_none_or(|wanted| wanted.is_empty() || wanted == name);
     let labels = node.metadata.labels.clone().unwrap_or_default();
-    let selected = spec.node_selector.iter().flatten().all(|(key, value)| labels.get(key) == Some(value));
-    let affinity = spec.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
-    let required = affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-    if !named || !selected || required.is_some_and(|required| !node_selector::selects(required, node)) {
+    let selector = spec.node_selector.as_ref();
+    if !named || !fits::is_selected(selector, fits::required_nodes(spec), name, &labels) {
         return Belongs::No;
     }
     let tolerations = tolerations(spec);
-    let hated = |effect: &str| {
-        let strict = taints(node).iter().filter(|taint| taint.effect == effect);
-        strict.into_iter().any(|taint| !tolerations.iter().any(|toleration| tolerates(toleration, taint)))
-    };
+    let hated = |effect: &str| fits::untolerated(taints(node), &tolerations, &[effect]).next().is_some();
     match (hated("NoExecute"), hated("NoSchedule")) {
         (true, _) => Belongs::No,
         (false, true) => Belongs::MayStay,

@@ -128,6 +128,8 @@ pub trait AnyObject: Send + Sync {
     fn validate(&self, errors: &mut FieldErrors);
     /// See [`Kind::validate_create`].
     fn validate_create(&self, errors: &mut FieldErrors);
+    /// See [`Kind::validate_status`].
+    fn validate_status(&self, old: &dyn AnyObject, errors: &mut FieldErrors);
     /// See [`Kind::validate_update`].
     fn validate_update(&self, old: &dyn AnyObject, errors: &mut FieldErrors);
     /// See [`Kind::validate_part`].
@@ -199,6 +201,12 @@ impl<K: Kind> AnyObject for K {
 
     fn validate_create(&self, errors: &mut FieldErrors) {
         Kind::validate_create(self, errors);
+    }
+
+    fn validate_status(&self, old: &dyn AnyObject, errors: &mut FieldErrors) {
+        if let Some(old) = old.as_any().downcast_ref::<K>() {
+            Kind::validate_status(self, old, errors);
+        }
     }
 
     fn validate_update(&self, old: &dyn AnyObject, errors: &mut FieldErrors) {

@@ -212,7 +212,7 @@ fn is_request(pem: &[u8]) -> bool {
 }
 
 /// `domain/path`
-fn validate_signer(name: &str, path: &Path, errors: &mut FieldErrors) {
+pub(crate) fn validate_signer(name: &str, path: &Path, errors: &mut FieldErrors) {
     if name.is_empty() {
         return errors.required(path, "");
     }

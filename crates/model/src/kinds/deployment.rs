@@ -88,7 +88,7 @@ impl Kind for Deployment {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+    fn validate_status(&self, old: &Self, errors: &mut FieldErrors) {
         if let Some(status) = &self.status {
             let parts = [
                 ("updatedReplicas", status.updated_replicas),
@@ -109,6 +109,9 @@ impl Kind for Deployment {
                 errors.invalid(&path, collisions(status), "cannot be decremented");
             }
         }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
@@ -276,7 +279,7 @@ mod tests {
         let wrong = |status: Value| {
             let mut errors = FieldErrors::new();
             let old = with(json!({"replicas": 1, "collisionCount": 2}));
-            Kind::validate_update(&with(status), &old, &mut errors);
+            Kind::validate_status(&with(status), &old, &mut errors);
             errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
         };
         assert!(wrong(json!({"replicas": 1, "availableReplicas": 1, "collisionCount": 2})).is_empty());

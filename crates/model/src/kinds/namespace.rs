@@ -75,7 +75,7 @@ impl Kind for Namespace {
         }
     }
 
-    fn validate_update(&self, _old: &Self, errors: &mut FieldErrors) {
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
         let detail = match (&self.metadata.deletion_timestamp, phase(self)) {
             (None, "Active") | (Some(_), "Terminating") => return,
             (None, _) => "may only be 'Active' if `deletionTimestamp` is empty",
@@ -149,7 +149,7 @@ mod tests {
         let namespace: Namespace = serde_json::from_value(value).unwrap();
         let mut errors = FieldErrors::new();
         Kind::validate(&namespace, &mut errors);
-        Kind::validate_update(&namespace, &Namespace::default(), &mut errors);
+        Kind::validate_status(&namespace, &Namespace::default(), &mut errors);
         errors.into_vec().iter().map(ToString::to_string).collect()
     }
 

@@ -103,11 +103,14 @@ impl Kind for Node {
         }
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
         let addresses = self.status.as_ref().and_then(|s| s.addresses.as_deref()).unwrap_or_default();
         for (i, address) in addresses.iter().enumerate().filter(|(i, a)| addresses[..*i].contains(a)) {
             errors.duplicate(&Path::new("status").child("addresses").index(i), json(address));
         }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec");
         if old.pod_cidrs.as_ref().is_some_and(|c| !c.is_empty()) && new.pod_cidrs != old.pod_cidrs {
@@ -295,7 +298,7 @@ mod tests {
         let wrong = |value: Value| {
             let (node, mut errors) = (node(value), FieldErrors::new());
             Kind::validate(&node, &mut errors);
-            Kind::validate_update(&node, &Node::default(), &mut errors);
+            Kind::validate_status(&node, &Node::default(), &mut errors);
             errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
         };
         assert!(wrong(json!({"spec": {"podCIDRs": ["10.0.0.0/24", "fd00::/64"]}})).is_empty());

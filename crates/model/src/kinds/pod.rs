@@ -16,10 +16,13 @@ use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column};
 
 pub use super::pod_spec::resources::{
-    Requests, ResourceList, limits as resource_limits, qos_class, requests as resource_requests,
+    Requests, ResourceList, is_extended as is_extended_resource, limits as resource_limits, qos_class,
+    requests as resource_requests,
 };
 
+mod own;
 mod row;
+mod status;
 
 impl Kind for Pod {
     const DESCRIPTOR: Descriptor = Descriptor {
@@ -119,13 +122,21 @@ impl Kind for Pod {
         let (path, empty) = (Path::new("spec"), PodSpec::default());
         let spec = self.spec.as_ref().unwrap_or(&empty);
         pod_spec::validate(spec, &path, errors);
-        update::validate_images(&spec.containers, &path.child("containers"), errors);
-        let init = spec.init_containers.as_deref().unwrap_or_default();
-        update::validate_images(init, &path.child("initContainers"), errors);
+        own::validate(self, spec, &path, errors);
         let ips = self.status.iter().filter_map(|status| status.pod_ips.as_ref()).flatten();
         for (i, pod_ip) in ips.enumerate() {
             check::ip(errors, &Path::new("status").child("podIPs").index(i), &pod_ip.ip);
         }
+    }
+
+    fn validate_create(&self, errors: &mut FieldErrors) {
+        if let Some(spec) = &self.spec {
+            own::validate_create(self, spec, &Path::new("spec"), errors);
+        }
+    }
+
+    fn validate_status(&self, old: &Self, errors: &mut FieldErrors) {
+        status::validate(self, old, errors);
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {

@@ -69,16 +69,13 @@ impl Kind for ReplicaSet {
         workload::validate_selected_template(&spec.selector, pods, "ReplicaSet", &path, errors);
     }
 
-    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
         if let Some(status) = &self.status {
-            let parts = [
-                ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            workload::validate_counts(status.replicas, &parts, errors);
-            workload::validate_available(status.available_replicas, status.ready_replicas, errors);
+            validate_status(status, errors);
         }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
@@ -119,6 +116,17 @@ impl Kind for ReplicaSet {
     fn set_replicas(&mut self, replicas: i32) {
         self.spec.get_or_insert_default().replicas = Some(replicas);
     }
+}
+
+/// Checks the numbers of a status, which replication controllers have too.
+pub(super) fn validate_status(status: &ReplicaSetStatus, errors: &mut FieldErrors) {
+    let parts = [
+        ("fullyLabeledReplicas", status.fully_labeled_replicas),
+        ("readyReplicas", status.ready_replicas),
+        ("availableReplicas", status.available_replicas),
+    ];
+    workload::validate_counts(status.replicas, &parts, errors);
+    workload::validate_available(status.available_replicas, status.ready_replicas, errors);
 }
 
 /// How many pods it is to have.
@@ -193,7 +201,7 @@ mod tests {
             let mut new = set(spec());
             new.status = serde_json::from_value(status).unwrap();
             let mut errors = FieldErrors::new();
-            Kind::validate_update(&new, &set(spec()), &mut errors);
+            Kind::validate_status(&new, &set(spec()), &mut errors);
             errors.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert!(wrong(json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1})).is_empty());

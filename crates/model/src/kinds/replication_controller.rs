@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
+use k8s_openapi::api::apps::v1::ReplicaSetStatus;
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
 use k8s_openapi::api::core::v1::{
     ReplicationController, ReplicationControllerSpec, ReplicationControllerStatus,
@@ -9,7 +10,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::check::{default_to, json, optional_non_negative};
 use super::pod_spec::template;
-use super::{cells, replica_set, workload};
+use super::{cells, replica_set};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
 use crate::meta;
@@ -78,16 +79,16 @@ impl Kind for ReplicationController {
         template::validate_runs_forever(pods, "ReplicationController", &path, errors);
     }
 
-    fn validate_update(&self, _old: &Self, errors: &mut FieldErrors) {
-        if let Some(status) = &self.status {
-            let parts = [
-                ("fullyLabeledReplicas", status.fully_labeled_replicas),
-                ("readyReplicas", status.ready_replicas),
-                ("availableReplicas", status.available_replicas),
-            ];
-            workload::validate_counts(status.replicas, &parts, errors);
-            workload::validate_available(status.available_replicas, status.ready_replicas, errors);
-        }
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let Some(status) = &self.status else { return };
+        let counts = ReplicaSetStatus {
+            replicas: status.replicas,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            ready_replicas: status.ready_replicas,
+            available_replicas: status.available_replicas,
+            ..ReplicaSetStatus::default()
+        };
+        replica_set::validate_status(&counts, errors);
     }
 
     fn field(&self, label: &str) -> String {
@@ -148,5 +149,9 @@ mod tests {
         let mut errors = FieldErrors::new();
         Kind::validate(&rc, &mut errors);
         assert!(errors.is_empty(), "{errors:?}");
+        rc.status = serde_json::from_value(json!({"replicas": 1, "readyReplicas": 2})).unwrap();
+        Kind::validate_status(&rc, &rc, &mut errors);
+        let told: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["status.readyReplicas: Invalid value: 2: cannot be greater than status.replicas"]);
     }
 }

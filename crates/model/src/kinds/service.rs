@@ -1,9 +1,8 @@
 //! Service: one name and address for changing pods.
 //!
 //! Invariants: a ClusterIP and a node port belong to one service each ([`Kind::claims`]); a ClusterIP
-//! stays as long as the service has one at all. Who creates a service allocates: `needs_cluster_ip`,
-//! `set_cluster_ip`, `node_ports_needed` and `set_node_port` say and do what is to be done, and the
-//! fold refuses what somebody else has taken in the meantime.
+//! stays as long as the service has one at all. Admission picks them, and the fold refuses what somebody
+//! else has taken in the meantime.
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
@@ -336,39 +335,6 @@ pub fn cluster_ips(service: &Service) -> impl Iterator<Item = &str> {
 /// Its first address in the cluster.
 pub fn cluster_ip(service: &Service) -> Option<&str> {
     cluster_ips(service).next()
-}
-
-/// Whether an address is to be picked for it.
-pub fn needs_cluster_ip(service: &Service) -> bool {
-    type_of(service) != "ExternalName" && !is_headless(service) && cluster_ip(service).is_none()
-}
-
-/// Gives it its address.
-pub fn set_cluster_ip(service: &mut Service, ip: &str) {
-    let spec = service.spec.get_or_insert_default();
-    spec.cluster_ip = Some(ip.to_owned());
-    spec.cluster_ips = Some(vec![ip.to_owned()]);
-    spec.ip_families = Some(vec![if ip.contains(':') { "IPv6" } else { "IPv4" }.to_owned()]);
-}
-
-/// The ports (by index and protocol) for which a node port is to be picked. Ports of one number with
-/// different protocols should get the same node port, as DNS over UDP and TCP wants.
-pub fn node_ports_needed(service: &Service) -> Vec<(usize, String)> {
-    let balanced_without = type_of(service) == "LoadBalancer"
-        && service.spec.as_ref().and_then(|s| s.allocate_load_balancer_node_ports) == Some(false);
-    if !uses_node_ports(type_of(service)) || balanced_without {
-        return Vec::new();
-    }
-    let open = ports(service).iter().enumerate().filter(|(_, port)| port.node_port.unwrap_or(0) == 0);
-    open.map(|(i, port)| (i, port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()))).collect()
-}
-
-/// Gives one of its ports its node port.
-pub fn set_node_port(service: &mut Service, index: usize, node_port: i32) {
-    let ports = service.spec.as_mut().and_then(|s| s.ports.as_mut());
-    if let Some(port) = ports.and_then(|ports| ports.get_mut(index)) {
-        port.node_port = Some(node_port);
-    }
 }
 
 fn wants_health_check(spec: &ServiceSpec) -> bool {

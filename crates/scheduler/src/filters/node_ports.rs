@@ -1,6 +1,7 @@
 //! Ports of the node itself go to one pod each. Nodes of one machine have one address, and one set of
 //! ports between them.
 
+use balsa_model::fits;
 use balsa_model::kinds::pod::HostPort;
 
 use crate::board::Board;
@@ -28,7 +29,7 @@ impl Taken {
         let neighbour = |(name, address): &(String, String)| *name != node.name && *address == node.address;
         // The node itself is asked anew: it may be shown without some of its pods.
         if is_taken(&pod.ports, &node.ports) || self.places.iter().any(neighbour) {
-            reasons.push(Reason::Occupied("node(s) didn't have free ports for the requested pod ports"));
+            reasons.push(Reason::Occupied(fits::NO_FREE_PORTS));
         }
     }
 }

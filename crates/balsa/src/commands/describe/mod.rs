@@ -4,6 +4,7 @@
 //! all they have, as a tree.
 
 mod containers;
+mod data;
 mod deployment;
 mod head;
 mod node;
@@ -98,6 +99,9 @@ fn describe(object: &Object, related: &[Arc<Object>], events: Option<&[Arc<Objec
         "nodes" => node::describe(&mut page, object, related),
         "deployments" => deployment::describe(&mut page, object, related),
         "services" => service::describe(&mut page, object, related),
+        "configmaps" => before = data::config_map(object),
+        // Nothing is told of what happened to them.
+        "secrets" => return data::secret(object),
         _ => {
             any(&mut page, object);
             // Not a part of the page: what is in there may have tabs.

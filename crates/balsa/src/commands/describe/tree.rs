@@ -13,25 +13,9 @@ pub(super) fn describe(object: &Object) -> String {
     for (name, value) in
         fields.filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind" | "metadata"))
     {
-        tree(&title(name), &secretless(object, name, value), 0, &mut out);
+        tree(&title(name), value, 0, &mut out);
     }
     out
-}
-
-/// Secrets show how much there is, not what.
-fn secretless(object: &Object, field: &str, value: &Value) -> Value {
-    if object.kind().descriptor().kind != "Secret" || field != "data" {
-        return value.clone();
-    }
-    let sizes = value.as_object().into_iter().flatten().map(|(name, data)| {
-        let encoded = data.as_str().unwrap_or_default();
-        let padding = encoded.bytes().rev().take_while(|byte| *byte == b'=').count();
-        (
-            name.clone(),
-            Value::from(format!("{} bytes", encoded.len() / 4 * 3 - padding.min(encoded.len() / 4 * 3))),
-        )
-    });
-    Value::Object(sizes.collect())
 }
 
 fn tree(name: &str, value: &Value, depth: usize, out: &mut String) {
@@ -146,12 +130,5 @@ mod tests {
             "Spec:\n  Containers:\n    c:\n      Args:  x, y\n      Image:  i\n\
              Status:\n  Conditions:  <none>\n  Pod IP:  10.0.0.1\n"
         );
-    }
-
-    #[test]
-    fn secrets_stay_secret() {
-        let value = json!({"metadata": {"name": "s", "namespace": "n"}, "data": {"key": "aGVsbG8="}});
-        let text = told("secrets", &value);
-        assert!(text.contains("key:  5 bytes") && !text.contains("aGVs"), "{text}");
     }
 }

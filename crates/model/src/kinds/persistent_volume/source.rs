@@ -9,38 +9,48 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::{label, subdomain};
 use crate::kinds::pod_spec::containers::no_backsteps;
-use crate::kinds::pod_spec::sources::{self, Iscsi, need, need_any};
+use crate::kinds::pod_spec::shared::{self, Source};
+use crate::kinds::pod_spec::sources::{self, Iscsi, need};
 
-/// The sources that a spec names, in the order and by the names of the reference server's refusals.
-fn named(spec: &PersistentVolumeSpec) -> Vec<&'static str> {
-    let s = spec;
+/// The sources that a spec may name, in the order and by the names of the reference server's refusals.
+fn named(s: &PersistentVolumeSpec) -> [Option<Source<'_>>; 22] {
     [
-        ("hostPath", s.host_path.is_some()),
-        ("gcePersistentDisk", s.gce_persistent_disk.is_some()),
-        ("awsElasticBlockStore", s.aws_elastic_block_store.is_some()),
-        ("glusterfs", s.glusterfs.is_some()),
-        ("flocker", s.flocker.is_some()),
-        ("nfs", s.nfs.is_some()),
-        ("rbd", s.rbd.is_some()),
-        ("quobyte", s.quobyte.is_some()),
-        ("cephFS", s.cephfs.is_some()),
-        ("iscsi", s.iscsi.is_some()),
-        ("cinder", s.cinder.is_some()),
-        ("fc", s.fc.is_some()),
-        ("flexVolume", s.flex_volume.is_some()),
-        ("azureFile", s.azure_file.is_some()),
-        ("vsphereVolume", s.vsphere_volume.is_some()),
-        ("photonPersistentDisk", s.photon_persistent_disk.is_some()),
-        ("portworxVolume", s.portworx_volume.is_some()),
-        ("azureDisk", s.azure_disk.is_some()),
-        ("scaleIO", s.scale_io.is_some()),
-        ("local", s.local.is_some()),
-        ("storageos", s.storageos.is_some()),
-        ("csi", s.csi.is_some()),
+        s.host_path.as_ref().map(Source::HostPath),
+        s.gce_persistent_disk.as_ref().map(Source::Gce),
+        s.aws_elastic_block_store.as_ref().map(Source::Aws),
+        s.glusterfs
+            .as_ref()
+            .map(|source| Source::Glusterfs { endpoints: &source.endpoints, path: &source.path }),
+        s.flocker.as_ref().map(Source::Flocker),
+        s.nfs.as_ref().map(Source::Nfs),
+        s.rbd.as_ref().map(|source| Source::Rbd { monitors: &source.monitors, image: &source.image }),
+        s.quobyte.as_ref().map(Source::Quobyte),
+        s.cephfs.as_ref().map(|source| Source::CephFs { monitors: &source.monitors }),
+        Source::own("iscsi", s.iscsi.is_some()),
+        s.cinder.as_ref().map(|source| Source::Cinder { volume: &source.volume_id }),
+        s.fc.as_ref().map(Source::Fc),
+        s.flex_volume
+            .as_ref()
+            .map(|source| Source::Flex { driver: &source.driver, options: source.options.as_ref() }),
+        s.azure_file
+            .as_ref()
+            .map(|source| Source::AzureFile { secret: &source.secret_name, share: &source.share_name }),
+        s.vsphere_volume.as_ref().map(|source| Source::Vsphere { path: &source.volume_path }),
+        s.photon_persistent_disk.as_ref().map(|source| Source::Photon { disk: &source.pd_id }),
+        s.portworx_volume.as_ref().map(|source| Source::Portworx { volume: &source.volume_id }),
+        s.azure_disk.as_ref().map(Source::AzureDisk),
+        s.scale_io.as_ref().map(|source| Source::ScaleIo {
+            gateway: &source.gateway,
+            system: &source.system,
+            volume: source.volume_name.as_deref(),
+        }),
+        Source::own("local", s.local.is_some()),
+        s.storageos.as_ref().map(|source| Source::StorageOs {
+            volume: source.volume_name.as_deref(),
+            namespace: source.volume_namespace.as_deref(),
+        }),
+        Source::own("csi", s.csi.is_some()),
     ]
-    .into_iter()
-    .filter_map(|(name, set)| set.then_some(name))
-    .collect()
 }
 
 /// Checks the source of a volume.
@@ -50,20 +60,14 @@ pub(super) fn validate(
     path: &Path,
     errors: &mut FieldErrors,
 ) {
-    let named = named(spec);
-    let Some(first) = named.first() else {
-        return errors.required(path, "must specify a volume type");
-    };
-    for field in named.iter().skip(1) {
-        errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
+    if let Some(first) = shared::only_first(named(spec), path, errors) {
+        first.validate(path, errors);
+        validate_own(spec, first.name(), metadata.name.as_deref().unwrap_or_default(), path, errors);
     }
-    let name = metadata.name.as_deref().unwrap_or_default();
-    validate_remote(spec, first, name, path, errors);
-    validate_disk(spec, first, path, errors);
 }
 
-/// Directories of nodes, and storage somewhere in the network.
-fn validate_remote(
+/// What only volumes of the cluster have, and what they ask of the sources that pods have too.
+fn validate_own(
     spec: &PersistentVolumeSpec,
     source: &str,
     name: &str,
@@ -72,24 +76,8 @@ fn validate_remote(
 ) {
     let path = &spec_path.child(source);
     match source {
-        "hostPath" => spec.host_path.iter().for_each(|s| sources::validate_host_path(s, path, errors)),
-        "nfs" => spec.nfs.iter().for_each(|s| sources::validate_nfs(s, path, errors)),
         "glusterfs" => spec.glusterfs.iter().for_each(|s| validate_glusterfs(s, path, errors)),
-        "rbd" => spec.rbd.iter().for_each(|s| {
-            need_any(errors, &path.child("monitors"), &s.monitors);
-            need(errors, path, &[("image", &s.image)]);
-        }),
-        "quobyte" => spec.quobyte.iter().for_each(|s| sources::validate_quobyte(s, path, errors)),
-        "cephFS" => spec
-            .cephfs
-            .iter()
-            .for_each(|s| need_any(errors, &spec_path.child("cephfs").child("monitors"), &s.monitors)),
         "iscsi" => spec.iscsi.iter().for_each(|s| validate_iscsi(s, name, path, errors)),
-        "fc" => spec.fc.iter().for_each(|s| sources::validate_fc(s, path, errors)),
-        "flexVolume" => spec
-            .flex_volume
-            .iter()
-            .for_each(|s| sources::validate_flex(&s.driver, s.options.as_ref(), path, errors)),
         "local" => spec.local.iter().for_each(|s| {
             need(errors, path, &[("path", &s.path)]);
             no_backsteps(&s.path, &path.child("path"), errors);
@@ -98,49 +86,15 @@ fn validate_remote(
             }
         }),
         "csi" => spec.csi.iter().for_each(|s| validate_csi(s, path, errors)),
-        _ => {}
-    }
-}
-
-/// Disks of clouds and of products.
-fn validate_disk(spec: &PersistentVolumeSpec, source: &str, spec_path: &Path, errors: &mut FieldErrors) {
-    let path = &spec_path.child(source);
-    match source {
-        "gcePersistentDisk" => spec
-            .gce_persistent_disk
-            .iter()
-            .for_each(|s| sources::validate_gce(s, &spec_path.child("persistentDisk"), errors)),
-        "awsElasticBlockStore" => {
-            spec.aws_elastic_block_store.iter().for_each(|s| sources::validate_aws(s, path, errors));
-        }
-        "flocker" => spec.flocker.iter().for_each(|s| sources::validate_flocker(s, path, errors)),
         "cinder" => spec.cinder.iter().for_each(|s| {
-            need(errors, path, &[("volumeID", &s.volume_id)]);
             s.secret_ref.iter().for_each(|secret| need_secret(secret, &path.child("secretRef"), errors));
         }),
         "azureFile" => spec.azure_file.iter().for_each(|s| {
-            need(errors, path, &[("secretName", &s.secret_name), ("shareName", &s.share_name)]);
             if s.secret_namespace.as_deref() == Some("") {
                 errors.required(&path.child("secretNamespace"), "");
             }
         }),
-        "vsphereVolume" => {
-            spec.vsphere_volume.iter().for_each(|s| need(errors, path, &[("volumePath", &s.volume_path)]));
-        }
-        "photonPersistentDisk" => {
-            spec.photon_persistent_disk.iter().for_each(|s| need(errors, path, &[("pdID", &s.pd_id)]));
-        }
-        "portworxVolume" => {
-            spec.portworx_volume.iter().for_each(|s| need(errors, path, &[("volumeID", &s.volume_id)]));
-        }
-        "azureDisk" => spec.azure_disk.iter().for_each(|s| sources::validate_azure_disk(s, path, errors)),
-        "scaleIO" => spec.scale_io.iter().for_each(|s| {
-            let name = s.volume_name.as_deref().unwrap_or_default();
-            need(errors, path, &[("gateway", &s.gateway), ("system", &s.system), ("volumeName", name)]);
-        }),
         "storageos" => spec.storageos.iter().for_each(|s| {
-            let (name, namespace) = (s.volume_name.as_deref(), s.volume_namespace.as_deref());
-            sources::validate_storage_os(name, namespace, path, errors);
             let secret = s.secret_ref.iter().map(|secret| SecretReference {
                 name: secret.name.clone(),
                 namespace: secret.namespace.clone(),
@@ -158,7 +112,6 @@ fn need_secret(secret: &SecretReference, path: &Path, errors: &mut FieldErrors) 
 }
 
 fn validate_glusterfs(source: &GlusterfsPersistentVolumeSource, path: &Path, errors: &mut FieldErrors) {
-    need(errors, path, &[("endpoints", &source.endpoints), ("path", &source.path)]);
     let namespace_path = path.child("endpointsNamespace");
     match source.endpoints_namespace.as_deref() {
         Some("") => {

@@ -20,6 +20,8 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// Defaults that pods and templates share.
 pub fn set(spec: &mut PodSpec) {
+    // Of an alpha feature in this release, which is off: nobody would keep to it.
+    spec.resources = None;
     default_text(&mut spec.dns_policy, "ClusterFirst");
     default_text(&mut spec.restart_policy, "Always");
     default_text(&mut spec.scheduler_name, "default-scheduler");

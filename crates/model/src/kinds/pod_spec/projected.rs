@@ -11,7 +11,9 @@ use super::scheduling::validate_label_selector;
 use super::sources::need;
 use super::volumes::{validate_file_path, validate_files, validate_items, validate_mode};
 use crate::field::{FieldErrors, Path};
+use crate::kinds::certificate_signing_request::validate_signer;
 use crate::kinds::check::json;
+use crate::meta;
 
 /// Shortest and longest time for which a token is asked, in seconds.
 const SHORTEST_TOKEN: i64 = 10 * 60;
@@ -118,6 +120,12 @@ fn validate_bundle(bundle: &ClusterTrustBundleProjection, path: &Path, errors: &
             if name.is_empty() {
                 errors.required(&path.child("name"), "must be a valid object name");
             }
+            // Those of a signer are named `domain:signer:name`.
+            let own = name.rsplit_once(':').map_or(name, |(_, own)| own);
+            for wrong in meta::dns1123_subdomain(own) {
+                let detail = format!("not a valid clustertrustbundlename: {wrong}");
+                errors.invalid(&path.child("name"), name, detail);
+            }
             if let Some(selector) = &bundle.label_selector {
                 let detail = "labelSelector must be unset if name is specified";
                 errors.invalid(&path.child("labelSelector"), json(selector), detail);
@@ -127,6 +135,7 @@ fn validate_bundle(bundle: &ClusterTrustBundleProjection, path: &Path, errors: &
             if signer.is_empty() {
                 errors.required(&path.child("signerName"), "must be a valid signer name");
             }
+            validate_signer(signer, &path.child("signerName"), errors);
             if let Some(selector) = &bundle.label_selector {
                 validate_label_selector(selector, &path.child("labelSelector"), errors);
             }
@@ -202,6 +211,22 @@ mod tests {
         assert_eq!(
             wrong(json!([{"clusterTrustBundle": {"path": "x"}}])),
             ["p.sources[0].clusterTrustBundle: Required value: either name or signerName must be specified"]
+        );
+        for good in [
+            json!({"name": "roots", "path": "x"}),
+            json!({"name": "a.io:me:roots", "path": "x"}),
+            json!({"signerName": "a.io/me", "path": "x"}),
+        ] {
+            assert!(wrong(json!([{"clusterTrustBundle": good}])).is_empty(), "{good}");
+        }
+        let path = "p.sources[0].clusterTrustBundle";
+        let found = wrong(json!([{"clusterTrustBundle": {"name": "a.io:me:", "path": "x"}}]));
+        let beginning =
+            format!("{path}.name: Invalid value: \"a.io:me:\": not a valid clustertrustbundlename: ");
+        assert!(found.len() == 1 && found[0].starts_with(&beginning), "{found:?}");
+        let found = wrong(json!([{"clusterTrustBundle": {"signerName": "me", "path": "x"}}]));
+        assert!(
+            found.len() == 1 && found[0].starts_with(&format!("{path}.signerName: Invalid value: \"me\""))
         );
     }
 }

@@ -145,7 +145,7 @@ pub(crate) fn canonical_list(list: &mut ResourceList) {
 }
 
 /// Whether a resource is an extended one: a device that somebody counts, never shared.
-fn is_extended(name: &str) -> bool {
+pub fn is_extended(name: &str) -> bool {
     name.contains('/') && !name.contains("kubernetes.io/") && !name.starts_with("requests.")
 }
 

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use super::containers::descending;
+use super::windows;
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::{in_range, json, one_of};
 
@@ -24,8 +25,10 @@ pub(super) fn validate_pod(spec: &PodSpec, path: &Path, errors: &mut FieldErrors
         validate_sysctls(spec, context, &path.child("sysctls"), errors);
         validate_policies(context, &path, errors);
         validate_seccomp(context.seccomp_profile.as_ref(), &path.child("seccompProfile"), errors);
+        windows::validate_options(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
         validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
     }
+    windows::validate_host_process(spec, path, errors);
     validate_host_users(spec, path, errors);
     match spec.os.as_ref().map(|os| os.name.as_str()) {
         Some("linux") => validate_linux(spec, path, errors),
@@ -168,27 +171,44 @@ fn validate_host_users(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
-/// The security contexts of all containers, with their paths.
-fn contexts<'a>(spec: &'a PodSpec, path: &Path) -> Vec<(&'a SecurityContext, Path)> {
+/// A container of any sort, as far as its security goes.
+pub(super) struct Member<'a> {
+    pub(super) name: &'a str,
+    pub(super) context: Option<&'a SecurityContext>,
+    pub(super) path: Path,
+}
+
+/// All containers of a pod.
+pub(super) fn members<'a>(spec: &'a PodSpec, path: &Path) -> Vec<Member<'a>> {
     let of = |containers: &'a [Container], field| {
         let path = path.child(field);
-        let all = containers.iter().map(|c| c.security_context.as_ref()).enumerate();
-        all.filter_map(move |(i, context)| Some((context?, path.index(i).child("securityContext"))))
+        containers.iter().enumerate().map(move |(i, container)| Member {
+            name: &container.name,
+            context: container.security_context.as_ref(),
+            path: path.index(i),
+        })
     };
     let init = of(spec.init_containers.as_deref().unwrap_or_default(), "initContainers");
     let ephemeral_path = path.child("ephemeralContainers");
     let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
-    let ephemeral = ephemeral.filter_map(|(i, container)| {
-        Some((container.security_context.as_ref()?, ephemeral_path.index(i).child("securityContext")))
+    let ephemeral = ephemeral.map(|(i, container)| Member {
+        name: &container.name,
+        context: container.security_context.as_ref(),
+        path: ephemeral_path.index(i),
     });
     init.chain(of(&spec.containers, "containers")).chain(ephemeral).collect()
+}
+
+/// The security contexts of all containers, with their paths.
+fn contexts<'a>(spec: &'a PodSpec, path: &Path) -> impl Iterator<Item = (&'a SecurityContext, Path)> {
+    let all = members(spec, path).into_iter();
+    all.filter_map(|member| Some((member.context?, member.path.child("securityContext"))))
 }
 
 fn validate_linux(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     let of_pod = spec.security_context.as_ref().and_then(|context| context.windows_options.as_ref());
     let of_pod = of_pod.map(|_| path.child("securityContext"));
-    let of_containers = contexts(spec, path).into_iter();
-    let of_containers = of_containers.filter(|(context, _)| context.windows_options.is_some());
+    let of_containers = contexts(spec, path).filter(|(context, _)| context.windows_options.is_some());
     for path in of_pod.into_iter().chain(of_containers.map(|(_, path)| path)) {
         errors.forbidden(&path.child("windowsOptions"), "windows options cannot be set for a linux pod");
     }
@@ -267,6 +287,7 @@ pub(super) fn validate_container(
     if context.allow_privilege_escalation == Some(false) {
         validate_no_escalation(context, &path.child("allowPrivilegeEscalation"), errors);
     }
+    windows::validate_options(context.windows_options.as_ref(), &path.child("windowsOptions"), errors);
     validate_app_armor(context.app_armor_profile.as_ref(), &path.child("appArmorProfile"), errors);
 }
 

@@ -1,9 +1,11 @@
 //! Pod templates: what workloads make pods from.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::{defaults, validation};
+use super::{annotations, defaults, validation};
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::one_of;
 use crate::meta;
@@ -23,9 +25,13 @@ pub(crate) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut Fie
         meta::validate_labels(metadata.labels.as_ref(), &path.child("labels"), errors);
         meta::validate_annotations(metadata.annotations.as_ref(), &path.child("annotations"), errors);
     }
-    let empty = PodSpec::default();
+    let (empty, nothing) = (PodSpec::default(), BTreeMap::new());
     let spec = template.spec.as_ref().unwrap_or(&empty);
+    let all = template.metadata.as_ref().and_then(|metadata| metadata.annotations.as_ref());
+    let all = all.unwrap_or(&nothing);
+    annotations::validate(all, spec, &path.child("annotations"), errors);
     validation::validate(spec, &path.child("spec"), errors);
+    annotations::match_seccomp(all, spec, &path.child("spec"), errors);
 }
 
 /// Checks what workloads that keep pods running ask of a template, beside [`validate`].

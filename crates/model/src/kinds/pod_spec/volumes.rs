@@ -10,57 +10,61 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::containers::descending;
 use super::env::{FILE_FIELDS, validate_field, validate_resource};
 use super::projected;
-use super::sources::{self, Iscsi, need, need_any, need_secret, validate_host_path, validate_nfs};
+use super::shared::{self, Source};
+use super::sources::{self, Iscsi, need, need_secret};
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::{json, label, required_one_of, subdomain};
 use crate::kinds::persistent_volume_claim;
 use crate::meta;
 use crate::quantity::Quantity;
 
-/// The sources that a volume names, in the order and by the names of the reference server's refusals (two of
+/// The sources that a volume may name, in the order and by the names of the reference server's refusals (two of
 /// these names are no fields).
-fn sources(volume: &Volume) -> Vec<&'static str> {
-    let v = volume;
+fn sources(v: &Volume) -> [Option<Source<'_>>; 30] {
     [
-        ("emptyDir", v.empty_dir.is_some()),
-        ("hostPath", v.host_path.is_some()),
-        ("gitRepo", v.git_repo.is_some()),
-        ("gcePersistentDisk", v.gce_persistent_disk.is_some()),
-        ("awsElasticBlockStore", v.aws_elastic_block_store.is_some()),
-        ("secret", v.secret.is_some()),
-        ("nfs", v.nfs.is_some()),
-        ("iscsi", v.iscsi.is_some()),
-        ("glusterfs", v.glusterfs.is_some()),
-        ("flocker", v.flocker.is_some()),
-        ("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
-        ("rbd", v.rbd.is_some()),
-        ("cinder", v.cinder.is_some()),
-        ("cephFS", v.cephfs.is_some()),
-        ("quobyte", v.quobyte.is_some()),
-        ("downwarAPI", v.downward_api.is_some()),
-        ("fc", v.fc.is_some()),
-        ("flexVolume", v.flex_volume.is_some()),
-        ("configMap", v.config_map.is_some()),
-        ("azureFile", v.azure_file.is_some()),
-        ("vsphereVolume", v.vsphere_volume.is_some()),
-        ("photonPersistentDisk", v.photon_persistent_disk.is_some()),
-        ("portworxVolume", v.portworx_volume.is_some()),
-        ("azureDisk", v.azure_disk.is_some()),
-        ("storageos", v.storageos.is_some()),
-        ("projected", v.projected.is_some()),
-        ("scaleIO", v.scale_io.is_some()),
-        ("csi", v.csi.is_some()),
-        ("ephemeral", v.ephemeral.is_some()),
-        ("image", v.image.is_some()),
+        Source::own("emptyDir", v.empty_dir.is_some()),
+        v.host_path.as_ref().map(Source::HostPath),
+        Source::own("gitRepo", v.git_repo.is_some()),
+        v.gce_persistent_disk.as_ref().map(Source::Gce),
+        v.aws_elastic_block_store.as_ref().map(Source::Aws),
+        Source::own("secret", v.secret.is_some()),
+        v.nfs.as_ref().map(Source::Nfs),
+        Source::own("iscsi", v.iscsi.is_some()),
+        v.glusterfs.as_ref().map(|s| Source::Glusterfs { endpoints: &s.endpoints, path: &s.path }),
+        v.flocker.as_ref().map(Source::Flocker),
+        Source::own("persistentVolumeClaim", v.persistent_volume_claim.is_some()),
+        v.rbd.as_ref().map(|s| Source::Rbd { monitors: &s.monitors, image: &s.image }),
+        v.cinder.as_ref().map(|s| Source::Cinder { volume: &s.volume_id }),
+        v.cephfs.as_ref().map(|s| Source::CephFs { monitors: &s.monitors }),
+        v.quobyte.as_ref().map(Source::Quobyte),
+        Source::own("downwarAPI", v.downward_api.is_some()),
+        v.fc.as_ref().map(Source::Fc),
+        v.flex_volume.as_ref().map(|s| Source::Flex { driver: &s.driver, options: s.options.as_ref() }),
+        Source::own("configMap", v.config_map.is_some()),
+        v.azure_file.as_ref().map(|s| Source::AzureFile { secret: &s.secret_name, share: &s.share_name }),
+        v.vsphere_volume.as_ref().map(|s| Source::Vsphere { path: &s.volume_path }),
+        v.photon_persistent_disk.as_ref().map(|s| Source::Photon { disk: &s.pd_id }),
+        v.portworx_volume.as_ref().map(|s| Source::Portworx { volume: &s.volume_id }),
+        v.azure_disk.as_ref().map(Source::AzureDisk),
+        v.storageos.as_ref().map(|s| Source::StorageOs {
+            volume: s.volume_name.as_deref(),
+            namespace: s.volume_namespace.as_deref(),
+        }),
+        Source::own("projected", v.projected.is_some()),
+        v.scale_io.as_ref().map(|s| Source::ScaleIo {
+            gateway: &s.gateway,
+            system: &s.system,
+            volume: s.volume_name.as_deref(),
+        }),
+        Source::own("csi", v.csi.is_some()),
+        Source::own("ephemeral", v.ephemeral.is_some()),
+        Source::own("image", v.image.is_some()),
     ]
-    .into_iter()
-    .filter_map(|(name, set)| set.then_some(name))
-    .collect()
 }
 
 /// Whether it has any source; if not it is an `emptyDir`.
 pub(super) fn has_source(volume: &Volume) -> bool {
-    !sources(volume).is_empty()
+    sources(volume).iter().any(Option::is_some)
 }
 
 /// Checks volumes.
@@ -68,15 +72,10 @@ pub(super) fn validate(volumes: &[Volume], path: &Path, errors: &mut FieldErrors
     let mut names = HashSet::new();
     for (i, volume) in volumes.iter().enumerate() {
         let path = path.index(i);
-        let sources = sources(volume);
-        if sources.is_empty() {
-            errors.required(&path, "must specify a volume type");
-        }
-        for field in sources.iter().skip(1) {
-            errors.forbidden(&path.child(field), "may not specify more than 1 volume type");
-        }
-        if let Some(first) = sources.first() {
-            validate_source(volume, first, &path, errors);
+        if let Some(first) = shared::only_first(sources(volume), &path, errors) {
+            first.validate(&path, errors);
+            validate_plain(volume, first.name(), &path, errors);
+            validate_other(volume, first.name(), &path, errors);
         }
         if volume.name.is_empty() {
             errors.required(&path.child("name"), "");
@@ -87,13 +86,6 @@ pub(super) fn validate(volumes: &[Volume], path: &Path, errors: &mut FieldErrors
             errors.duplicate(&path.child("name"), volume.name.as_str());
         }
     }
-}
-
-/// Checks the source that counts.
-fn validate_source(volume: &Volume, source: &str, path: &Path, errors: &mut FieldErrors) {
-    validate_plain(volume, source, path, errors);
-    validate_remote(volume, source, path, errors);
-    validate_cloud(volume, source, path, errors);
 }
 
 /// Sources that every node has.
@@ -107,7 +99,6 @@ fn validate_plain(volume: &Volume, source: &str, volume_path: &Path, errors: &mu
                 errors.forbidden(&path.child("sizeLimit"), detail);
             }
         }
-        "hostPath" => volume.host_path.iter().for_each(|s| validate_host_path(s, path, errors)),
         "secret" => volume.secret.iter().for_each(|s| {
             need(errors, path, &[("secretName", s.secret_name.as_deref().unwrap_or_default())]);
             validate_mode(s.default_mode, &path.child("defaultMode"), errors);
@@ -136,8 +127,8 @@ fn validate_plain(volume: &Volume, source: &str, volume_path: &Path, errors: &mu
     }
 }
 
-/// Storage somewhere in the network, and what somebody else mounts.
-fn validate_remote(volume: &Volume, source: &str, volume_path: &Path, errors: &mut FieldErrors) {
+/// What somebody else mounts, and what pods ask of the sources that volumes of the cluster have too.
+fn validate_other(volume: &Volume, source: &str, volume_path: &Path, errors: &mut FieldErrors) {
     let path = &volume_path.child(source);
     match source {
         "persistentVolumeClaim" => volume
@@ -148,27 +139,7 @@ fn validate_remote(volume: &Volume, source: &str, volume_path: &Path, errors: &m
             need(errors, path, &[("repository", &s.repository)]);
             descending(s.directory.as_deref().unwrap_or_default(), &path.child("directory"), errors);
         }),
-        "nfs" => volume.nfs.iter().for_each(|s| validate_nfs(s, path, errors)),
         "iscsi" => volume.iscsi.iter().for_each(|s| validate_iscsi(s, &volume.name, volume_path, errors)),
-        "glusterfs" => volume
-            .glusterfs
-            .iter()
-            .for_each(|s| need(errors, path, &[("endpoints", &s.endpoints), ("path", &s.path)])),
-        "flocker" => volume.flocker.iter().for_each(|s| sources::validate_flocker(s, path, errors)),
-        "rbd" => volume.rbd.iter().for_each(|s| {
-            need_any(errors, &path.child("monitors"), &s.monitors);
-            need(errors, path, &[("image", &s.image)]);
-        }),
-        "cephFS" => volume
-            .cephfs
-            .iter()
-            .for_each(|s| need_any(errors, &volume_path.child("cephfs").child("monitors"), &s.monitors)),
-        "quobyte" => volume.quobyte.iter().for_each(|s| sources::validate_quobyte(s, path, errors)),
-        "fc" => volume.fc.iter().for_each(|s| sources::validate_fc(s, path, errors)),
-        "flexVolume" => volume
-            .flex_volume
-            .iter()
-            .for_each(|s| sources::validate_flex(&s.driver, s.options.as_ref(), path, errors)),
         "csi" => volume.csi.iter().for_each(|s| {
             sources::validate_driver(&s.driver, &path.child("driver"), errors);
             match s.node_publish_secret_ref.as_ref().map(|secret| secret.name.as_str()) {
@@ -177,46 +148,11 @@ fn validate_remote(volume: &Volume, source: &str, volume_path: &Path, errors: &m
                 None => {}
             }
         }),
-        _ => {}
-    }
-}
-
-/// Disks of clouds and of products.
-fn validate_cloud(volume: &Volume, source: &str, volume_path: &Path, errors: &mut FieldErrors) {
-    let path = &volume_path.child(source);
-    match source {
-        "gcePersistentDisk" => volume
-            .gce_persistent_disk
-            .iter()
-            .for_each(|s| sources::validate_gce(s, &volume_path.child("persistentDisk"), errors)),
-        "awsElasticBlockStore" => {
-            volume.aws_elastic_block_store.iter().for_each(|s| sources::validate_aws(s, path, errors));
-        }
         "cinder" => volume.cinder.iter().for_each(|s| {
-            need(errors, path, &[("volumeID", &s.volume_id)]);
             need_secret(errors, path, s.secret_ref.as_ref().map(|secret| secret.name.as_str()));
         }),
-        "azureFile" => volume.azure_file.iter().for_each(|s| {
-            need(errors, path, &[("secretName", &s.secret_name), ("shareName", &s.share_name)]);
-        }),
-        "vsphereVolume" => {
-            volume.vsphere_volume.iter().for_each(|s| need(errors, path, &[("volumePath", &s.volume_path)]))
-        }
-        "photonPersistentDisk" => {
-            volume.photon_persistent_disk.iter().for_each(|s| need(errors, path, &[("pdID", &s.pd_id)]))
-        }
-        "portworxVolume" => {
-            volume.portworx_volume.iter().for_each(|s| need(errors, path, &[("volumeID", &s.volume_id)]))
-        }
-        "azureDisk" => volume.azure_disk.iter().for_each(|s| sources::validate_azure_disk(s, path, errors)),
         "storageos" => volume.storageos.iter().for_each(|s| {
-            let (name, namespace) = (s.volume_name.as_deref(), s.volume_namespace.as_deref());
-            sources::validate_storage_os(name, namespace, path, errors);
             need_secret(errors, path, s.secret_ref.as_ref().map(|secret| secret.name.as_str()));
-        }),
-        "scaleIO" => volume.scale_io.iter().for_each(|s| {
-            let name = s.volume_name.as_deref().unwrap_or_default();
-            need(errors, path, &[("gateway", &s.gateway), ("system", &s.system), ("volumeName", name)]);
         }),
         _ => {}
     }

@@ -85,14 +85,10 @@ fn wrong_specs_are_refused() {
 }
 
 #[test]
-fn allocation() {
-    let mut service = service(json!({"type": "NodePort", "ports":
-        [{"name": "u", "port": 53, "protocol": "UDP"}, {"name": "w", "port": 80, "nodePort": 30080}]}));
-    assert!(needs_cluster_ip(&service));
-    assert_eq!(node_ports_needed(&service), [(0, "UDP".to_owned())]);
-    set_cluster_ip(&mut service, "10.96.0.9");
-    set_node_port(&mut service, 0, 30053);
-    assert!(!needs_cluster_ip(&service) && node_ports_needed(&service).is_empty());
+fn what_it_alone_has_is_claimed_and_shown() {
+    let service = service(json!({"type": "NodePort", "clusterIP": "10.96.0.9", "ports":
+        [{"name": "u", "port": 53, "protocol": "UDP", "nodePort": 30053},
+         {"name": "w", "port": 80, "nodePort": 30080}]}));
     let tokens: Vec<String> = Kind::claims(&service).into_iter().map(|c| c.token).collect();
     assert_eq!(tokens, ["clusterip/10.96.0.9", "nodeport/UDP/30053", "nodeport/TCP/30080"]);
     let cells: Vec<_> = Kind::row(&service, Timestamp::UNIX_EPOCH).into_iter().map(|c| c.0).collect();
@@ -104,9 +100,9 @@ fn allocation() {
 
 #[test]
 fn updates_keep_what_was_allocated() {
-    let mut old = service(json!({"type": "NodePort", "ports": [{"port": 80}]}));
-    set_cluster_ip(&mut old, "10.96.0.9");
-    set_node_port(&mut old, 0, 30080);
+    let old = service(
+        json!({"type": "NodePort", "clusterIP": "10.96.0.9", "ports": [{"port": 80, "nodePort": 30080}]}),
+    );
     let same = updated(&old, json!({"type": "NodePort", "ports": [{"port": 80}]}));
     assert_eq!((cluster_ip(&same), ports(&same)[0].node_port), (Some("10.96.0.9"), Some(30080)));
 
