@@ -5,6 +5,9 @@
 //! in `PATH` (or `KUBECTL`) is looked at, and that kubectl alone is used where there are no others.
 #![allow(clippy::unwrap_used)]
 
+#[path = "streaming/terminal.rs"]
+mod terminal;
+
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -100,6 +103,7 @@ fn streams_with_every_kubectl() {
         exec_works(&kubectl, &["exec"]);
         big_output_is_whole(&kubectl, digest);
         a_terminal_is_one(&kubectl);
+        terminal::a_shell_is_typed_into(&kubectl);
         files_are_copied(&kubectl);
         ports_are_forwarded(&kubectl, digest);
         attach_and_run_work(&kubectl, &image);
@@ -108,6 +112,8 @@ fn streams_with_every_kubectl() {
     let balsa = Tool { program: balsa_testkit::balsa().to_owned(), kubeconfig: cluster.kubeconfig() };
     exec_works(&balsa, &["exec"]);
     big_output_is_whole(&balsa, digest);
+    a_terminal_is_one(&balsa);
+    terminal::a_shell_is_typed_into(&balsa);
     files_are_copied(&balsa);
     ports_are_forwarded(&balsa, digest);
     nothing_is_left_of_who_vanished(&cluster);

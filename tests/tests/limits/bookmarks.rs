@@ -110,7 +110,10 @@ async fn the_end_of_the_initial_state_is_marked(cluster: &Cluster) {
     // What comes now is a change.
     let changed = create(cluster, MAPS, "third").await;
     let event = next(&mut watch).await.unwrap();
-    assert_eq!((told(&[event.clone()])[0], revision(&event)), (("ADDED", "third", false), changed));
+    assert_eq!(
+        (told(std::slice::from_ref(&event))[0], revision(&event)),
+        (("ADDED", "third", false), changed)
+    );
 
     // Where there is nothing the mark comes alone, at once.
     let nothing = OURS.replace("bookmarks", "nothing");
