@@ -10,8 +10,8 @@ log=$data/balsa.log
 kubeconfig=$data/admin.kubeconfig
 
 say "Balsa: what is needed"
-if [ -z "${BALSA_BIN:-}" ]; then need_rust; fi
 need_packages
+if [ -z "${BALSA_BIN:-}" ]; then need_rust; fi
 need_docker
 
 say "Balsa: the program"

@@ -7,10 +7,10 @@ cd "$(dirname "$0")/.."
 
 # Suites make network namespaces, loop devices and services' rules.
 if [ -n "$SUDO" ]; then die "the tests need root, all of them: sudo make test (with rustup's cargo in root's PATH, or sudo -E)"; fi
-need_rust
 # shellcheck disable=SC2086 # words
 need_packages $TEST_PACKAGES
 need_tools
+need_rust
 need_docker
 scripts/clients.sh
 BALSA_CLIENTS=$(clients_dir)

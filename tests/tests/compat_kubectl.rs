@@ -10,14 +10,15 @@
 mod table;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use balsa_testkit::{Cluster, Options, has_kubectl, kubectl_programs};
+use serde_json::Value;
 use table::{Row, rows};
 
 /// A kubectl, and what to call it.
 struct Version {
     name: String,
-    /// Of the one in `PATH` it is not known.
     minor: u32,
     program: PathBuf,
 }
@@ -30,8 +31,16 @@ fn version(program: PathBuf) -> Version {
     let name = program.file_name().and_then(|name| name.to_str());
     match name.and_then(|name| name.strip_prefix("kubectl.1.")?.parse().ok()) {
         Some(minor) => Version { name: format!("v1-{minor}"), minor, program },
-        None => Version { name: "in-path".to_owned(), minor: u32::MAX, program },
+        None => Version { name: "in-path".to_owned(), minor: minor(&program), program },
     }
+}
+
+/// What a program says that it is: 33 of v1.33.
+fn minor(program: &Path) -> u32 {
+    let output = Command::new(program).args(["version", "--client", "-o", "json"]).output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let minor = said.pointer("/clientVersion/minor").and_then(Value::as_str).unwrap_or_default();
+    minor.trim_end_matches('+').parse().unwrap_or_else(|_| panic!("{} says {said}", program.display()))
 }
 
 #[test]

@@ -18,7 +18,10 @@ const FIRST_RETRY: Duration = Duration::from_millis(10);
 const LAST_RETRY: Duration = Duration::from_secs(60);
 
 struct State<K> {
-    ready: VecDeque<K>,
+    /// Of whom the metrics tell; nobody is told of a queue without a name.
+    name: Option<&'static str>,
+    /// Keys, and since when they wait.
+    ready: VecDeque<(K, Instant)>,
     queued: HashSet<K>,
     running: HashSet<K>,
     again: HashSet<K>,
@@ -48,6 +51,7 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     /// An empty queue.
     pub fn new() -> Self {
         let state = State {
+            name: None,
             ready: VecDeque::new(),
             queued: HashSet::new(),
             running: HashSet::new(),
@@ -56,6 +60,11 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             failures: HashMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), wake: Arc::new(Notify::new()) }
+    }
+
+    /// From now on metrics tell of it by this name, as Kubernetes' do of its work queues.
+    pub(crate) fn measure_as(&self, name: &'static str) {
+        self.lock().name = Some(name);
     }
 
     fn lock(&self) -> MutexGuard<'_, State<K>> {
@@ -151,15 +160,27 @@ impl<K: Clone + Eq + Hash> State<K> {
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.queued.insert(key.clone()) {
-            self.ready.push_back(key);
+            self.ready.push_back((key, Instant::now()));
+            if let Some(name) = self.name {
+                metrics::counter!("workqueue_adds_total", "name" => name).increment(1);
+                self.tell_depth(name);
+            }
         }
     }
 
     fn pop(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+        let (key, since) = self.ready.pop_front()?;
         self.queued.remove(&key);
         self.running.insert(key.clone());
+        if let Some(name) = self.name {
+            metrics::histogram!("workqueue_queue_duration_seconds", "name" => name).record(since.elapsed());
+            self.tell_depth(name);
+        }
         Some(key)
+    }
+
+    fn tell_depth(&self, name: &'static str) {
+        metrics::gauge!("workqueue_depth", "name" => name).set(self.ready.len() as f64);
     }
 
     fn promote(&mut self, now: Instant) {

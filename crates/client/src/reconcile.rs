@@ -38,6 +38,7 @@ pub trait Reconciler: Send + Sync + 'static {
 
 /// Runs `workers` workers on `queue` until `scope` ends.
 pub fn run<R: Reconciler>(reconciler: Arc<R>, queue: Queue<R::Key>, workers: usize, scope: &Scope) {
+    queue.measure_as(reconciler.name());
     for _ in 0..workers {
         let (reconciler, queue, token) = (reconciler.clone(), queue.clone(), scope.token());
         scope.spawn(TaskKind::Controller, async move {
@@ -57,7 +58,6 @@ async fn work<R: Reconciler>(reconciler: &R, queue: &Queue<R::Key>, key: R::Key)
     let start = Instant::now();
     let result = reconciler.reconcile(&key).await;
     metrics::histogram!("workqueue_work_duration_seconds", "name" => name).record(start.elapsed());
-    metrics::gauge!("workqueue_depth", "name" => name).set(queue.depth() as f64);
     match result {
         Ok(next) => {
             queue.done(&key);

@@ -46,7 +46,7 @@ impl Incoming {
             if self.receiving.as_ref().is_some_and(|receiving| receiving.vote > vote) {
                 return Err(Status::failed_precondition("a later leader sends one already"));
             }
-            let (spooled, file) = SnapshotFile::create(directory)?;
+            let (spooled, file) = SnapshotFile::create(directory).map_err(|error| not_kept(&error))?;
             let (transfer, begun) = (piece.transfer.clone(), Instant::now());
             self.receiving = Some(Receiving { transfer, vote, spooled, file, received: 0, begun });
         }
@@ -58,7 +58,8 @@ impl Incoming {
             return Err(unknown(piece));
         }
         // A page-cache write of a megabyte; the sync is on a blocking thread.
-        receiving.file.write_all_at(&piece.chunk, piece.offset)?;
+        let kept = receiving.file.write_all_at(&piece.chunk, piece.offset);
+        kept.map_err(|error| not_kept(&error))?;
         receiving.received += piece.chunk.len() as u64;
         Ok(())
     }
@@ -76,7 +77,7 @@ impl Incoming {
         };
         let finished = balsa_rt::spawn_blocking(move || spooled.finish(&file)).await;
         let (whole, meta) = finished
-            .map_err(|error| Status::internal(error.to_string()))?
+            .map_err(|error| Status::aborted(error.to_string()))?
             .map_err(|error| Status::data_loss(format!("the snapshot that arrived: {error}")))?;
         SnapshotWork::Receive.done(begun);
         Ok((meta, whole))
@@ -96,6 +97,11 @@ impl Incoming {
         let receiving = self.receiving.as_mut().filter(|receiving| receiving.transfer == piece.transfer);
         receiving.ok_or_else(|| unknown(piece))
     }
+}
+
+/// It is no use to send it again at once.
+fn not_kept(error: &std::io::Error) -> Status {
+    Status::resource_exhausted(format!("the snapshot cannot be kept: {error}"))
 }
 
 fn unknown(piece: &InstallSnapshotRequest) -> Status {

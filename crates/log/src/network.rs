@@ -311,8 +311,8 @@ async fn in_time<T>(
     tokio::time::timeout(limit, call).await.unwrap_or_else(late)
 }
 
-/// Whether a call that ended like this may do better if it is made again: the other server was out of reach. What it
-/// says itself is final.
+/// Whether a call that ended like this may do better if it is made again: the other server was out of reach. Connections
+/// that break end calls with these; what a server itself says of a piece has other codes, and is final.
 fn was_out_of_reach(code: tonic::Code) -> bool {
     use tonic::Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
     matches!(code, Cancelled | DeadlineExceeded | Internal | Unavailable | Unknown)

@@ -9,9 +9,6 @@ use prost_types::{
     DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, ServiceDescriptorProto,
 };
 
-/// What breaks a rule and is meant to: the complaint, and why it stays.
-const EXCEPTIONS: &[(&str, &str)] = &[];
-
 #[test]
 fn names_are_what_generators_expect() {
     let files = files();
@@ -23,10 +20,8 @@ fn names_are_what_generators_expect() {
         complaints.look_at_file(file);
     }
     complaints.look_at_uses();
-    let excused = |complaint: &String| EXCEPTIONS.iter().any(|(excused, _)| *complaint == *excused);
-    let (excused, wrong): (Vec<_>, Vec<_>) = complaints.all.into_iter().partition(excused);
+    let wrong = complaints.all;
     assert!(wrong.is_empty(), "{} names:\n{}", wrong.len(), wrong.join("\n"));
-    assert_eq!(excused.len(), EXCEPTIONS.len(), "an exception that is not needed any more goes: {excused:?}");
 }
 
 #[test]

@@ -86,8 +86,9 @@ async fn publish(client: &Client, addresses: &BTreeSet<SocketAddr>, port: u16) -
     let slices = slices(addresses, port);
     for wanted in &slices {
         put(client, wanted, |present: &mut EndpointSlice| {
-            let same = present.endpoints == wanted.endpoints;
+            let same = present.endpoints == wanted.endpoints && present.ports == wanted.ports;
             present.endpoints.clone_from(&wanted.endpoints);
+            present.ports.clone_from(&wanted.ports);
             !same
         })
         .await?;

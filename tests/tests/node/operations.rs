@@ -20,7 +20,9 @@ const SERVER: &[&str] = &[
     "balsa_raft_is_leader 1",
     "balsa_log_apply_lag",
     "balsa_log_fsync_seconds_count",
+    "workqueue_adds_total{",
     "workqueue_depth{",
+    "workqueue_queue_duration_seconds_count{",
     "workqueue_work_duration_seconds_count{",
     "scheduler_schedule_attempts_total{",
 ];

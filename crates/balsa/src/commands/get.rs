@@ -279,11 +279,16 @@ async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
     if args.sort_by.is_some() {
         eprintln!("warning: --watch requested, --sort-by will be ignored");
     }
-    let mut feed = Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers);
+    let new_feed = || Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers);
+    let mut feed = new_feed();
     let mut start = Start::Initial;
     let mut listing = true;
     let mut backoff = super::changes::patience();
     loop {
+        if listing {
+            // What came of a list that broke off comes again.
+            feed = new_feed();
+        }
         let mut stream = session.remote.watch(kind, &filter, start).await?;
         while let Some(event) = stream.next().await {
             let object = match event {

@@ -14,7 +14,7 @@ use balsa_runtime::Runtime;
 use tokio::net::TcpListener;
 
 use super::ranges;
-use crate::settings::AgentSettings;
+use crate::settings::{AgentSettings, METRICS_PORT};
 
 /// Letters of a cluster's name, out of the hash of its CA.
 const NAME_LENGTH: usize = 12;
@@ -104,15 +104,15 @@ fn keep_identity(
     });
 }
 
-/// The listener for health and metrics, and its port; none where they are not wanted. A node that shares
-/// its process takes any port when the usual one is taken, and its Node object tells which.
+/// The listener for health and metrics, and its port; none where they are not wanted. When the usual port is taken,
+/// by another node of this machine, any other will do: the Node object tells which.
 async fn listen(settings: &AgentSettings) -> anyhow::Result<(Option<TcpListener>, u16)> {
     let (any, port) = (std::net::Ipv4Addr::UNSPECIFIED, settings.metrics_port);
     if port == 0 {
         return Ok((None, 0));
     }
     let bound = match TcpListener::bind((any, port)).await {
-        Err(error) if settings.in_process && error.kind() == std::io::ErrorKind::AddrInUse => {
+        Err(error) if port == METRICS_PORT && error.kind() == std::io::ErrorKind::AddrInUse => {
             TcpListener::bind((any, 0)).await
         }
         other => other,

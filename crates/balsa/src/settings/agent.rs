@@ -15,7 +15,7 @@ use crate::output::data_dir;
 use crate::run::{host, layout};
 
 /// Where a node is asked for its health and its metrics.
-const METRICS_PORT: u16 = 10250;
+pub(crate) const METRICS_PORT: u16 = 10250;
 
 /// Options of an agent, as far as they are given.
 #[derive(clap::Args, Serialize, Deserialize, Clone, Default)]

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-pub(crate) use agent::{AgentFlags, AgentSettings};
+pub(crate) use agent::{AgentFlags, AgentSettings, METRICS_PORT};
 pub(crate) use server::{ServerFlags, ServerSettings};
 pub(crate) use values::{Cidr, PortRange};
 

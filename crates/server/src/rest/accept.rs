@@ -46,7 +46,7 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Accepted, Failure> {
             return Failure::generic(Reason::NotAcceptable);
         }
         // The encoding is known; what the client wants to see in it is not.
-        let accepted = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
+        let accepted = "only the following media types are accepted: application/json, application/yaml";
         Failure::new(Reason::NotAcceptable, accepted)
     })
 }

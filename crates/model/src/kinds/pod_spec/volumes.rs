@@ -37,6 +37,7 @@ fn sources(v: &Volume) -> [Option<Source<'_>>; 30] {
         v.cinder.as_ref().map(|s| Source::Cinder { volume: &s.volume_id }),
         v.cephfs.as_ref().map(|s| Source::CephFs { monitors: &s.monitors }),
         v.quobyte.as_ref().map(Source::Quobyte),
+        // Kubernetes' own spelling, in its messages.
         Source::own("downwarAPI", v.downward_api.is_some()),
         v.fc.as_ref().map(Source::Fc),
         v.flex_volume.as_ref().map(|s| Source::Flex { driver: &s.driver, options: s.options.as_ref() }),
