@@ -6,6 +6,8 @@
 //! not say what is expected of it.
 #![allow(clippy::unwrap_used)]
 
+#[path = "compat_kubectl/more.rs"]
+mod more;
 #[path = "compat_kubectl/table.rs"]
 mod table;
 

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::more;
+
 /// A command, whether it works, and what it says.
 #[derive(Clone, Copy)]
 pub(crate) struct Row {
@@ -12,17 +14,17 @@ pub(crate) struct Row {
     pub(crate) since: u32,
 }
 
-const fn ok(command: &'static str, says: &'static [&'static str]) -> Row {
+pub(crate) const fn ok(command: &'static str, says: &'static [&'static str]) -> Row {
     Row { command, works: true, says, since: 0 }
 }
 
-const fn fails(command: &'static str, says: &'static [&'static str]) -> Row {
+pub(crate) const fn fails(command: &'static str, says: &'static [&'static str]) -> Row {
     Row { command, works: false, says, since: 0 }
 }
 
 /// What the commands read, with the version's namespace in it.
 pub(crate) fn write_files(folder: &Path, namespace: &str) {
-    for (name, text) in FILES {
+    for (name, text) in FILES.iter().chain(more::FILES) {
         std::fs::write(folder.join(name), text.replace("{ns}", namespace)).unwrap();
     }
 }
@@ -52,7 +54,7 @@ const FILES: &[(&str, &str)] = &[
 
 /// All commands, in their order.
 pub(crate) fn rows() -> Vec<Row> {
-    let parts = [META, OBJECTS, WORKLOADS, PODS, ACCESS, CLUSTER, END];
+    let parts = [META, OBJECTS, WORKLOADS, PODS, ACCESS, CLUSTER, more::MORE, END];
     parts.into_iter().flatten().copied().collect()
 }
 
