@@ -379,3 +379,41 @@ pub fn check_name(meta: &ObjectMeta, url_name: &str) -> Result<(), Failure> {
         Some(_) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use serde_json::json;
+
+    use super::*;
+    use crate::Revision;
+    use crate::kind::kind_of;
+
+    #[test]
+    fn statuses_are_judged_when_they_are_written() {
+        let kind = kind_of::<ReplicaSet>();
+        let value = |labels: Value, ready: i32| {
+            json!({"metadata": {"name": "r", "namespace": "n", "uid": "u", "resourceVersion": "1",
+                    "creationTimestamp": "2026-11-28T00:00:00Z", "labels": labels},
+                "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+                    "spec": {"containers": [{"name": "m", "image": "i:1"}]}}},
+                "status": {"replicas": 1, "readyReplicas": ready}})
+        };
+        // An old release wrote what cannot be.
+        let mut before = kind.decode(value(json!({}), 7)).unwrap();
+        before.set_defaults();
+        let before = Object::canonical(kind, &before.to_value());
+        let old = Object::seal(kind, &before, Revision(1)).unwrap();
+        let judged = |labels: Value, ready: i32, part: Part| {
+            let new = prepare_update(&old, value(labels, ready), part).unwrap();
+            validate_update(kind, new.as_ref(), &old, part)
+        };
+        judged(json!({"new": "label"}), 7, Part::Main).unwrap();
+        for part in [Part::Status, Part::Whole] {
+            let refused = judged(json!({}), 8, part).unwrap_err();
+            assert_eq!(refused.causes[0].field, "status.readyReplicas", "{part:?}");
+            judged(json!({}), 1, part).unwrap();
+        }
+    }
+}

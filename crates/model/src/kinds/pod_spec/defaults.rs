@@ -289,6 +289,12 @@ mod tests {
     }
 
     #[test]
+    fn what_belongs_to_a_feature_that_is_off_is_dropped() {
+        let got = defaulted(json!({"containers": [], "resources": {"limits": {"cpu": "1"}}}));
+        assert_eq!(got.get("resources"), None);
+    }
+
+    #[test]
     fn images_that_move_are_pulled_always() {
         for (image, policy) in [
             ("a", "Always"),

@@ -52,3 +52,33 @@ pub(crate) fn validate_runs_forever(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn annotations_are_checked_where_the_template_has_them() {
+        let mut template: PodTemplateSpec = serde_json::from_value(json!({
+            "metadata": {"annotations": {
+                "seccomp.security.alpha.kubernetes.io/pod": "unconfined",
+                "container.apparmor.security.beta.kubernetes.io/nobody": "runtime/default"}},
+            "spec": {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+                "containers": [{"name": "main", "image": "a:1"}]},
+        }))
+        .unwrap();
+        set_defaults(&mut template);
+        let mut errors = FieldErrors::new();
+        validate(&template, &Path::new("template"), &mut errors);
+        let told: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "template.annotations[container.apparmor.security.beta.kubernetes.io/nobody]: Invalid value: \"nobody\": container not found",
+                "template.spec.securityContext.seccompProfile.type: Forbidden: seccomp type in annotation and field must match",
+            ]
+        );
+    }
+}
