@@ -2,8 +2,9 @@
 //! something goes, and puts right what was charged for writes that failed.
 //!
 //! Reads quotas and all that they can count; alone writes `status.hard` and, beside admission, `status.used`.
-//! A second call changes nothing. Its keys are quotas, woken by their own changes and by whatever goes in
-//! their namespace, and looked at in a slow period.
+//! A second call changes nothing. Its keys are quotas, woken when they are made or limit something else, and by whatever
+//! goes in their namespace, and looked at in a slow period. A charge does not wake them: what it was made for may not be
+//! there yet, and would be taken off again.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ struct Quotas {
 /// Starts the controller.
 pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
     let queue: Queue<Key> = Queue::new();
-    feed(&caches.quotas, &queue, scope, |change| change.object().map(|quota| quota.key().clone()));
+    feed(&caches.quotas, &queue, scope, redefined);
     for (kind, informer) in caches.all.iter().filter(|(kind, _)| kind.descriptor().is_namespaced()) {
         if *kind == balsa_model::kind::kind_of::<ResourceQuota>() {
             continue;
@@ -45,6 +46,15 @@ pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
     let quotas = caches.quotas.clone();
     every(PERIOD, &queue, scope, move || quotas.list().iter().map(|q| q.key().clone()).collect::<Vec<_>>());
     balsa_client::run(Arc::new(Quotas { client, caches: caches.clone() }), queue, 2, scope);
+}
+
+/// The quota that is new, or whose status says other limits than it has.
+fn redefined(change: &Changed) -> Option<Key> {
+    let object = change.new.as_ref()?;
+    let quota = object.typed::<ResourceQuota>()?;
+    let said = quota.status.as_ref().and_then(|status| status.hard.as_ref());
+    let wanted = quota.spec.as_ref().and_then(|spec| spec.hard.as_ref());
+    (change.old.is_none() || said != wanted).then(|| object.key().clone())
 }
 
 /// The namespace in which a change may have freed something.
@@ -114,6 +124,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_charge_is_no_reason_to_count() {
+        let quota = |used: &str, limit: &str| {
+            let value = json!({
+                "apiVersion": "v1", "kind": "ResourceQuota",
+                "metadata": {"name": "q", "namespace": "n", "uid": "u"},
+                "spec": {"hard": {"pods": limit}}, "status": {"hard": {"pods": "2"}, "used": {"pods": used}},
+            });
+            let kind = balsa_model::kind::kind_of::<ResourceQuota>();
+            let bytes = serde_json::to_vec(&value).unwrap();
+            Arc::new(balsa_model::Object::stored(kind, bytes.into(), balsa_model::Revision(1)).unwrap())
+        };
+        let change = |old: Option<_>, new| redefined(&Changed { old, new: Some(new) });
+        assert!(change(None, quota("0", "2")).is_some());
+        assert!(change(Some(quota("0", "2")), quota("1", "2")).is_none(), "a charge");
+        assert!(change(Some(quota("0", "2")), quota("0", "3")).is_some(), "another limit");
+    }
 
     #[test]
     fn the_status_is_put_right() {
