@@ -6,6 +6,7 @@
 
 mod commands;
 mod connect;
+mod fetch;
 mod jsonpath;
 mod kubeconfig;
 mod manifest;

@@ -1,4 +1,4 @@
-//! Manifests: files, directories or standard input, YAML or JSON, one document or many.
+//! Manifests: files, directories, addresses or standard input, YAML or JSON, one document or many.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use balsa_model::{KindRef, kinds, yaml};
 use serde_json::Value;
+
+use crate::fetch;
 
 /// One object of a manifest.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl Manifest {
 /// Where manifests are.
 #[derive(clap::Args)]
 pub(crate) struct Files {
-    /// File or directory with manifests, or - for standard input
+    /// File, directory or URL with manifests, or - for standard input
     #[arg(short = 'f', long = "filename", value_name = "FILE", value_delimiter = ',')]
     pub(crate) files: Vec<PathBuf>,
     /// Also look into directories within directories
@@ -41,7 +43,7 @@ pub(crate) struct Files {
 
 impl Files {
     /// All objects, in order.
-    pub(crate) fn read(&self) -> anyhow::Result<Vec<Manifest>> {
+    pub(crate) async fn read(&self) -> anyhow::Result<Vec<Manifest>> {
         let mut manifests = Vec::new();
         for file in &self.files {
             if file.as_os_str() == "-" {
@@ -50,8 +52,10 @@ impl Files {
                 manifests.extend(told("standard input", parse(&text).context("standard input")?));
                 continue;
             }
-            if file.to_string_lossy().starts_with("http") && file.to_string_lossy().contains("://") {
-                bail!("{}: manifests are not fetched; download it first", file.display());
+            if let Some(url) = fetch::url(file) {
+                let text = fetch::fetch(url).await?;
+                manifests.extend(told(url, parse(&text).with_context(|| url.to_owned())?));
+                continue;
             }
             let mut paths = Vec::new();
             collect(file, self.recursive, true, &mut paths)?;
@@ -189,8 +193,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn directories_are_read_by_name() {
+    #[tokio::test]
+    async fn directories_are_read_by_name() {
         let directory = tempfile::tempdir().unwrap();
         for (file, name) in [("b.yaml", "b"), ("a.json", "a"), ("notes.txt", "no")] {
             let text = format!(
@@ -199,7 +203,7 @@ mod tests {
             std::fs::write(directory.path().join(file), text).unwrap();
         }
         let files = Files { files: vec![directory.path().to_owned()], recursive: false };
-        let names: Vec<_> = files.read().unwrap().into_iter().map(|m| m.name).collect();
+        let names: Vec<_> = files.read().await.unwrap().into_iter().map(|m| m.name).collect();
         assert_eq!(names, ["a", "b"]);
     }
 }

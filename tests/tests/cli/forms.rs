@@ -3,7 +3,7 @@
 use balsa_testkit::{Cluster, Lines, Options, Output, has_kubectl, wait_until};
 use serde_json::Value;
 
-use crate::{PATIENCE, ok};
+use crate::{PATIENCE, dry_run, ok, web};
 
 const ZOO: &str = "apiVersion: v1
 kind: ConfigMap
@@ -37,6 +37,10 @@ fn options_do_what_fingers_expect() {
     events_have_all_forms(&cluster);
     types_are_listed(&cluster);
     what_is_described_reads_like_kubectl(&cluster);
+    what_a_manifest_names_is_watched(&cluster);
+    who_set_a_field_is_shown_if_asked(&cluster);
+    dry_run::nothing_is_sent(&cluster, ZOO);
+    web::manifests_are_fetched(&cluster);
     cluster.down();
 }
 
@@ -232,7 +236,7 @@ fn what_is_described_reads_like_kubectl(cluster: &Cluster) {
         "secret drawer",
     ] {
         wait_until("balsa describes as kubectl does", PATIENCE, || {
-            let ours = told(ok(cluster, &format!("describe {what} --no-events")));
+            let ours = told(ok(cluster, &format!("describe {what} --show-events=false")));
             let kubectl = format!("describe {what} --show-events=false");
             let wanted = told(cluster.kubectl(kubectl.split(' ')).ok());
             // Controllers may have been at work between the two.
@@ -246,4 +250,38 @@ fn what_is_described_reads_like_kubectl(cluster: &Cluster) {
         said.starts_with("Name:         cage-9\nNamespace:    default\nLabels:       animal=bear\n"),
         "{said}"
     );
+}
+
+fn what_a_manifest_names_is_watched(cluster: &Cluster) {
+    let folder = tempfile::tempdir().unwrap();
+    let (all, one) = (folder.path().join("zoo.yaml"), folder.path().join("owl.yaml"));
+    std::fs::write(&all, ZOO).unwrap();
+    std::fs::write(&one, ZOO.split("---").next().unwrap()).unwrap();
+    let words = |row: &str| row.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let mut rows = Lines::of(cluster, &format!("get -f {} -w", one.display()));
+    let mut maps = Lines::of(cluster, &format!("get -f {} --watch-only -o json", one.display()));
+    rows.until("what is there", |row| words(row)[..2] == ["cage-10", "1"]);
+    // A change is seen whenever it is made, but one that was made before the watch began.
+    let path = "/api/v1/namespaces/default/configmaps/cage-10";
+    let add = |name: &str| {
+        let patch = serde_json::json!({"data": {name: "1"}});
+        assert_eq!(cluster.patch(path, "application/merge-patch+json", &patch).unwrap().code, 200);
+    };
+    add("light");
+    rows.until("the change", |row| words(row)[..2] == ["cage-10", "2"]);
+    let said = cluster.balsa(["get", "-w", "-f", &all.to_string_lossy()]).fails();
+    assert!(said.contains("the manifests name several"), "{said}");
+    drop(rows);
+    ok(cluster, "delete cm cage-10");
+    maps.until("its end", |line| line.trim() == "\"name\": \"cage-10\",");
+}
+
+fn who_set_a_field_is_shown_if_asked(cluster: &Cluster) {
+    let managed = |options: &str| {
+        json(&ok(cluster, &format!("get cm cage-9 -o json {options}")))["metadata"]["managedFields"].clone()
+    };
+    assert_eq!(managed(""), Value::Null);
+    assert_eq!(managed("--show-managed-fields")[0]["manager"], "balsa-client-side-apply");
+    let mut watched = Lines::of(cluster, "get cm cage-9 -w -o yaml --show-managed-fields");
+    watched.until("who", |line| line.trim() == "manager: balsa-client-side-apply");
 }

@@ -3,12 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod config;
+mod dry_run;
 mod flags;
 mod forms;
 mod mistakes;
 mod ranges;
 mod server;
 mod tokens;
+mod web;
 mod yaml;
 
 use std::time::Duration;
@@ -171,7 +173,7 @@ fn one_is_described(cluster: &Cluster) {
     {
         assert!(said.contains(part), "no {part} in {said}");
     }
-    let said = ok(cluster, "describe deploy/keeper -n zoo --no-events");
+    let said = ok(cluster, "describe deploy/keeper -n zoo --show-events=false");
     assert!(said.contains("Replicas:") && !said.contains("Events:"), "{said}");
 }
 

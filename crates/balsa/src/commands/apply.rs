@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use super::changes::place;
 use crate::connect::{ConnectArgs, Session};
 use crate::manifest::{Files, Manifest};
-use crate::output::{self, Format, Report};
+use crate::output::{self, DryRun, Format, Rehearsal, Report};
 
 /// Where the manifest that was applied last is kept.
 pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -28,6 +28,7 @@ pub(super) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-config
 #[command(after_help = "Examples:\n  \
     balsa apply -f web.yaml               # one file, one object or many\n  \
     balsa apply -f manifests/ -R          # a directory, and those in it\n  \
+    balsa apply -f https://example.com/web.yaml\n  \
     cat web.yaml | balsa apply -f -       # standard input\n  \
     balsa apply -f web.yaml --dry-run     # what the server would say\n  \
     balsa apply -f web.yaml -l app=web    # only the objects with that label\n  \
@@ -47,9 +48,8 @@ pub(crate) struct Args {
     /// In whose name fields are set [default: balsa, or balsa-client-side-apply without --server-side]
     #[arg(long, value_name = "NAME")]
     field_manager: Option<String>,
-    /// Have the server check it all, and change nothing
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "server", value_parser = ["server", "none"])]
-    dry_run: Option<String>,
+    #[command(flatten)]
+    dry_run: DryRun,
     /// What to do about fields that do not exist: strict refuses, warn tells, ignore drops them
     #[arg(long, default_value = "strict", value_parser = ["strict", "warn", "ignore", "true", "false"], value_name = "HOW")]
     validate: String,
@@ -69,15 +69,15 @@ impl Args {
         };
         let usual = if self.server_side { "balsa" } else { "balsa-client-side-apply" };
         WriteDetails {
-            dry_run: self.dry_run.as_deref() == Some("server"),
+            dry_run: self.dry_run.by == Rehearsal::Server,
             field_manager: self.field_manager.clone().unwrap_or_else(|| usual.to_owned()),
             field_validation: validation.to_owned(),
         }
     }
 
-    fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
+    async fn manifests(&self) -> anyhow::Result<Vec<Manifest>> {
         let selector = LabelSelector::parse(&self.selector)?;
-        let mut manifests = self.files.read()?;
+        let mut manifests = self.files.read().await?;
         manifests.retain(|manifest| selector.matches(manifest.labels().as_ref()));
         if manifests.is_empty() {
             bail!("no objects passed to apply");
@@ -90,17 +90,24 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if args.force_conflicts && !args.server_side {
         bail!("--force-conflicts only works with --server-side");
     }
+    if args.server_side && args.dry_run.by == Rehearsal::Client {
+        bail!("--dry-run=client doesn't work with --server-side (did you mean --dry-run=server instead?)");
+    }
     let session = args.connect.open()?;
     let details = args.details();
-    let manifests = args.manifests()?;
-    let mut report = Report::new(args.output.clone(), details.dry_run);
+    let manifests = args.manifests().await?;
+    let mut report = Report::new(args.output.clone(), args.dry_run.by);
     let mut failed = Vec::new();
     for manifest in &manifests {
         let kind = manifest.kind.descriptor();
         match apply(&args, &session, manifest, &details).await {
-            Ok((object, done)) => {
+            Ok((Applied::Object(object), done)) => {
                 report.line(kind, &manifest.name, done)?;
                 report.object(&object);
+            }
+            Ok((Applied::Meant(value), done)) => {
+                report.line(kind, &manifest.name, done)?;
+                report.value(value);
             }
             // The other objects may be good; all that is wrong is told.
             Err(error) if manifests.len() > 1 => failed.push(match manifest.name.as_str() {
@@ -114,13 +121,21 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     output::failures(&failed)
 }
 
+/// What there is after an object was applied.
+enum Applied {
+    Object(Arc<Object>),
+    /// What there would be, as far as can be said without the server's defaults: it was not sent.
+    Meant(Value),
+}
+
 /// The object as it is then, and what became of it.
 async fn apply(
     args: &Args,
     session: &Session,
     manifest: &Manifest,
     details: &WriteDetails,
-) -> anyhow::Result<(Arc<Object>, &'static str)> {
+) -> anyhow::Result<(Applied, &'static str)> {
+    let rehearsed = args.dry_run.by == Rehearsal::Client;
     if manifest.name.is_empty() {
         // The sentence of kubectl: an object without a name cannot be found again to be changed.
         let prefix = &manifest.value["metadata"]["generateName"];
@@ -128,28 +143,38 @@ async fn apply(
     }
     let key = place(session, manifest)?;
     if args.server_side {
-        return by_the_server(session, (manifest, &key), args.force_conflicts, details).await;
+        let applied = by_the_server(session, (manifest, &key), args.force_conflicts, details).await;
+        return applied.map(|(object, done)| (Applied::Object(object), done));
     }
     let wanted = with_annotation(manifest, &key)?;
     let remote = &session.remote;
     let current = match remote.get(manifest.kind, &key).await {
         Ok(current) => current,
+        Err(failure) if failure.reason == Reason::NotFound && rehearsed => {
+            return Ok((Applied::Meant(checked(manifest, wanted, details)?), "created"));
+        }
         Err(failure) if failure.reason == Reason::NotFound => {
             let written = remote.create_object(manifest.kind, &key.namespace, &wanted, details).await?;
             output::warn(&written.warnings);
-            return Ok((written.object, "created"));
+            return Ok((Applied::Object(written.object), "created"));
         }
         Err(failure) => return Err(failure.into()),
     };
     let patch = difference(manifest, wanted, &current, details)?;
     if patch.as_object().is_none_or(serde_json::Map::is_empty) {
-        return Ok((current, "unchanged"));
+        return Ok((Applied::Object(current), "unchanged"));
+    }
+    if rehearsed {
+        let (body, present) = (patch.to_string(), current.bare_value());
+        let patched =
+            patch::apply(patch::PatchType::Strategic, manifest.kind, &present, body.as_bytes())?.value;
+        return Ok((Applied::Meant(patched), "configured"));
     }
     let strategic = (v1::PatchType::Strategic, &patch);
     let written = remote.patch(manifest.kind, &key, v1::Part::Main, strategic, details).await?;
     output::warn(&written.warnings);
     let changed = written.object.revision() != current.revision() || details.dry_run;
-    Ok((written.object, if changed { "configured" } else { "unchanged" }))
+    Ok((Applied::Object(written.object), if changed { "configured" } else { "unchanged" }))
 }
 
 async fn by_the_server(
@@ -208,13 +233,8 @@ fn with_annotation(manifest: &Manifest, key: &Key) -> anyhow::Result<Value> {
     Ok(value)
 }
 
-/// The patch that makes `current` what the manifest says.
-fn difference(
-    manifest: &Manifest,
-    wanted: Value,
-    current: &Object,
-    details: &WriteDetails,
-) -> anyhow::Result<Value> {
+/// The manifest as its kind knows it, with what is to be said or refused about fields that there are none of.
+fn checked(manifest: &Manifest, wanted: Value, details: &WriteDetails) -> anyhow::Result<Value> {
     let descriptor = manifest.kind.descriptor();
     let checked = schema::check(descriptor.message, wanted)?;
     match details.field_validation.as_str() {
@@ -225,6 +245,18 @@ fn difference(
         "Warn" => output::warn(&checked.unknown),
         _ => {}
     }
+    Ok(checked.value)
+}
+
+/// The patch that makes `current` what the manifest says.
+fn difference(
+    manifest: &Manifest,
+    wanted: Value,
+    current: &Object,
+    details: &WriteDetails,
+) -> anyhow::Result<Value> {
+    let descriptor = manifest.kind.descriptor();
+    let wanted = checked(manifest, wanted, details)?;
     let annotations = current.meta().annotations.as_ref();
     let last = match annotations.and_then(|annotations| annotations.get(LAST_APPLIED)) {
         Some(text) => serde_json::from_str(text).unwrap_or_default(),
@@ -236,7 +268,7 @@ fn difference(
             Value::Null
         }
     };
-    Ok(patch::three_way(descriptor.message, &last, &checked.value, &current.value()))
+    Ok(patch::three_way(descriptor.message, &last, &wanted, &current.value()))
 }
 
 #[cfg(test)]

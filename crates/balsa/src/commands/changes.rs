@@ -38,7 +38,7 @@ pub(crate) async fn meant(
     (select, all): (&Select, bool),
 ) -> anyhow::Result<Vec<(KindRef, Key)>> {
     if !files.files.is_empty() {
-        return places(session, &files.read()?);
+        return places(session, &files.read().await?);
     }
     if matches!(target::parse(words)?, Target::All(_)) && !all && !select.selects() {
         bail!("resource(s) were provided, but no name was specified; name them, or select with -l or --all");

@@ -10,7 +10,7 @@ use balsa_model::{Key, KindRef, Precondition, Reason};
 use super::changes;
 use crate::connect::ConnectArgs;
 use crate::manifest::Files;
-use crate::output;
+use crate::output::{self, DryRun, Rehearsal};
 use crate::target::Select;
 
 /// Delete objects
@@ -53,9 +53,8 @@ pub(crate) struct Args {
     /// What is not there is no error
     #[arg(long)]
     ignore_not_found: bool,
-    /// Only have the server check it
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "server", value_parser = ["server", "none"])]
-    dry_run: Option<String>,
+    #[command(flatten)]
+    dry_run: DryRun,
     /// name: print only names
     #[arg(short, long, value_parser = ["name"])]
     output: Option<String>,
@@ -80,7 +79,7 @@ impl Args {
         Ok(DeleteQuery {
             options: DeleteOptions { grace_period_seconds: grace, propagation: Some(propagation) },
             precondition: Precondition::default(),
-            dry_run: self.dry_run.as_deref() == Some("server"),
+            dry_run: self.dry_run.by == Rehearsal::Server,
         })
     }
 }
@@ -96,9 +95,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let mut missing = None;
     let which = (&args.select, args.all);
     for (kind, key) in changes::meant(&session, &args.files, &args.what, which).await? {
-        match session.remote.delete(kind, &key, &query).await {
+        let deleted = match args.dry_run.by {
+            // Whether there is anything to delete is all that can be said from here.
+            Rehearsal::Client => session.remote.get(kind, &key).await,
+            _ => session.remote.delete(kind, &key, &query).await,
+        };
+        match deleted {
             Ok(object) => {
-                told(&args, kind, &key, query.dry_run)?;
+                told(&args, kind, &key)?;
                 going.push((kind, key, object.uid().to_owned()));
             }
             Err(failure) if failure.reason == Reason::NotFound => {
@@ -109,7 +113,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             Err(failure) => return Err(failure.into()),
         }
     }
-    if args.wait && !query.dry_run {
+    if args.wait && args.dry_run.by == Rehearsal::None {
         for (kind, key, uid) in &going {
             // One with another UID is a new one: the one that was meant is gone.
             let gone = |object: Option<&balsa_model::Object>| object.is_none_or(|object| object.uid() != uid);
@@ -119,11 +123,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     missing.map_or(Ok(()), |failure| Err(failure.into()))
 }
 
-fn told(args: &Args, kind: KindRef, key: &Key, dry_run: bool) -> anyhow::Result<()> {
+fn told(args: &Args, kind: KindRef, key: &Key) -> anyhow::Result<()> {
     if args.output.is_some() {
         return output::line(output::named(kind.descriptor(), &key.name));
     }
     let how = if args.force { "force deleted" } else { "deleted" };
-    let dry = if dry_run { " (server dry run)" } else { "" };
+    let dry = args.dry_run.by.mark();
     output::line(format!("{} \"{}\" {how}{dry}", output::singular(kind.descriptor()), key.name))
 }

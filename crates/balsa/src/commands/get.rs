@@ -25,6 +25,7 @@ use crate::target::{self, Select, Target};
     balsa get deploy,svc -A -o wide         # several types, all namespaces, more columns\n  \
     balsa get pod web -o yaml               # all about one\n  \
     balsa get pods -l app=web -w            # and go on as they change\n  \
+    balsa get -f web.yaml -w                # the one object of a manifest\n  \
     balsa get deploy web --subresource=scale\n  \
     balsa get pods --sort-by=.metadata.creationTimestamp\n  \
     balsa get pods -o custom-columns=NAME:.metadata.name,IP:.status.podIP\n  \
@@ -64,6 +65,9 @@ pub(crate) struct Args {
     /// Show names with their types, like pod/web
     #[arg(long)]
     show_kind: bool,
+    /// With -o yaml, json or jsonpath: show who set which field, too
+    #[arg(long)]
+    show_managed_fields: bool,
     /// No headings
     #[arg(long)]
     no_headers: bool,
@@ -126,7 +130,7 @@ async fn find(args: &Args, session: &Session) -> anyhow::Result<Found> {
             }
         }
     } else {
-        let places = super::changes::places(session, &args.files.read()?)?;
+        let places = super::changes::places(session, &args.files.read().await?)?;
         one_by_one(args, session, places).await
     }
 }
@@ -210,7 +214,8 @@ fn show(args: &Args, session: &Session, found: &Found) -> anyhow::Result<()> {
             output::line(output::named(kind.descriptor(), &object.key().name))
         }),
         Some(format) => {
-            let mut values: Vec<_> = objects.map(|(_, object)| output::presentable(object)).collect();
+            let mut values: Vec<_> =
+                objects.map(|(_, object)| output::shown(object, args.show_managed_fields)).collect();
             let value = match values.as_slice() {
                 [_] if found.named => values.remove(0),
                 [] if found.named => return Ok(()),
@@ -259,7 +264,16 @@ fn tables(args: &Args, session: &Session, found: &Found) -> anyhow::Result<()> {
 }
 
 /// The one kind and the filter that a watch is about.
-fn watched(args: &Args, session: &Session) -> anyhow::Result<(KindRef, Filter)> {
+async fn watched(args: &Args, session: &Session) -> anyhow::Result<(KindRef, Filter)> {
+    if !args.files.files.is_empty() {
+        return match super::changes::places(session, &args.files.read().await?)?.as_slice() {
+            [(kind, key)] => {
+                let filter = Filter::namespaced(&key.namespace);
+                Ok((*kind, Filter { name: Some(key.name.clone()), ..filter }))
+            }
+            _ => bail!("one type, or one object, can be watched at a time; the manifests name several"),
+        };
+    }
     match target::parse(&args.what)? {
         Target::All(kinds) if kinds.len() == 1 => {
             let filter = args.select.filter(session, kinds[0])?;
@@ -275,11 +289,14 @@ fn watched(args: &Args, session: &Session) -> anyhow::Result<(KindRef, Filter)> 
 }
 
 async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
-    let (kind, filter) = watched(args, session)?;
+    let (kind, filter) = watched(args, session).await?;
     if args.sort_by.is_some() {
         eprintln!("warning: --watch requested, --sort-by will be ignored");
     }
-    let new_feed = || Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers);
+    let new_feed = || {
+        Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers)
+            .with_managed_fields(args.show_managed_fields)
+    };
     let mut feed = new_feed();
     let mut start = Start::Initial;
     let mut listing = true;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::changes;
 use crate::connect::{ConnectArgs, Session};
 use crate::manifest::Files;
-use crate::output::{self, Format, Report};
+use crate::output::{self, DryRun, Format, Rehearsal, Report};
 use crate::target::Select;
 
 /// Set how many replicas workloads have
@@ -38,9 +38,8 @@ pub(crate) struct Args {
     /// All objects of the type in the namespace
     #[arg(long)]
     all: bool,
-    /// Only have the server check it
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "server", value_parser = ["server", "none"])]
-    dry_run: Option<String>,
+    #[command(flatten)]
+    dry_run: DryRun,
     /// name, yaml, json or jsonpath=EXPRESSION
     #[arg(short, long, value_name = "FORMAT", value_parser = output::object_format)]
     output: Option<Format>,
@@ -51,7 +50,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let session = args.connect.open()?;
     let details = WriteDetails {
-        dry_run: args.dry_run.as_deref() == Some("server"),
+        dry_run: args.dry_run.by == Rehearsal::Server,
         field_manager: "balsa".to_owned(),
         ..WriteDetails::default()
     };
@@ -60,11 +59,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         bail!("no objects passed to scale");
     }
     let several = meant.len() > 1;
-    let mut report = Report::new(args.output.clone(), details.dry_run);
+    let mut report = Report::new(args.output.clone(), args.dry_run.by);
     let mut failed = Vec::new();
     for (kind, key) in meant {
         let descriptor = kind.descriptor();
         match scale(&args, &session, (kind, &key), &details).await {
+            Ok(()) if report.shows_objects() && args.dry_run.by == Rehearsal::Client => {
+                let mut value = session.remote.get(kind, &key).await?.value();
+                value["spec"]["replicas"] = args.replicas.into();
+                report.value(value);
+            }
             Ok(()) if report.shows_objects() => report.object(&*session.remote.get(kind, &key).await?),
             Ok(()) => report.line(descriptor, &key.name, "scaled")?,
             // The others may be there, and may be scaled.
@@ -92,11 +96,15 @@ async fn scale(
     let mut backoff = changes::patience();
     loop {
         let condition = args.current_replicas.filter(|expected| *expected >= 0);
-        if let Some(expected) = condition {
+        let rehearsed = args.dry_run.by == Rehearsal::Client;
+        if rehearsed || condition.is_some() {
             let object = session.remote.get(kind, key).await?;
             let now = object.value().pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-            if now != i64::from(expected) {
+            if let Some(expected) = condition.filter(|expected| i64::from(*expected) != now) {
                 bail!("Expected replicas to be {expected}, was {now}");
+            }
+            if rehearsed {
+                return Ok(());
             }
             patch["metadata"] = json!({"resourceVersion": object.revision().to_string()});
         }

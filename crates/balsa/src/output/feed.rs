@@ -3,7 +3,7 @@
 use balsa_model::{KindRef, Object};
 use jiff::Timestamp;
 
-use super::{Columns, Format, Printer, named, presentable};
+use super::{Columns, Format, Printer, named, shown};
 
 /// Turns objects of one kind into text, one by one.
 pub(crate) struct Feed {
@@ -11,6 +11,7 @@ pub(crate) struct Feed {
     printer: Printer,
     text: String,
     documents: usize,
+    managed_fields: bool,
 }
 
 impl Feed {
@@ -20,7 +21,12 @@ impl Feed {
             Some(Format::Custom(columns)) => Printer::custom(columns.clone(), headings),
             _ => Printer::new(kind, columns, headings),
         };
-        Self { format, printer, text: String::new(), documents: 0 }
+        Self { format, printer, text: String::new(), documents: 0, managed_fields: false }
+    }
+
+    /// With the servers' book-keeping, where objects are shown as they are.
+    pub(crate) fn with_managed_fields(self, managed_fields: bool) -> Self {
+        Self { managed_fields, ..self }
     }
 
     /// Adds an object.
@@ -35,7 +41,7 @@ impl Feed {
                 if self.documents > 0 && matches!(format, Format::Yaml) {
                     self.text += "---\n";
                 }
-                self.text += &format.render(&presentable(object))?;
+                self.text += &format.render(&shown(object, self.managed_fields))?;
             }
         }
         self.documents += 1;

@@ -70,8 +70,13 @@ impl Format {
 
 /// An object's JSON with its fields by name and without the servers' book-keeping.
 pub(crate) fn presentable(object: &Object) -> Value {
+    shown(object, false)
+}
+
+/// The same, with or without the book-keeping.
+pub(crate) fn shown(object: &Object, managed_fields: bool) -> Value {
     let mut value = object.value();
-    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+    if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut).filter(|_| !managed_fields) {
         meta.remove("managedFields");
     }
     sorted(value)

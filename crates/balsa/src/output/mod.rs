@@ -1,6 +1,7 @@
 //! How answers are printed: tables, YAML, JSON, names.
 
 mod custom;
+mod dry_run;
 mod feed;
 mod format;
 mod report;
@@ -13,8 +14,9 @@ use std::path::PathBuf;
 use balsa_model::Descriptor;
 
 pub(crate) use custom::CustomColumns;
+pub(crate) use dry_run::{DryRun, Rehearsal};
 pub(crate) use feed::Feed;
-pub(crate) use format::{Format, presentable, sorted};
+pub(crate) use format::{Format, presentable, shown, sorted};
 pub(crate) use report::{Report, object_format};
 pub(crate) use sort::sort;
 pub(crate) use table::{Columns, Printer, Table};

@@ -4,7 +4,7 @@ use anyhow::bail;
 use balsa_model::{Descriptor, Object};
 use serde_json::{Value, json};
 
-use super::{Format, line, named, presentable, print};
+use super::{Format, Rehearsal, line, named, presentable, print, sorted};
 
 /// `-o` of commands that write: objects as they are, or their names.
 pub(crate) fn object_format(text: &str) -> anyhow::Result<Format> {
@@ -19,13 +19,13 @@ pub(crate) fn object_format(text: &str) -> anyhow::Result<Format> {
 /// Objects that were written.
 pub(crate) struct Report {
     format: Option<Format>,
-    dry_run: bool,
+    dry_run: Rehearsal,
     values: Vec<Value>,
 }
 
 impl Report {
     /// Nothing has been written yet.
-    pub(crate) fn new(format: Option<Format>, dry_run: bool) -> Self {
+    pub(crate) fn new(format: Option<Format>, dry_run: Rehearsal) -> Self {
         Self { format, dry_run, values: Vec::new() }
     }
 
@@ -36,7 +36,7 @@ impl Report {
 
     /// Tells of an object in a line, if lines are wanted.
     pub(crate) fn line(&self, kind: &Descriptor, name: &str, done: &str) -> anyhow::Result<()> {
-        let dry = if self.dry_run { " (server dry run)" } else { "" };
+        let dry = self.dry_run.mark();
         match &self.format {
             None => line(format!("{} {done}{dry}", named(kind, name))),
             Some(Format::Name) => line(named(kind, name)),
@@ -48,6 +48,13 @@ impl Report {
     pub(crate) fn object(&mut self, object: &Object) {
         if self.shows_objects() {
             self.values.push(presentable(object));
+        }
+    }
+
+    /// The same of an object that is none yet: what a rehearsal makes.
+    pub(crate) fn value(&mut self, value: Value) {
+        if self.shows_objects() {
+            self.values.push(sorted(value));
         }
     }
 

@@ -36,7 +36,8 @@ use page::Page;
 #[command(after_help = "Examples:\n  \
     balsa describe pod web\n  \
     balsa describe deploy/web svc/web\n  \
-    balsa describe nodes")]
+    balsa describe nodes\n  \
+    balsa describe deploy --show-events=false")]
 pub(crate) struct Args {
     /// TYPE, TYPE NAME… or TYPE/NAME…
     #[arg(value_name = "WHAT")]
@@ -45,9 +46,9 @@ pub(crate) struct Args {
     files: Files,
     #[command(flatten)]
     select: Select,
-    /// Leave the events out
-    #[arg(long)]
-    no_events: bool,
+    /// Also tell what happened to them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    show_events: bool,
     #[command(flatten)]
     connect: ConnectArgs,
 }
@@ -57,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let meant = if args.files.files.is_empty() {
         target::resolve(&session, &args.what, &args.select).await?
     } else {
-        super::changes::places(&session, &args.files.read()?)?
+        super::changes::places(&session, &args.files.read().await?)?
     };
     if meant.is_empty() {
         eprintln!("No resources found");
@@ -65,7 +66,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     for (i, (kind, key)) in meant.iter().enumerate() {
         let object = session.remote.get(*kind, key).await?;
         let related = related(&session, &object).await?;
-        let events = if args.no_events { None } else { Some(super::events::about(&session, &object).await?) };
+        let events =
+            if args.show_events { Some(super::events::about(&session, &object).await?) } else { None };
         let gap = if i > 0 { "\n\n" } else { "" };
         output::print(&format!("{gap}{}", describe(&object, &related, events.as_deref())))?;
     }
