@@ -45,8 +45,9 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Accepted, Failure> {
         if !entries.iter().any(|entry| Encoding::of(media_type(entry)).is_some()) {
             return Failure::generic(Reason::NotAcceptable);
         }
-        // The encoding is known; what the client wants to see in it is not.
-        let accepted = "only the following media types are accepted: application/json, application/yaml";
+        // The encoding is known; what the client wants to see in it is not. In the words that clients know, though answers in
+        // protobuf are not made.
+        let accepted = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
         Failure::new(Reason::NotAcceptable, accepted)
     })
 }
