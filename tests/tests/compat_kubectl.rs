@@ -3,9 +3,11 @@
 //!
 //! One table of commands for all versions, in the order in which they build on each other; each version
 //! works in a namespace of its own. A command is wrong when it ends otherwise than the table says, or does
-//! not say what is expected of it.
+//! not say what is expected of it. What more than one command is about is in `flows`.
 #![allow(clippy::unwrap_used)]
 
+#[path = "compat_kubectl/flows.rs"]
+mod flows;
 #[path = "compat_kubectl/more.rs"]
 mod more;
 #[path = "compat_kubectl/table.rs"]
@@ -62,6 +64,7 @@ fn every_command_of_every_kubectl() {
         for row in rows().iter().filter(|row| row.since <= version.minor) {
             wrong.extend(run(&cluster, version, folder.path(), row));
         }
+        flows::acts(&cluster, version, folder.path());
     }
     assert!(wrong.is_empty(), "{} commands:\n{}", wrong.len(), wrong.join("\n"));
     cluster.down();

@@ -104,6 +104,7 @@ fn streams_with_every_kubectl() {
         big_output_is_whole(&kubectl, digest);
         a_terminal_is_one(&kubectl);
         terminal::a_shell_is_typed_into(&kubectl);
+        terminal::a_container_is_typed_into(&cluster, &kubectl, &image);
         files_are_copied(&kubectl);
         ports_are_forwarded(&kubectl, digest);
         attach_and_run_work(&kubectl, &image);
@@ -114,6 +115,7 @@ fn streams_with_every_kubectl() {
     big_output_is_whole(&balsa, digest);
     a_terminal_is_one(&balsa);
     terminal::a_shell_is_typed_into(&balsa);
+    terminal::a_container_is_typed_into(&cluster, &balsa, &image);
     files_are_copied(&balsa);
     ports_are_forwarded(&balsa, digest);
     nothing_is_left_of_who_vanished(&cluster);

@@ -79,7 +79,7 @@ impl std::fmt::Display for Output {
 }
 
 /// Beside the data directory that the kubeconfig lies in.
-fn cache_of(kubeconfig: &Path) -> PathBuf {
+pub(crate) fn cache_of(kubeconfig: &Path) -> PathBuf {
     let home = kubeconfig.parent().and_then(Path::parent).unwrap_or_else(|| Path::new("/tmp"));
     home.join("kubectl-cache")
 }

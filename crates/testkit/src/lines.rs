@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use crate::kubectl::cache_of;
 use crate::{Cluster, balsa, kubectl_program};
 
 /// How long the next line may take, and the end.
@@ -30,10 +31,13 @@ impl Lines {
         Self::of_program(Path::new(&kubectl_program()), cluster, line)
     }
 
-    fn of_program(program: &Path, cluster: &Cluster, line: &str) -> Self {
+    /// Another program with these words.
+    pub fn of_program(program: &Path, cluster: &Cluster, line: &str) -> Self {
+        let kubeconfig = cluster.kubeconfig();
         let mut child = Command::new(program)
             .args(line.split_whitespace())
-            .env("KUBECONFIG", cluster.kubeconfig())
+            .env("KUBECONFIG", &kubeconfig)
+            .env("KUBECACHEDIR", cache_of(&kubeconfig))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

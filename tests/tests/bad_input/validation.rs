@@ -28,6 +28,7 @@ fn odd_fields_are_passed_over_told_or_refused() {
     bodies_in_protobuf(&rest);
     patches(&rest);
     what_a_manager_applies(&rest);
+    scales(&rest);
     the_word_itself(&rest);
     if has_kubectl() {
         what_kubectl_shows(&cluster);
@@ -167,6 +168,57 @@ fn what_a_manager_applies(rest: &Rest) {
         let refused = apply(validation, &unknown);
         let message = refused.body["message"].as_str().unwrap();
         assert!(refused.code >= 400 && message.contains("field not declared in schema"), "{message}");
+    }
+}
+
+/// A Scale is no kind, and its fields count as those of any.
+fn scales(rest: &Rest) {
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let deployment = json!({"metadata": {"name": "odd"}, "spec": {"replicas": 1, "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "c"}]}}}});
+    assert_eq!(rest.call_now(Method::POST, path, &deployment).unwrap().code, 201);
+    let send = |method: Method, options: &str, content_type: &str, text: &str| {
+        let path = format!("{path}/odd/scale?dryRun=All&fieldManager=me&{options}");
+        rest.raw_now(method, &path, content_type, text.as_bytes().to_vec()).unwrap()
+    };
+    let is_scaled = |answer: &Answer, wanted: &[&str]| {
+        assert!(answer.code < 300, "{} {}", answer.code, answer.body);
+        assert_eq!(
+            (warnings(answer), &answer.body["spec"]),
+            (wanted.iter().map(|w| (*w).to_owned()).collect(), &json!({"replicas": 2}))
+        );
+    };
+    let whole = r#"{"apiVersion":"autoscaling/v1","kind":"Scale","metadata":{"name":"odd"},"spec":{"replicas":1,"replicas":2,"copies":3}}"#;
+    let part = r#"{"spec":{"replicas":1,"replicas":2,"copies":3}}"#;
+    let steps = r#"[{"op":"add","path":"/spec/copies","value":3},{"op":"replace","path":"/spec/replicas","value":2}]"#;
+    let (twice, unknown) = ("duplicate field \"spec.replicas\"", "unknown field \"spec.copies\"");
+    let (merge, strategic) = ("application/merge-patch+json", "application/strategic-merge-patch+json");
+    for (method, content_type, text, told, (code, reason)) in [
+        (Method::PUT, JSON, whole, &[twice, unknown][..], (400, "BadRequest")),
+        (Method::PATCH, merge, part, &[twice, unknown], (422, "Invalid")),
+        (Method::PATCH, strategic, part, &[twice, unknown], (422, "Invalid")),
+        (Method::PATCH, "application/json-patch+json", steps, &[unknown], (422, "Invalid")),
+    ] {
+        let send = |validation: &str| {
+            send(method.clone(), &format!("fieldValidation={validation}"), content_type, text)
+        };
+        is_scaled(&send("Ignore"), &[]);
+        is_scaled(&send("Warn"), told);
+        is_scaled(&send(""), told);
+        is_refused(&send("Strict"), code, reason, &format!("strict decoding error: {}", told.join(", ")));
+    }
+    let head = "apiVersion: autoscaling/v1\nkind: Scale\nmetadata: {name: odd}\nspec:\n  replicas: 2\n";
+    let apply = |validation: &str, more: &str| {
+        let options = format!("force=true&fieldValidation={validation}");
+        send(Method::PATCH, &options, "application/apply-patch+yaml", &format!("{head}{more}"))
+    };
+    let told = "line 6: key \"replicas\" already set in map";
+    is_scaled(&apply("Ignore", "  replicas: 2\n"), &[]);
+    is_scaled(&apply("Warn", "  replicas: 2\n"), &[told]);
+    is_refused(&apply("Strict", "  replicas: 2\n"), 400, "BadRequest", told);
+    for validation in ["Ignore", "Warn", "Strict"] {
+        let why = "(/odd; autoscaling/v1, Kind=Scale): .spec.copies: field not declared in schema";
+        is_refused(&apply(validation, "  copies: 3\n"), 400, "BadRequest", why);
     }
 }
 

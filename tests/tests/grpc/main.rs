@@ -282,6 +282,36 @@ async fn parts_are_written_apart(objects: &mut Objects) {
     let get =
         v1::GetRequest { resource: resource("apps", "deployments"), key: key("d"), stale_allowed: true };
     assert_eq!(parsed(objects.get(get).await.unwrap().into_inner().object)["spec"]["replicas"], 2);
+    odd_scales_are_told_or_refused(objects, scale).await;
+}
+
+async fn odd_scales_are_told_or_refused(objects: &mut Objects, mut odd: Value) {
+    // Whatever the controllers have written since.
+    odd["metadata"] = json!({"name": "d"});
+    odd["spec"]["copies"] = json!(3);
+    let unknown = "unknown field \"spec.copies\"";
+    for (validation, warnings) in [("Ignore", &[][..]), ("", &[unknown]), ("Strict", &[])] {
+        let field_validation = validation.to_owned();
+        let options = Some(v1::WriteOptions { field_validation, dry_run: true, ..Default::default() });
+        let part = v1::Part::Scale.into();
+        let merge = patch("deployments", "d", v1::PatchType::Merge, r#"{"spec":{"copies":3}}"#);
+        let patched = objects.patch(v1::PatchRequest { part, options: options.clone(), ..merge }).await;
+        let update = v1::UpdateRequest {
+            resource: resource("apps", "deployments"),
+            key: key("d"),
+            part,
+            json: odd.to_string().into(),
+            options,
+        };
+        let updated = objects.update(update).await;
+        if validation == "Strict" {
+            assert!(patched.unwrap_err().message().contains(unknown));
+            assert!(updated.unwrap_err().message().contains(unknown));
+        } else {
+            assert_eq!(patched.unwrap().into_inner().warnings, warnings, "{validation}");
+            assert_eq!(updated.unwrap().into_inner().warnings, warnings, "{validation}");
+        }
+    }
 }
 
 async fn deletions_have_preconditions(objects: &mut Objects) {

@@ -5,10 +5,10 @@
 
 use std::net::SocketAddr;
 
-use balsa_testkit::{Steady, get, images, wait_until};
+use balsa_testkit::{Steady, get, has_kubectl, images, wait_until};
 use serde_json::{Value, json};
 
-use crate::{Node, PATIENCE, text};
+use crate::{NAMESPACE, Node, PATIENCE, text};
 
 pub(crate) fn act(node: &Node) {
     let rollouts: usize = std::env::var("BALSA_ROLLOUTS").map_or(2, |text| text.parse().unwrap());
@@ -36,7 +36,51 @@ pub(crate) fn act(node: &Node) {
     let tally = steady.stop();
     println!("{rollouts} rollouts, {} answers, {} failures", tally.answered, tally.failed.len());
     tally.assert_none_failed();
+    if has_kubectl() {
+        restarted(node, rollouts + 2);
+    } else {
+        println!("there is no kubectl here: nothing is restarted");
+    }
     node.delete("deployments", "shop");
+}
+
+/// `kubectl rollout restart`: other pods of the same template but for the time, each with containers of its own.
+fn restarted(node: &Node, generation: usize) {
+    const AT: &str = "kubectl.kubernetes.io/restartedAt";
+    let kubectl =
+        |line: &str| node.cluster.kubectl(["-n", NAMESPACE].into_iter().chain(line.split(' '))).ok();
+    let before = wait_until("those of the last rollout are gone", PATIENCE, || match pods(node)? {
+        before if before.len() == 3 => Ok(before),
+        more => Err(format!("{more:?}")),
+    });
+    assert!(before.iter().all(|pod| pod["metadata"]["annotations"][AT].is_null()), "{before:?}");
+    assert_eq!(kubectl("rollout restart deployment/shop").trim(), "deployment.apps/shop restarted");
+    let said = kubectl("rollout status deployment/shop --timeout=120s");
+    assert!(said.ends_with("deployment \"shop\" successfully rolled out\n"), "{said}");
+    rolled_out(node, generation);
+    let template = &node.get("deployments", "shop").unwrap()["spec"]["template"]["metadata"]["annotations"];
+    assert!(text(&template[AT]).starts_with("20"), "{template}");
+    let names = |pods: &[Value]| -> Vec<String> {
+        pods.iter().map(|pod| text(&pod["metadata"]["name"]).to_owned()).collect()
+    };
+    let old = names(&before);
+    let after = wait_until("the old pods are gone", PATIENCE, || match pods(node)? {
+        after if after.len() == 3 && names(&after).iter().all(|name| !old.contains(name)) => Ok(after),
+        after => Err(names(&after).join(", ")),
+    });
+    for pod in &after {
+        assert_eq!(pod["metadata"]["annotations"][AT], template[AT], "{pod}");
+        assert!(node.container(text(&pod["metadata"]["name"]), "shop").running);
+    }
+    wait_until("their containers are gone, too", PATIENCE, || {
+        let left: Vec<_> = old.iter().flat_map(|pod| node.containers(pod)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
+fn pods(node: &Node) -> Result<Vec<Value>, String> {
+    let path = format!("/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3Dshop");
+    Ok(node.cluster.read(&path)?["items"].as_array().cloned().unwrap_or_default())
 }
 
 fn address(node: &Node) -> SocketAddr {

@@ -1,10 +1,10 @@
-//! A shell in a container, typed into from a terminal: `exec -it` as fingers have it.
+//! A shell in a container, typed into from a terminal: `exec -it` and `attach -it` as fingers have them.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use balsa_testkit::wait_until;
+use balsa_testkit::{Cluster, wait_until};
 
 use crate::{PATIENCE, Tool};
 
@@ -81,10 +81,38 @@ impl Drop for Terminal {
 ///
 /// What is looked for is never what was typed, for that is shown too: `a""b` types what is shown as `ab`.
 pub(crate) fn a_shell_is_typed_into(tool: &Tool) {
+    let terminal = Terminal::run(tool, &script(&format!("{} exec -it target -- sh", tool.name())));
+    a_session_is_held(tool, terminal, "it ended with 5");
+}
+
+/// The same of a shell that is the container's own process: it was there before, and says nothing until a key is
+/// pressed. When it ends so does the container, and with its exit code.
+pub(crate) fn a_container_is_typed_into(cluster: &Cluster, tool: &Tool, image: &str) {
+    cluster.apply(&include_str!("shell.yaml").replace("IMAGE", image));
+    cluster.balsa(["wait", "pod/shell", "--for=condition=Ready", "--timeout=120s"]).ok();
+    let mut terminal = Terminal::run(tool, &script(&format!("{} attach -it shell", tool.name())));
+    terminal.shows("If you don't see a command prompt, try pressing enter.");
+    terminal.presses("\r");
+    // How the process ended is the pod's to tell.
+    a_session_is_held(tool, terminal, "it ended with 0");
+    wait_until("the container has ended as its shell did", PATIENCE, || {
+        let code = "{.status.containerStatuses[0].state.terminated.exitCode}";
+        match cluster.value("default", "pod/shell", code)? {
+            code if code == "5" => Ok(()),
+            code => Err(code),
+        }
+    });
+    cluster.balsa(["delete", "pod", "shell", "--timeout=120s"]).ok();
+}
+
+/// A command between two looks at the terminal.
+fn script(command: &str) -> String {
+    format!("stty rows 33 cols 101; tty; {command}; echo \"it ended with $?\"; stty -a")
+}
+
+/// `ended`: what is told of its end, after the shell in it has ended with 5.
+fn a_session_is_held(tool: &Tool, mut terminal: Terminal, ended: &str) {
     let name = tool.name();
-    let exec = format!("{name} exec -it target -- sh");
-    let script = format!("stty rows 33 cols 101; tty; {exec}; echo \"it ended with $?\"; stty -a");
-    let mut terminal = Terminal::run(tool, &script);
     terminal.shows("/dev/pts/");
     let device = terminal.screen().lines().find(|line| line.starts_with("/dev/")).unwrap().trim().to_owned();
     terminal.types("until [ \"$(stty size)\" = '33 101' ]; do true; done; tty && echo its si\"\"ze");
@@ -104,7 +132,7 @@ pub(crate) fn a_shell_is_typed_into(tool: &Tool) {
     assert_eq!(screen.matches("echo still").count(), 1, "{name} shows what is typed twice: {screen}");
 
     terminal.types("exit 5");
-    terminal.shows("it ended with 5");
+    terminal.shows(ended);
     terminal.shows(" icanon");
     terminal.shows(" echo ");
     assert_eq!(terminal.child.wait().unwrap().code(), Some(0), "{}", terminal.screen());

@@ -70,6 +70,14 @@ pub(crate) fn containers(pod: &Pod) -> Vec<String> {
     init.chain(spec.into_iter().flat_map(|spec: &PodSpec| &spec.containers)).map(|c| c.name.clone()).collect()
 }
 
+/// Whether a container's own process has a terminal.
+pub(crate) fn has_terminal(pod: &Pod, container: &str) -> bool {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|spec| spec.init_containers.as_ref()).into_iter().flatten();
+    let mut all = init.chain(spec.into_iter().flat_map(|spec| &spec.containers));
+    all.any(|of| of.name == container && of.tty == Some(true))
+}
+
 /// The container that is meant: the one named, else the pod's default one, which is said when there
 /// are several.
 pub(crate) fn container(pod: &Pod, named: Option<&str>) -> anyhow::Result<String> {

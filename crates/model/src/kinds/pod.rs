@@ -95,6 +95,10 @@ impl Kind for Pod {
 
     fn prepare_part(&mut self, old: &Self, part: Subresource) {
         if part == Subresource::Status {
+            // No pod has claims of devices: that feature is off in this release.
+            if let Some(status) = &mut self.status {
+                status.resource_claim_statuses = None;
+            }
             return;
         }
         let sent = std::mem::replace(self, old.clone());
@@ -353,6 +357,27 @@ mod tests {
         let pod = created(json!({"containers": [{"name": "m", "image": "a:1"}]}));
         let status = serde_json::to_value(pod.status).unwrap();
         assert_eq!(status, json!({"phase": "Pending", "qosClass": "BestEffort"}));
+    }
+
+    /// Devices by claims, and resources of the pod as a whole; nothing of it is looked at before it goes.
+    #[test]
+    fn fields_of_features_that_are_off_are_dropped() {
+        let claims = json!({"claims": [{"name": "Nobody's"}], "limits": {"cpu": "1"}});
+        let container = json!({"name": "m", "image": "a:1", "resources": claims});
+        let spec = json!({"containers": [container], "initContainers": [{"name": "i", "image": "a:1", "resources": claims}],
+            "resources": {"limits": {"cpu": "1"}}, "resourceClaims": [{"name": "gpu"}]});
+        assert_eq!(errors(spec.clone()), Vec::<String>::new());
+        let mut pod = created(spec);
+        let spec = serde_json::to_value(pod.spec.as_ref().unwrap()).unwrap();
+        assert_eq!((&spec["resourceClaims"], &spec["resources"]), (&Value::Null, &Value::Null));
+        let left = json!({"limits": {"cpu": "1"}, "requests": {"cpu": "1"}});
+        for of in ["containers", "initContainers"] {
+            assert_eq!(spec[of][0]["resources"], left, "{of}");
+        }
+        let old = pod.clone();
+        pod.status = serde_json::from_value(json!({"resourceClaimStatuses": [{"name": "gpu"}]})).unwrap();
+        pod.prepare_part(&old, Subresource::Status);
+        assert_eq!(pod.status.unwrap().resource_claim_statuses, None);
     }
 
     #[test]

@@ -165,7 +165,7 @@ fn type_of(config: &Value) -> String {
     format!("{group}/{version}, Kind={}", text("kind"))
 }
 
-fn refused(config: &Value, error: ApplyError) -> Failure {
+pub(super) fn refused(config: &Value, error: ApplyError) -> Failure {
     match error {
         ApplyError::Conflicts(conflicts) => {
             let message = ApplyError::Conflicts(conflicts.clone()).to_string();

@@ -38,7 +38,7 @@ pub(crate) use read::watch_failed;
 pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
 #[cfg(any(test, fuzzing))]
 pub(crate) use read::{decode_token, encode_token};
-pub(crate) use scale::scale_of;
+pub(crate) use scale::{SCALE, scale_of};
 pub(crate) use write::{Patch, Written};
 
 /// Largest object that is stored, in bytes of JSON: etcd's limit, which clients know.

@@ -1,18 +1,20 @@
 //! The `scale` subresource: `autoscaling/v1 Scale` of whatever has replicas.
 
 use balsa_model::field::{FieldErrors, Path};
+use balsa_model::fields::ApplyError;
 use balsa_model::strategy::Part;
-use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource, schema};
+use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Subresource, patch, schema};
 use k8s_openapi::api::autoscaling::v1::{Scale, ScaleSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::write::Written;
+use super::write::{Judge, Patch, Written};
 use super::{Engine, Target, check_precondition, precondition_of};
 use crate::authorize::Authorized;
+use crate::rest::body::FieldValidation;
 
 /// What refusals say a Scale is. It is no kind: it has no objects of its own.
-const SCALE: Descriptor =
+pub(crate) const SCALE: Descriptor =
     Descriptor::namespaced("autoscaling", "v1", "Scale", "scales", "scale", "autoscaling.v1.Scale");
 
 /// What a Scale sets.
@@ -42,7 +44,7 @@ pub(crate) fn scale_of(object: &Object) -> Result<Scale, Failure> {
     })
 }
 
-/// Checks what is to be applied as a Scale.
+/// Checks what is to be applied as a Scale. A field that nobody knows cannot be owned.
 pub(super) fn check_type(config: &Value, key: &Key) -> Result<(), Failure> {
     let text = |field: &str| config.get(field).and_then(Value::as_str).unwrap_or_default();
     let (version, kind) = (text("apiVersion"), text("kind"));
@@ -51,6 +53,11 @@ pub(super) fn check_type(config: &Value, key: &Key) -> Result<(), Failure> {
         return Err(Failure::bad_request(format!("invalid object type: {group}/{version}, Kind={kind}")));
     }
     let checked = schema::check(SCALE.message, config.clone())?;
+    if let [unknown, ..] = checked.unknown.as_slice() {
+        let field = unknown.split('"').nth(1).unwrap_or_default();
+        let why = format!(".{field}: field not declared in schema");
+        return Err(super::apply::refused(config, ApplyError::Invalid(why)));
+    }
     let replicas = checked.value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0);
     check_scale(config, i32::try_from(replicas).unwrap_or(-1), key)
 }
@@ -97,5 +104,26 @@ impl Engine {
             Ok(object.to_value().into())
         };
         self.change(who, kind, key, TARGET, &Precondition::default(), dry_run, change).await
+    }
+
+    /// Changes the replicas by a patch of the Scale.
+    ///
+    /// # Errors
+    /// As [`Self::update_scale`], and when the patch does not apply.
+    pub(crate) async fn patch_scale(
+        &self,
+        who: &Authorized,
+        kind: KindRef,
+        key: &Key,
+        patch: &Patch,
+        validation: FieldValidation,
+        dry_run: bool,
+    ) -> Result<Written, Failure> {
+        let judge = Judge::new(patch, validation);
+        let change =
+            |present: &Value| judge.judge(patch::apply_to(patch.kind, SCALE.message, present, &patch.body)?);
+        let mut written = self.update_scale(who, kind, key, dry_run, change).await?;
+        written.warnings.extend(judge.told());
+        Ok(written)
     }
 }

@@ -1,10 +1,11 @@
 //! Create, update and patch.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use balsa_model::field::FieldErrors;
 use balsa_model::fields::{self, Said};
 use balsa_model::patch::{self, PatchType};
+use balsa_model::schema::Checked;
 use balsa_model::strategy::{self, Part, Stamp};
 use balsa_model::{
     AnyObject, Failure, Key, KindRef, Mutation, Object, Operation, Precondition, Reason, Revision,
@@ -43,6 +44,39 @@ pub(crate) struct Patch {
     pub kind: PatchType,
     /// Its text.
     pub body: Bytes,
+}
+
+/// Judges what comes of a patch, as its client asks.
+pub(super) struct Judge {
+    validation: FieldValidation,
+    /// What is odd about its text.
+    oddities: Vec<String>,
+    /// What there is to tell of the last version that came of it.
+    told: Mutex<Vec<String>>,
+}
+
+impl Judge {
+    pub(super) fn new(patch: &Patch, validation: FieldValidation) -> Self {
+        let oddities = match validation {
+            FieldValidation::Ignore => Vec::new(),
+            FieldValidation::Warn | FieldValidation::Strict => patch::oddities(patch.kind, &patch.body),
+        };
+        Self { validation, oddities, told: Mutex::default() }
+    }
+
+    /// The new version, unless it is refused.
+    pub(super) fn judge(&self, checked: Checked) -> Result<Value, Failure> {
+        let decoded = body::judge_patch(checked, self.oddities.clone(), self.validation)?;
+        if let Ok(mut told) = self.told.lock() {
+            *told = decoded.warnings;
+        }
+        Ok(decoded.value)
+    }
+
+    /// What the client should be told.
+    pub(super) fn told(self) -> Vec<String> {
+        self.told.into_inner().unwrap_or_default()
+    }
 }
 
 /// A version of an object that somebody wants.
@@ -241,11 +275,7 @@ impl Engine {
         validation: FieldValidation,
         dry_run: bool,
     ) -> Result<Written, Failure> {
-        let oddities = match validation {
-            FieldValidation::Ignore => Vec::new(),
-            FieldValidation::Warn | FieldValidation::Strict => patch::oddities(patch.kind, &patch.body),
-        };
-        let found = std::sync::Mutex::new(Vec::new());
+        let judge = Judge::new(patch, validation);
         let apply = |old: &Object| {
             // Most patches have nothing to do with managedFields.
             let concerned = patch.body.windows(MANAGED_FIELDS.len()).any(|window| window == MANAGED_FIELDS);
@@ -254,15 +284,11 @@ impl Engine {
             // What a patch says of the version is judged on its result; of the UID, that it may not change.
             let revision = precondition_of(&checked.value)?.revision;
             check_precondition(old, &Precondition { revision, uid: None })?;
-            let decoded = body::judge_patch(checked, oddities.clone(), validation)?;
-            if let Ok(mut found) = found.lock() {
-                *found = decoded.warnings;
-            }
-            Ok(decoded.value.into())
+            judge.judge(checked).map(Draft::from)
         };
         let nothing = Precondition::default();
         let mut written = self.change(who, kind, key, part.into(), &nothing, dry_run, apply).await?;
-        written.warnings.extend(found.into_inner().unwrap_or_default());
+        written.warnings.extend(judge.told());
         Ok(written)
     }
 

@@ -20,7 +20,9 @@ use tonic::{Request, Response, Status};
 
 use super::{authorize, key_of, kind_of};
 use crate::authorize::{Attributes, Authorized};
-use crate::engine::{Binding, Configuration, Listed, Page, Patch, Wanted, Written, scale_of, watch_failed};
+use crate::engine::{
+    Binding, Configuration, Listed, Page, Patch, SCALE, Wanted, Written, scale_of, watch_failed,
+};
 use crate::fairness::{Seat, Sort};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
@@ -247,7 +249,7 @@ impl Objects {
         let engine = &self.0.engine;
         if part == v1::Part::Scale {
             let written = engine.apply_scale(&who, kind, key, &config, options.dry_run).await;
-            let object = Some(scale_message(&written.map_err(failed)?)?);
+            let (object, warnings) = answered_scale(&written.map_err(failed)?, warnings)?;
             return Ok(Response::new(v1::PatchResponse { object, warnings }));
         }
         let part = part_of(part, kind.descriptor())?;
@@ -255,24 +257,17 @@ impl Objects {
         let (object, warnings) = answered(&written.map_err(failed)?, warnings);
         Ok(Response::new(v1::PatchResponse { object, warnings }))
     }
-
-    async fn update_scale(
-        &self,
-        who: &Authorized,
-        (kind, key): (KindRef, &Key),
-        dry_run: bool,
-        change: impl Fn(&Value) -> Result<Value, Failure>,
-    ) -> Result<v1::Object, Status> {
-        let written = self.0.engine.update_scale(who, kind, key, dry_run, change).await.map_err(failed)?;
-        scale_message(&written)
-    }
 }
 
-/// The Scale of what was written.
-fn scale_message(written: &Written) -> Result<v1::Object, Status> {
+/// The Scale of what was written, as [`answered`].
+fn answered_scale(
+    written: &Written,
+    mut warnings: Vec<String>,
+) -> Result<(Option<v1::Object>, Vec<String>), Status> {
     let scale = scale_of(&written.object).map_err(failed)?;
     let json = serde_json::to_vec(&scale).map_err(|error| failed(Failure::internal(error)))?;
-    Ok(v1::Object { revision: written.object.revision().0, json: json.into() })
+    warnings.extend(written.warnings.iter().cloned());
+    Ok((Some(v1::Object { revision: written.object.revision().0, json: json.into() }), warnings))
 }
 
 fn answered(written: &Written, mut warnings: Vec<String>) -> (Option<v1::Object>, Vec<String>) {
@@ -338,10 +333,11 @@ impl ObjectService for Objects {
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         if part == v1::Part::Scale {
-            let (scale, _) = schema::parse_json(&request.json).map_err(failed)?;
-            let object =
-                self.update_scale(&who, (kind, &key), options.dry_run, |_| Ok(scale.clone())).await?;
-            return Ok(Response::new(v1::UpdateResponse { object: Some(object), warnings: Vec::new() }));
+            let decoded = decode(&SCALE, &request.json, &options)?;
+            let new_scale = |_: &Value| Ok(decoded.value.clone());
+            let written = self.0.engine.update_scale(&who, kind, &key, options.dry_run, new_scale).await;
+            let (object, warnings) = answered_scale(&written.map_err(failed)?, decoded.warnings)?;
+            return Ok(Response::new(v1::UpdateResponse { object, warnings }));
         }
         let part = part_of(part, kind.descriptor())?;
         let decoded = decode(kind.descriptor(), &request.json, &options)?;
@@ -366,17 +362,14 @@ impl ObjectService for Objects {
         let who = named(who, &request, request.get_ref().options.as_ref());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
-        let body = request.patch;
-        if part == v1::Part::Scale {
-            let change = |present: &Value| {
-                Ok(balsa_model::patch::apply_to(language, "autoscaling.v1.Scale", present, &body)?.value)
-            };
-            let object = self.update_scale(&who, (kind, &key), options.dry_run, change).await?;
-            return Ok(Response::new(v1::PatchResponse { object: Some(object), warnings: Vec::new() }));
-        }
         let validation = FieldValidation::parse("WriteOptions", &options.field_validation).map_err(failed)?;
-        let patch = Patch { kind: language, body };
+        let patch = Patch { kind: language, body: request.patch };
         let engine = &self.0.engine;
+        if part == v1::Part::Scale {
+            let written = engine.patch_scale(&who, kind, &key, &patch, validation, options.dry_run).await;
+            let (object, warnings) = answered_scale(&written.map_err(failed)?, Vec::new())?;
+            return Ok(Response::new(v1::PatchResponse { object, warnings }));
+        }
         let part = part_of(part, kind.descriptor())?;
         let written = engine.patch(&who, kind, &key, part, &patch, validation, options.dry_run).await;
         let (object, warnings) = answered(&written.map_err(failed)?, Vec::new());

@@ -6,18 +6,15 @@ use axum::response::Response;
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
 use balsa_model::strategy::Part;
-use balsa_model::{Descriptor, Failure, Key, Object, Reason, Subresource, patch, schema};
+use balsa_model::{Descriptor, Failure, Key, Object, Reason, Subresource, schema};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use serde_json::{Value, json};
 
 use super::resources::Change;
 use super::{Call, ResourceCall, body, eviction, resources, respond};
-use crate::engine::{Binding, Wanted, scale_of};
+use crate::engine::{Binding, SCALE, Wanted, Written, scale_of};
 use crate::identity::TokenRequest;
-
-/// The message of a Scale in the protobuf tables.
-const SCALE: &str = "autoscaling.v1.Scale";
 
 /// What refusals say a request for a token is.
 const TOKEN_REQUEST: Descriptor =
@@ -94,44 +91,44 @@ fn scale_not_found(failure: Failure, call: &ResourceCall) -> Failure {
 /// A Scale as it is answered: no replicas are left out.
 fn shown_scale(object: &Object) -> Result<Value, Failure> {
     let value = serde_json::to_value(scale_of(object)?).map_err(Failure::internal)?;
-    Ok(schema::check(SCALE, value)?.value)
+    Ok(schema::check(SCALE.message, value)?.value)
 }
 
 async fn put_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize_write("update", "UpdateOptions")?;
     let bytes = body::read(body).await?;
-    let (value, _) = body::parse(&call.call.headers, &bytes, SCALE)?;
-    body::require_type("Scale", "autoscaling/v1", &value)?;
-    let wanted = schema::check(SCALE, value)?.value;
-    set_scale(&call, &who, |_| Ok(wanted.clone())).await
+    let parsed = body::parse(&call.call.headers, &bytes, SCALE.message)?;
+    let decoded = body::check(&SCALE, parsed, call.validation("UpdateOptions")?)?;
+    let dry_run = call.call.query.dry_run("UpdateOptions")?;
+    let engine = &call.call.front.engine;
+    let new_scale = |_: &Value| Ok(decoded.value.clone());
+    let written = engine.update_scale(&who, call.kind, &call.key(), dry_run, new_scale).await?;
+    written_scale(&written, decoded.warnings)
 }
 
 async fn patch_scale(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize_write("patch", "PatchOptions")?;
-    match resources::read_patch(&call, body).await? {
+    let validation = call.validation("PatchOptions")?;
+    let change = resources::read_patch(&call, body).await?;
+    let dry_run = call.call.query.dry_run("PatchOptions")?;
+    let (engine, key) = (&call.call.front.engine, call.key());
+    match change {
         Change::Patch(patch) => {
-            let change =
-                |present: &Value| Ok(patch::apply_to(patch.kind, SCALE, present, &patch.body)?.value);
-            set_scale(&call, &who, change).await
+            let written = engine.patch_scale(&who, call.kind, &key, &patch, validation, dry_run).await?;
+            written_scale(&written, Vec::new())
         }
-        Change::Configuration(config, _) => {
-            let dry_run = call.call.query.dry_run("PatchOptions")?;
-            let engine = &call.call.front.engine;
-            let written = engine.apply_scale(&who, call.kind, &call.key(), &config, dry_run).await?;
-            Ok(respond::value(StatusCode::OK, &shown_scale(&written.object)?))
+        Change::Configuration(config, warnings) => {
+            let written = engine.apply_scale(&who, call.kind, &key, &config, dry_run).await?;
+            written_scale(&written, warnings)
         }
     }
 }
 
-async fn set_scale(
-    call: &ResourceCall,
-    who: &crate::authorize::Authorized,
-    change: impl Fn(&Value) -> Result<Value, Failure>,
-) -> Result<Response, Failure> {
-    let dry_run = call.call.query.dry_run("UpdateOptions")?;
-    let engine = &call.call.front.engine;
-    let written = engine.update_scale(who, call.kind, &call.key(), dry_run, change).await?;
-    Ok(respond::value(StatusCode::OK, &shown_scale(&written.object)?))
+fn written_scale(written: &Written, mut warnings: Vec<String>) -> Result<Response, Failure> {
+    let mut response = respond::value(StatusCode::OK, &shown_scale(&written.object)?);
+    warnings.extend(written.warnings.iter().cloned());
+    respond::warn(&mut response, &warnings);
+    Ok(response)
 }
 
 async fn bind(call: ResourceCall, body: Body) -> Result<Response, Failure> {

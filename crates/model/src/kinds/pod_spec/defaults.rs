@@ -20,8 +20,7 @@ const TOKEN_SECONDS: i64 = 3600;
 
 /// Defaults that pods and templates share.
 pub fn set(spec: &mut PodSpec) {
-    // Of an alpha feature in this release, which is off: nobody would keep to it.
-    spec.resources = None;
+    drop_what_is_off(spec);
     default_text(&mut spec.dns_policy, "ClusterFirst");
     default_text(&mut spec.restart_policy, "Always");
     default_text(&mut spec.scheduler_name, "default-scheduler");
@@ -39,6 +38,21 @@ pub fn set(spec: &mut PodSpec) {
     }
     for container in spec.ephemeral_containers.iter_mut().flatten() {
         set_ephemeral(container);
+    }
+}
+
+/// Fields of features that are off in this release: nobody would keep to them. As Kubernetes does: a pod is
+/// taken without them.
+fn drop_what_is_off(spec: &mut PodSpec) {
+    // Resources of the pod as a whole.
+    spec.resources = None;
+    // Devices by claims.
+    spec.resource_claims = None;
+    let containers = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
+    let containers = containers.map(|container| &mut container.resources);
+    let ephemeral = spec.ephemeral_containers.iter_mut().flatten();
+    for resources in containers.chain(ephemeral.map(|container| &mut container.resources)).flatten() {
+        resources.claims = None;
     }
 }
 

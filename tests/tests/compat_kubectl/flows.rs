@@ -1,0 +1,133 @@
+//! What takes more than a command: a watch that sees a change, an editor, deletions that are not waited for, and what
+//! they leave behind.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use balsa_testkit::{Cluster, Lines, Output, wait_until};
+
+use crate::Version;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A kubectl at work in a namespace of its own.
+struct Hand<'a> {
+    cluster: &'a Cluster,
+    program: &'a Path,
+    namespace: String,
+}
+
+pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
+    let namespace = format!("flows-{}", version.name);
+    let hand = Hand { cluster, program: &version.program, namespace };
+    hand.cluster.balsa_with(["apply", "-f", "-"], &hand.namespace()).ok();
+    a_change_is_watched(&hand);
+    an_object_is_edited(&hand, folder);
+    a_deletion_is_not_waited_for(&hand);
+    dependents_stay_or_go(&hand);
+    hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
+}
+
+impl Hand<'_> {
+    fn namespace(&self) -> String {
+        format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {}}}\n", self.namespace)
+    }
+
+    fn run(&self, line: &str) -> Output {
+        let line = format!("-n {} {line}", self.namespace);
+        let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+        self.cluster.run_kubectl(self.program, &words)
+    }
+
+    #[track_caller]
+    fn ok(&self, line: &str) -> String {
+        self.run(line).ok()
+    }
+}
+
+fn a_change_is_watched(hand: &Hand<'_>) {
+    hand.ok("create configmap seen");
+    let line = format!("-n {} get configmap -w --output-watch-events", hand.namespace);
+    let mut rows = Lines::of_program(hand.program, hand.cluster, &line);
+    let is = |wanted: [&'static str; 3]| move |row: &str| row.split_whitespace().take(3).eq(wanted);
+    rows.until("what is there", is(["ADDED", "seen", "0"]));
+    hand.ok("patch configmap seen -p {\"data\":{\"a\":\"b\"}}");
+    rows.until("the change", is(["MODIFIED", "seen", "1"]));
+    hand.ok("create configmap later");
+    rows.until("what comes", is(["ADDED", "later", "0"]));
+    hand.ok("delete configmap seen");
+    rows.until("the end", is(["DELETED", "seen", "1"]));
+}
+
+/// A program that changes the file it is given, and keeps a copy of what it was given last.
+fn an_object_is_edited(hand: &Hand<'_>, folder: &Path) {
+    hand.ok("create configmap edited --from-literal=a=b");
+    let edit = |change: &str| {
+        let editor = folder.join("editor");
+        let script = format!("#!/bin/sh\ncp \"$1\" \"$0.seen\"; sed -i '{change}' \"$1\"\n");
+        std::fs::write(&editor, script).unwrap();
+        std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let environment = [("EDITOR", editor.as_path()), ("TMPDIR", folder)];
+        let words = ["-n", &hand.namespace, "edit", "configmap", "edited"];
+        hand.cluster.program(hand.program, words, &environment)
+    };
+    let said = edit("s/a: b/a: c/").ok();
+    assert!(said.contains("configmap/edited edited"), "{said}");
+    assert_eq!(hand.ok("get configmap edited -o jsonpath={.data}"), "{\"a\":\"c\"}");
+    // What is wrong is told in the file, which comes again; left as it is, nothing is saved.
+    let refused = edit("s/a: c/a b: c/").fails();
+    assert!(refused.contains("configmaps \"edited\" is invalid"), "{refused}");
+    let seen = std::fs::read_to_string(folder.join("editor.seen")).unwrap();
+    assert!(seen.contains("# * data[a b]: Invalid value"), "{seen}");
+    assert_eq!(hand.ok("get configmap edited -o jsonpath={.data}"), "{\"a\":\"c\"}");
+    let said = edit("s/nothing/at all/");
+    assert!(said.code == 0 && said.stderr.contains("Edit cancelled, no changes made."), "{said}");
+}
+
+fn a_deletion_is_not_waited_for(hand: &Hand<'_>) {
+    hand.ok("create configmap held");
+    hand.ok("patch configmap held --type=merge -p {\"metadata\":{\"finalizers\":[\"flows.test/keeper\"]}}");
+    let said = hand.run("delete configmap held --timeout=1s");
+    assert!(said.code != 0 && said.stderr.contains("timed out waiting"), "who waits is late: {said}");
+    let said = hand.ok("delete configmap held --wait=false");
+    assert!(said.starts_with("configmap \"held\" deleted"), "{said}");
+    assert!(hand.ok("get configmap held -o jsonpath={.metadata.deletionTimestamp}").starts_with("20"));
+    let line = format!("-n {} delete configmap held", hand.namespace);
+    let mut waiting = Lines::of_program(hand.program, hand.cluster, &line);
+    waiting.until("it is under way", |line| line.starts_with("configmap \"held\" deleted"));
+    hand.ok("patch configmap held --type=merge -p {\"metadata\":{\"finalizers\":null}}");
+    assert!(waiting.end().0.success(), "it is gone");
+    assert!(hand.run("get configmap held").fails().contains("not found"));
+}
+
+/// A Deployment's set and pods: no node is there to run them, and they are there all the same.
+fn dependents_stay_or_go(hand: &Hand<'_>) {
+    const BELOW: &str = "get replicasets,pods -l app=shoal -o name";
+    const OWNERS: &str =
+        "get replicasets -l app=shoal -o jsonpath={.items[*].metadata.ownerReferences[*].kind}";
+    let wait = |what: &str, line: &str, is_so: &dyn Fn(&str) -> bool| {
+        wait_until(what, PATIENCE, || match hand.run(line).result()? {
+            said if is_so(&said) => Ok(said),
+            said => Err(said),
+        })
+    };
+    let make = || {
+        hand.ok("create deployment shoal --image=registry.test/app:v1 --replicas=2");
+        wait("a set and two pods", BELOW, &|said| said.lines().count() == 3)
+    };
+    let before = make();
+    hand.ok("delete deployment shoal --cascade=orphan");
+    assert!(hand.run("get deployment shoal").fails().contains("not found"));
+    assert_eq!(hand.ok(OWNERS), "", "they belong to nobody");
+    assert_eq!(hand.ok(BELOW), before, "they stay");
+
+    assert_eq!(make(), before, "a new one of that name takes them up");
+    wait("they are its own", OWNERS, &|said| said == "Deployment");
+    hand.ok("delete deployment shoal --cascade=foreground");
+    assert_eq!(hand.ok(BELOW), "", "when it is gone, so are they");
+
+    make();
+    hand.ok("delete deployment shoal --cascade=background");
+    wait("those below go, too", BELOW, &str::is_empty);
+}
