@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::kubeconfig::Kubeconfig;
 use crate::process::resident;
 use crate::rest::Target;
 use crate::scenarios::Namespace;
 use crate::scenarios::load::Load;
-use crate::scenarios::{gets, list, objects, pod_start, watch, writes};
+use crate::scenarios::{fanout, gets, list, objects, pod_start, watch, writes};
 use crate::{Api, Cluster, Scenario};
 use servers::{Balsa, Etcd, Servers};
 
@@ -45,7 +46,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 8)]
     connections: usize,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Writes, Part::Gets, Part::Reads, Part::Servers, Part::Many, Part::Node])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Writes, Part::Gets, Part::Reads, Part::Fanout, Part::Servers, Part::Many, Part::Node])]
     parts: Vec<Part>,
     /// A Markdown file whose tables are replaced; else they are printed.
     #[arg(long)]
@@ -60,6 +61,8 @@ enum Part {
     Gets,
     /// Lists, watchers, memory of objects.
     Reads,
+    /// Many watches of everything, and etcd's.
+    Fanout,
     /// Writes and reads on three servers, and on three members of etcd.
     Servers,
     /// A server with 100,000 objects: its memory, its start, and another server that joins it.
@@ -87,6 +90,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         }
         if options.parts.contains(&Part::Reads) {
             bench.reads().await?;
+        }
+        if options.parts.contains(&Part::Fanout) {
+            bench.fanout().await?;
         }
         if options.parts.contains(&Part::Servers) {
             bench.balsa_servers().await?;
@@ -182,6 +188,25 @@ impl Bench<'_> {
             }
         }
         etcd.stop().await
+    }
+
+    /// One writer and watches of everything.
+    async fn fanout(&mut self) -> anyhow::Result<()> {
+        for watches in [1_000, 10_000] {
+            let balsa = Balsa::start(self.options, 0).await?;
+            let config = Kubeconfig::read(&balsa.kubeconfig())?;
+            let namespace = Namespace::create(&Target::new(&config)?, "loadtest").await?;
+            let size = fanout::Size { watches, seconds: self.options.seconds, pid: balsa.pid };
+            let line = fanout::grpc(&config, namespace.name(), &size).await?;
+            self.note(line);
+            balsa.stop().await?;
+            let etcd = Etcd::start(self.options, 1).await?;
+            let size = fanout::Size { pid: etcd.pids[0], ..size };
+            let line = fanout::etcd(&etcd.endpoints[0], &size).await?;
+            self.note(line);
+            etcd.stop().await?;
+        }
+        Ok(())
     }
 
     /// Three servers: writes through all of them, reads from the leader and from a follower.

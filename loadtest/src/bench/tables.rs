@@ -106,6 +106,7 @@ fn comparisons() -> Vec<Comparison> {
     let none = |_| None;
     let as_many: fn(u64) -> Option<f64> = |clients| (clients == 64).then_some(1.0);
     let twice: fn(u64) -> Option<f64> = |_| Some(2.0);
+    let thrice: fn(u64) -> Option<f64> = |_| Some(3.0);
     let twice_from_64: fn(u64) -> Option<f64> = |clients| match clients {
         1 => Some(1.0),
         64.. => Some(2.0),
@@ -132,6 +133,7 @@ fn comparisons() -> Vec<Comparison> {
         row("REST gets, serializable", rest, twice, &one(true)),
         row("gRPC gets, linearizable", grpc, twice, &one(false)),
         row("gRPC gets, serializable", grpc, twice, &one(true)),
+        row("watchers of one kind, events", ("grpc", None), thrice, &[("scenario", "fanout".into())]),
         row("three servers: REST creates", rest, none, &[writes.clone(), three.clone()]),
         row("three servers: gRPC creates", grpc, twice_from_64, &[writes, three.clone()]),
         row("… gRPC gets from the leader, linearizable", ("grpc", None), twice, &of_three("leader", false)),

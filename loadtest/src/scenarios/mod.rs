@@ -1,5 +1,6 @@
 //! The scenarios, one file each.
 
+pub(crate) mod fanout;
 pub(crate) mod gets;
 pub(crate) mod list;
 pub(crate) mod load;
