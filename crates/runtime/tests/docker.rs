@@ -46,6 +46,9 @@ fn busybox(name: &str) -> Bytes {
     let busybox = std::fs::read("/bin/busybox")
         .expect("these tests need a static busybox: on Debian `apt install busybox-static`");
     let image = ImageBuilder::new(name).file("/bin/busybox", 0o755, busybox).directory("/tmp", 0o1777);
+    // No two tests have an image of the same content: Docker loses a tag that is set while the last other one of its
+    // image is removed.
+    let image = image.file("/of", 0o644, name.to_owned());
     let image =
         PROGRAMS.iter().fold(image, |image, program| image.symlink(&format!("/bin/{program}"), "busybox"));
     image.env("PATH", "/bin").build().unwrap()

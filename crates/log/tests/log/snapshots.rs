@@ -14,11 +14,17 @@ async fn a_snapshot_goes_on_where_its_connection_broke() {
         config.keep_entries = 0;
     })
     .await;
+    let behind = world.nodes[2].log().unwrap().status().last_index;
     world.crash(3).await;
     let leader = world.nodes[0].log().unwrap().clone();
     for n in 0..PAYLOADS {
         leader.propose(Bytes::from(vec![n as u8; PAYLOAD])).await.unwrap();
     }
+    eventually("the log begins after what the late server has", || {
+        let is_gone = leader.status().purged > behind;
+        async move { is_gone }
+    })
+    .await;
     let all = world.node(1).payloads();
     // Three pieces and a bit get through each time, and the snapshot has fifteen.
     world.net.make_fragile(7 << 19);
