@@ -150,7 +150,8 @@ impl<K: Clone + Eq + Hash> Queue<K> {
     }
 
     /// How many keys wait to be worked on, those that are delayed not counted.
-    pub fn depth(&self) -> usize {
+    #[cfg(test)]
+    fn depth(&self) -> usize {
         self.lock().ready.len()
     }
 }

@@ -127,38 +127,33 @@ mod tests {
 
     #[test]
     fn pieces_are_taken_once_and_in_order() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut incoming = Incoming::default();
-        assert!(
-            incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 3, b"def")).is_err(),
-            "its beginning is not here"
-        );
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 0, b"abc")).unwrap();
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 0, b"abc")).unwrap();
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 3, b"def")).unwrap();
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 3, b"def")).unwrap();
-        assert!(
-            incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 9, b"jkl")).is_err(),
-            "there is a hole"
-        );
-        assert!(
-            incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("b", 6, b"ghi")).is_err(),
-            "of another transfer"
-        );
+        let (dir, mut incoming) = (tempfile::tempdir().unwrap(), Incoming::default());
+        let take = |incoming: &mut Incoming, term, piece: &_| {
+            incoming.take(dir.path(), Vote::new_committed(term, term), piece)
+        };
+        assert!(take(&mut incoming, 1, &piece("a", 3, b"def")).is_err(), "its beginning is not here");
+        take(&mut incoming, 1, &piece("a", 0, b"abc")).unwrap();
+        take(&mut incoming, 1, &piece("a", 0, b"abc")).unwrap();
+        take(&mut incoming, 1, &piece("a", 3, b"def")).unwrap();
+        take(&mut incoming, 1, &piece("a", 3, b"def")).unwrap();
+        assert!(take(&mut incoming, 1, &piece("a", 9, b"jkl")).is_err(), "there is a hole");
+        assert!(take(&mut incoming, 1, &piece("b", 6, b"ghi")).is_err(), "of another transfer");
         assert_eq!(content(&incoming, dir.path()), b"abcdef");
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("b", 0, b"xyz")).unwrap();
+        take(&mut incoming, 1, &piece("b", 0, b"xyz")).unwrap();
         assert_eq!(content(&incoming, dir.path()), b"xyz");
-        incoming.take(dir.path(), Vote::new_committed(2, 2), &piece("c", 0, b"new")).unwrap();
-        let deposed = incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("d", 0, b"old"));
+        take(&mut incoming, 2, &piece("c", 0, b"new")).unwrap();
+        let deposed = take(&mut incoming, 1, &piece("d", 0, b"old"));
         assert_eq!(deposed.unwrap_err().code(), tonic::Code::FailedPrecondition);
         assert_eq!(content(&incoming, dir.path()), b"new");
     }
 
     #[tokio::test]
     async fn what_is_no_snapshot_is_refused_in_the_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut incoming = Incoming::default();
-        incoming.take(dir.path(), Vote::new_committed(1, 1), &piece("a", 0, b"abc")).unwrap();
+        let (dir, mut incoming) = (tempfile::tempdir().unwrap(), Incoming::default());
+        let take = |incoming: &mut Incoming, term, piece: &_| {
+            incoming.take(dir.path(), Vote::new_committed(term, term), piece)
+        };
+        take(&mut incoming, 1, &piece("a", 0, b"abc")).unwrap();
         let short = incoming.finish(&piece("a", 2, b"")).await.err().unwrap();
         assert_eq!(short.code(), tonic::Code::Aborted);
         let damaged = incoming.finish(&piece("a", 3, b"")).await.err().unwrap();

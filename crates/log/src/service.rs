@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use balsa_rt::TaskKind;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -16,7 +17,7 @@ use crate::error::{ProposeError, ReadError};
 use crate::handle::Shared;
 use crate::snapshot::SnapshotData;
 use crate::transport::MAX_MESSAGE;
-use crate::types::{Raft, Snapshot};
+use crate::types::{Raft, Snapshot, Vote};
 
 /// Mount this on the server's port.
 pub type PeerServer = pb::raft_service_server::RaftServiceServer<PeerService>;
@@ -45,6 +46,29 @@ impl PeerService {
             return Ok(());
         }
         Err(Status::failed_precondition(format!("this is server {me}, not {to}")))
+    }
+}
+
+impl PeerService {
+    /// Takes a piece of a snapshot; after the last one installs it, and what its sender is told then.
+    async fn receive(&self, request: pb::InstallSnapshotRequest) -> Result<Option<Vote>, Status> {
+        let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
+        let mut incoming = self.shared.incoming.lock().await;
+        if !request.chunk.is_empty() {
+            return incoming.take(&self.shared.store.snapshots(), vote, &request).map(|()| None);
+        }
+        if let Some(vote) = incoming.installed(&request.transfer) {
+            return Ok(Some(vote));
+        }
+        let (meta, file) = incoming.finish(&request).await?;
+        if meta.last_log_id.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
+            return Err(Status::invalid_argument("the snapshot is newer than the leader that sent it"));
+        }
+        let snapshot = Snapshot { meta, snapshot: SnapshotData::File(file) };
+        let answer =
+            self.raft().install_full_snapshot(vote, snapshot).await.map_err(|error| stopped(&error))?;
+        incoming.remember(request.transfer, answer.vote);
+        Ok(Some(answer.vote))
     }
 }
 
@@ -95,27 +119,14 @@ impl pb::raft_service_server::RaftService for PeerService {
         &self,
         request: Request<pb::InstallSnapshotRequest>,
     ) -> Result<Response<pb::InstallSnapshotResponse>, Status> {
-        let request = request.into_inner();
+        let (service, request) = (self.clone(), request.into_inner());
         self.check_target(request.to)?;
-        let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
-        // Also while it is installed: the same call, made again, waits and is told the same.
-        let mut incoming = self.shared.incoming.lock().await;
-        if !request.chunk.is_empty() {
-            incoming.take(&self.shared.store.snapshots(), vote, &request)?;
-            return Ok(Response::new(pb::InstallSnapshotResponse { vote: None }));
-        }
-        if let Some(vote) = incoming.installed(&request.transfer) {
-            return Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(codec::vote(&vote)) }));
-        }
-        let (meta, file) = incoming.finish(&request).await?;
-        if meta.last_log_id.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
-            return Err(Status::invalid_argument("the snapshot is newer than the leader that sent it"));
-        }
-        let snapshot = Snapshot { meta, snapshot: SnapshotData::File(file) };
-        let answer =
-            self.raft().install_full_snapshot(vote, snapshot).await.map_err(|error| stopped(&error))?;
-        incoming.remember(request.transfer, answer.vote);
-        Ok(Response::new(pb::InstallSnapshotResponse { vote: Some(codec::vote(&answer.vote)) }))
+        // In a task of its own, which a connection that breaks does not end: what was begun is carried out, and
+        // the same call, made again, waits and is told the same.
+        let receiving = balsa_rt::spawn(TaskKind::Connection, async move { service.receive(request).await });
+        let received = receiving.await.ok().flatten();
+        let vote = received.unwrap_or_else(|| Err(Status::aborted("the snapshot was not received")))?;
+        Ok(Response::new(pb::InstallSnapshotResponse { vote: vote.as_ref().map(codec::vote) }))
     }
 
     async fn transfer_leader(

@@ -326,22 +326,27 @@ mod tests {
         Found::new(state, String::new()).unwrap()
     }
 
-    fn status(pod: &Pod, found: Vec<Found>, waiting: &[(&str, &str)]) -> PodStatus {
-        let (observed, memory) = (Observed::new(found), Memory::default());
-        let waiting = waiting.iter().map(|(n, r)| ((*n).to_owned(), Waiting::new(r, ""))).collect();
-        let plan = Plan { waiting, ..Plan::default() };
-        pod_status(&Facts {
+    /// A pod of which nobody has decided anything.
+    fn facts<'a>(pod: &'a Pod, observed: &'a Observed, memory: &'a Memory, plan: &'a Plan) -> Facts<'a> {
+        Facts {
             pod,
-            observed: &observed,
-            memory: &memory,
-            plan: &plan,
+            observed,
+            memory,
+            plan,
             engine: "docker",
             host_ip: "192.0.2.1",
             now: now(),
             verdict: None,
             refused: false,
             terminated: false,
-        })
+        }
+    }
+
+    fn status(pod: &Pod, found: Vec<Found>, waiting: &[(&str, &str)]) -> PodStatus {
+        let (observed, memory) = (Observed::new(found), Memory::default());
+        let waiting = waiting.iter().map(|(n, r)| ((*n).to_owned(), Waiting::new(r, ""))).collect();
+        let plan = Plan { waiting, ..Plan::default() };
+        pod_status(&facts(pod, &observed, &memory, &plan))
     }
 
     fn pod(policy: &str) -> Pod {
@@ -379,18 +384,8 @@ mod tests {
         let (observed, memory, plan) = (Observed::default(), Memory::default(), Plan::default());
         let mut pod = pod("Always");
         let told = |pod: &Pod, verdict: Option<(&str, &str)>| {
-            pod_status(&Facts {
-                pod,
-                observed: &observed,
-                memory: &memory,
-                plan: &plan,
-                engine: "docker",
-                host_ip: "192.0.2.1",
-                now: now(),
-                verdict,
-                refused: verdict.is_some(),
-                terminated: false,
-            })
+            let facts = facts(pod, &observed, &memory, &plan);
+            pod_status(&Facts { verdict, refused: verdict.is_some(), ..facts })
         };
         let refused = told(&pod, Some(("OutOfcpu", "too much")));
         assert_eq!((refused.phase.as_deref(), refused.container_statuses.as_ref()), (Some("Failed"), None));
