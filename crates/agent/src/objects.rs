@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::{Client, Informer};
+use balsa_model::kind::from_slice;
 use balsa_model::selector::Filter;
-use balsa_model::{Key, Object};
+use balsa_model::{Key, Kind, Object};
 use balsa_rt::{CancellationToken, Scope, TaskKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use tokio::sync::mpsc;
@@ -150,18 +151,18 @@ impl Objects {
     }
 
     /// As the server tells it; where no server answers, as it was last seen.
-    async fn find<T: serde::de::DeserializeOwned>(&self, reference: Reference) -> Result<Option<T>, String> {
+    async fn find<K: Kind>(&self, reference: Reference) -> Result<Option<K>, String> {
         let informer = self.lock().get(&reference).map(|entry| entry.informer.clone());
         let Some(informer) = informer else { return Err(format!("{} is not watched", reference.name)) };
         let key = Key::new(reference.namespace.as_str(), reference.name.as_str());
         if tokio::time::timeout(FIRST_LOOK, informer.synced()).await.is_ok() {
             let found = informer.get(&key);
-            return found.map(|o| serde_json::from_slice(o.bytes()).map_err(|e| e.to_string())).transpose();
+            return found.map(|o| from_slice(o.bytes()).map_err(|e| e.to_string())).transpose();
         }
         let bytes = std::fs::read(self.copy_of(&reference)).map_err(|_| {
             format!("failed to sync {} cache: timed out waiting for the condition", reference.name)
         })?;
-        serde_json::from_slice(&bytes).map(Some).map_err(|error| error.to_string())
+        from_slice(&bytes).map(Some).map_err(|error| error.to_string())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use balsa_model::kind::kind_of;
+use balsa_model::kind::{kind_of, to_value};
 use balsa_model::selector::Filter;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
 use balsa_model::{Failure, Key, Kind, Object, Precondition, Reason};
@@ -86,8 +86,7 @@ impl<K: Kind> Api<K> {
     /// `AlreadyExists`, `Invalid`, and what the backend says.
     pub async fn create(&self, object: &K) -> Result<Arc<Object>, Failure> {
         let namespace = object.metadata().namespace.clone().unwrap_or_default();
-        let value = serde_json::to_value(object).map_err(Failure::internal)?;
-        self.client.backend.create(kind_of::<K>(), &namespace, value, &self.client.options).await
+        self.client.backend.create(kind_of::<K>(), &namespace, to_value(object), &self.client.options).await
     }
 
     /// Writes a part of `object`; its resourceVersion, when there, is a precondition.
@@ -98,8 +97,7 @@ impl<K: Kind> Api<K> {
         let meta = object.metadata();
         let key =
             Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        let value = serde_json::to_value(object).map_err(Failure::internal)?;
-        self.client.backend.update(kind_of::<K>(), &key, part, value, &self.client.options).await
+        self.client.backend.update(kind_of::<K>(), &key, part, to_value(object), &self.client.options).await
     }
 
     /// Reads, changes and writes a part of an object, again when somebody else was faster. `change`

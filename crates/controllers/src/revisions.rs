@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use balsa_client::{Client, Informer};
+use balsa_model::kinds::pod_spec::template;
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind, Object, Reason};
@@ -62,13 +63,13 @@ pub(crate) fn hash_of<O: Revisioned>(revision: &ControllerRevision) -> String {
 pub(crate) fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSpec> {
     let mut template = revision.data.as_ref()?.0.pointer("/spec/template")?.clone();
     template.as_object_mut()?.remove("$patch");
-    serde_json::from_value(template).ok()
+    template::from_value(template).ok()
 }
 
-fn data_of(template: &PodTemplateSpec) -> Result<Value, Failure> {
-    let mut template = serde_json::to_value(template).map_err(Failure::internal)?;
+fn data_of(template: &PodTemplateSpec) -> Value {
+    let mut template = template::to_value(template);
     template["$patch"] = "replace".into();
-    Ok(json!({"spec": {"template": template}}))
+    json!({"spec": {"template": template}})
 }
 
 /// FNV-1a over the patch and the count of collisions, in letters that are safe in names.
@@ -99,7 +100,7 @@ pub(crate) async fn settle_history<O: Revisioned>(
         (revision.revision, revision.metadata.creation_timestamp.as_ref().map(|t| t.0))
     });
     let template = owner.template().cloned().unwrap_or_default();
-    let data = data_of(&template)?;
+    let data = data_of(&template);
     let highest = all.last().map_or(0, |revision| revision.revision);
     let same = all.iter().rposition(|revision| revision.data.as_ref().is_some_and(|has| has.0 == data));
     let update = match same {

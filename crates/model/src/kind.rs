@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-pub use self::any::{AnyObject, KindApi, KindRef, kind_of};
+pub use self::any::{AnyObject, KindApi, KindRef, Registered, define, from_slice, kind_of, to_value};
 pub use self::descriptor::{Descriptor, NameRule, Scope, Subresource};
 use crate::field::FieldErrors;
 use crate::table::Cell;
@@ -59,7 +59,8 @@ pub struct Face {
 /// The behaviour of one kind. Every method is pure and deterministic. Of a kind with a [`Face`], what
 /// happens to an object is the stored kind's; its checks, its columns and its row are its own.
 pub trait Kind:
-    Metadata<Ty = ObjectMeta>
+    Registered
+    + Metadata<Ty = ObjectMeta>
     + Resource
     + Serialize
     + DeserializeOwned

@@ -303,11 +303,7 @@ impl Object {
             return None;
         }
         self.typed
-            .get_or_init(|| {
-                serde_json::from_slice::<K>(&self.bare_bytes())
-                    .ok()
-                    .map(|k| Box::new(k) as Box<dyn Any + Send + Sync>)
-            })
+            .get_or_init(|| self.kind.read(&self.bare_bytes()).ok())
             .as_ref()
             .and_then(|any| any.downcast_ref())
     }

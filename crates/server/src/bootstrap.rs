@@ -6,7 +6,7 @@ mod rbac;
 use std::net::IpAddr;
 
 use balsa_client::Client;
-use balsa_model::kind::kind_of;
+use balsa_model::kind::{from_slice, kind_of};
 use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
 use balsa_model::{Failure, Key, Kind, Reason};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Service};
@@ -55,12 +55,8 @@ pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
     create::<Service>(client, dns_service(seed)).await
 }
 
-fn typed<K: Kind>(value: Value) -> Result<K, Failure> {
-    serde_json::from_value(value).map_err(Failure::internal)
-}
-
 async fn create<K: Kind>(client: &Client, value: Value) -> Result<(), Failure> {
-    let object: K = typed(value)?;
+    let object: K = from_slice(value.to_string().as_bytes()).map_err(Failure::internal)?;
     // Looked for first, so that a restart costs no entries.
     let meta = object.metadata();
     let key =

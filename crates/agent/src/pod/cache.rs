@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use balsa_model::kind::from_slice;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::files::write_private;
@@ -40,7 +41,7 @@ impl PodCache {
             .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json"))
             .filter_map(|entry| {
                 let bytes = std::fs::read(entry.path()).ok()?;
-                match serde_json::from_slice(&bytes) {
+                match from_slice(&bytes) {
                     Ok(pod) => Some(pod),
                     Err(error) => {
                         tracing::warn!(path = %entry.path().display(), %error, "kept pod does not decode");

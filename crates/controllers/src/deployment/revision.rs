@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use balsa_model::kinds::pod_spec::template;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -64,7 +65,7 @@ pub(super) fn annotation<'a>(meta: &'a ObjectMeta, name: &str) -> Option<&'a str
 /// FNV-1a over the template and the count of collisions, in letters that are safe in names.
 pub(super) fn hash(deployment: &Deployment) -> String {
     const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    let template = deployment.spec.as_ref().map(|spec| bare(&spec.template));
+    let template = deployment.spec.as_ref().map(|spec| template::to_value(&bare(&spec.template)));
     let mut bytes = serde_json::to_vec(&template).unwrap_or_default();
     let collisions = deployment.status.as_ref().and_then(|status| status.collision_count).unwrap_or(0);
     if collisions > 0 {

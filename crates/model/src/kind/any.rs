@@ -27,10 +27,24 @@ pub trait KindApi: Send + Sync + 'static {
     /// # Errors
     /// When it does not decode (`BadRequest`).
     fn decode(&self, value: Value) -> Result<Box<dyn AnyObject>, Failure>;
+    /// The typed object of a JSON text, for a downcast to the kind's own type.
+    ///
+    /// # Errors
+    /// When it does not decode.
+    fn read(&self, json: &[u8]) -> Result<Box<dyn Any + Send + Sync>, serde_json::Error>;
+    /// The JSON tree of an object of the kind's own type, with apiVersion and kind; null for any other.
+    fn write(&self, object: &dyn Any) -> Value;
     /// A reference to its schema, which goes into the generator's definitions.
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
     /// See [`Kind::FACE`].
     fn face(&self) -> Option<&'static Face>;
+}
+
+/// That a kind stands in the list of kinds. What it takes to read, write and describe its objects is megabytes of
+/// machine code; behind this it is compiled once, in the crate of the list, and not in each that knows the type.
+pub trait Registered {
+    /// The kind.
+    fn registered() -> KindRef;
 }
 
 /// A kind, as it is passed around.
@@ -302,6 +316,14 @@ impl<K: Kind> KindApi for KindOf<K> {
         Ok(Box::new(typed))
     }
 
+    fn read(&self, json: &[u8]) -> Result<Box<dyn Any + Send + Sync>, serde_json::Error> {
+        Ok(Box::new(serde_json::from_slice::<K>(json)?))
+    }
+
+    fn write(&self, object: &dyn Any) -> Value {
+        object.downcast_ref::<K>().map(AnyObject::to_value).unwrap_or_default()
+    }
+
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<K>()
     }
@@ -313,6 +335,25 @@ impl<K: Kind> KindApi for KindOf<K> {
 
 /// The kind of a typed object.
 pub fn kind_of<K: Kind>() -> KindRef {
+    K::registered()
+}
+
+/// The typed object of a JSON text; apiVersion and kind may be absent.
+///
+/// # Errors
+/// When it does not decode.
+pub fn from_slice<K: Kind>(json: &[u8]) -> Result<K, serde_json::Error> {
+    let typed = kind_of::<K>().read(json)?.downcast::<K>();
+    typed.map(|object| *object).map_err(|_| serde::de::Error::custom("registered as another kind"))
+}
+
+/// The JSON tree of a typed object, with apiVersion and kind.
+pub fn to_value<K: Kind>(object: &K) -> Value {
+    kind_of::<K>().write(object)
+}
+
+/// A kind of its typed object; called where it is [`Registered`].
+pub const fn define<K: Kind>() -> KindRef {
     // A constant without state: every call gives the same kind, whatever the address.
     const { &KindOf::<K>(PhantomData) }
 }

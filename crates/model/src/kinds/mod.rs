@@ -1,7 +1,7 @@
 //! One file a kind, and the one list of them.
 //!
-//! To add a kind: add its file and its line in [`all`]; one that is another version of a stored kind goes
-//! into [`faces`].
+//! To add a kind: add its file and its line in the list that [`all`] gives; one that is another version of a
+//! stored kind goes into that of [`faces`].
 
 mod cells;
 pub mod certificate_signing_request;
@@ -55,66 +55,82 @@ use k8s_openapi::api::{
     node as api_node, policy, rbac as api_rbac, scheduling, storage,
 };
 
-use crate::kind::{KindRef, kind_of};
+use crate::kind::{KindRef, Registered, define};
+
+/// Makes a list of kinds and registers each of them.
+macro_rules! register {
+    ($list:ident: $($kind:ty),+ $(,)?) => {
+        static $list: &[KindRef] = &[$(define::<$kind>()),+];
+        $(impl Registered for $kind {
+            fn registered() -> KindRef {
+                // Of a static, so that a caller's crate refers to it and compiles no copy of its own.
+                static KIND: KindRef = define::<$kind>();
+                KIND
+            }
+        })+
+    };
+}
+
+// In the order of discovery.
+register! { STORED:
+    core::v1::ConfigMap,
+    core::v1::Endpoints,
+    core::v1::Event,
+    core::v1::LimitRange,
+    core::v1::Namespace,
+    core::v1::Node,
+    core::v1::PersistentVolumeClaim,
+    core::v1::PersistentVolume,
+    core::v1::Pod,
+    core::v1::PodTemplate,
+    core::v1::ReplicationController,
+    core::v1::ResourceQuota,
+    core::v1::Secret,
+    core::v1::ServiceAccount,
+    core::v1::Service,
+    apps::v1::ControllerRevision,
+    apps::v1::DaemonSet,
+    apps::v1::Deployment,
+    apps::v1::ReplicaSet,
+    apps::v1::StatefulSet,
+    autoscaling::v2::HorizontalPodAutoscaler,
+    batch::v1::CronJob,
+    batch::v1::Job,
+    certificates::v1::CertificateSigningRequest,
+    networking::v1::IPAddress,
+    networking::v1::IngressClass,
+    networking::v1::Ingress,
+    networking::v1::NetworkPolicy,
+    networking::v1::ServiceCIDR,
+    policy::v1::PodDisruptionBudget,
+    api_rbac::v1::ClusterRoleBinding,
+    api_rbac::v1::ClusterRole,
+    api_rbac::v1::RoleBinding,
+    api_rbac::v1::Role,
+    storage::v1::CSIDriver,
+    storage::v1::CSINode,
+    storage::v1::CSIStorageCapacity,
+    storage::v1::StorageClass,
+    storage::v1::VolumeAttachment,
+    scheduling::v1::PriorityClass,
+    coordination::v1::Lease,
+    api_node::v1::RuntimeClass,
+    discovery::v1::EndpointSlice,
+}
+
+register! { FACES:
+    autoscaling::v1::HorizontalPodAutoscaler,
+    events::v1::Event,
+}
 
 /// Every kind that is stored, in the order of discovery.
 pub fn all() -> &'static [KindRef] {
-    static KINDS: std::sync::LazyLock<Vec<KindRef>> = std::sync::LazyLock::new(|| {
-        vec![
-            kind_of::<core::v1::ConfigMap>(),
-            kind_of::<core::v1::Endpoints>(),
-            kind_of::<core::v1::Event>(),
-            kind_of::<core::v1::LimitRange>(),
-            kind_of::<core::v1::Namespace>(),
-            kind_of::<core::v1::Node>(),
-            kind_of::<core::v1::PersistentVolumeClaim>(),
-            kind_of::<core::v1::PersistentVolume>(),
-            kind_of::<core::v1::Pod>(),
-            kind_of::<core::v1::PodTemplate>(),
-            kind_of::<core::v1::ReplicationController>(),
-            kind_of::<core::v1::ResourceQuota>(),
-            kind_of::<core::v1::Secret>(),
-            kind_of::<core::v1::ServiceAccount>(),
-            kind_of::<core::v1::Service>(),
-            kind_of::<apps::v1::ControllerRevision>(),
-            kind_of::<apps::v1::DaemonSet>(),
-            kind_of::<apps::v1::Deployment>(),
-            kind_of::<apps::v1::ReplicaSet>(),
-            kind_of::<apps::v1::StatefulSet>(),
-            kind_of::<autoscaling::v2::HorizontalPodAutoscaler>(),
-            kind_of::<batch::v1::CronJob>(),
-            kind_of::<batch::v1::Job>(),
-            kind_of::<certificates::v1::CertificateSigningRequest>(),
-            kind_of::<networking::v1::IPAddress>(),
-            kind_of::<networking::v1::IngressClass>(),
-            kind_of::<networking::v1::Ingress>(),
-            kind_of::<networking::v1::NetworkPolicy>(),
-            kind_of::<networking::v1::ServiceCIDR>(),
-            kind_of::<policy::v1::PodDisruptionBudget>(),
-            kind_of::<api_rbac::v1::ClusterRoleBinding>(),
-            kind_of::<api_rbac::v1::ClusterRole>(),
-            kind_of::<api_rbac::v1::RoleBinding>(),
-            kind_of::<api_rbac::v1::Role>(),
-            kind_of::<storage::v1::CSIDriver>(),
-            kind_of::<storage::v1::CSINode>(),
-            kind_of::<storage::v1::CSIStorageCapacity>(),
-            kind_of::<storage::v1::StorageClass>(),
-            kind_of::<storage::v1::VolumeAttachment>(),
-            kind_of::<scheduling::v1::PriorityClass>(),
-            kind_of::<coordination::v1::Lease>(),
-            kind_of::<api_node::v1::RuntimeClass>(),
-            kind_of::<discovery::v1::EndpointSlice>(),
-        ]
-    });
-    &KINDS
+    STORED
 }
 
 /// Kinds that are other versions of stored ones.
 pub fn faces() -> &'static [KindRef] {
-    static FACES: std::sync::LazyLock<[KindRef; 2]> = std::sync::LazyLock::new(|| {
-        [kind_of::<autoscaling::v1::HorizontalPodAutoscaler>(), kind_of::<events::v1::Event>()]
-    });
-    &*FACES
+    FACES
 }
 
 /// Every kind that is served: stored ones and faces.

@@ -1,7 +1,7 @@
 //! Charging quotas: see [`crate::admission`].
 
+use balsa_model::kind::to_value;
 use balsa_model::{AnyObject, Failure, Object, Operation, Precondition};
-use serde_json::Value;
 
 use super::{ATTEMPTS, Engine, refused};
 use crate::admission::Admitted;
@@ -29,7 +29,7 @@ impl Engine {
                 return Ok(());
             }
             let mutation = |charge: &crate::admission::Charge| {
-                let value = serde_json::to_value(&charge.new).unwrap_or(Value::Null);
+                let value = to_value(&charge.new);
                 let old = &charge.old;
                 let precondition =
                     Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use balsa_client::{
     Backend, DeleteQuery, ListQuery, ObjectList, Start, WatchEvent, WatchStream, WriteOptions,
 };
-use balsa_model::kind::kind_of;
+use balsa_model::kind::{kind_of, to_value};
 use balsa_model::selector::Filter;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, KindRef, Object, Operation, Precondition};
@@ -199,7 +199,7 @@ impl Engine {
         mark_scheduled(&mut pod, now);
         let precondition = Precondition { revision: Some(old.revision()), uid: Some(old.uid().to_owned()) };
         // Nobody owns what a binding sets.
-        let value = serde_json::to_value(&pod).map_err(Failure::internal)?;
+        let value = to_value(&pod);
         let form = (&value, old.managed_fields());
         Ok(self.admission.admitted(self.mutation(who, Operation::Replace, &pod, form, precondition)))
     }

@@ -5,7 +5,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use balsa_model::kind::kind_of;
+use balsa_model::kind::{kind_of, to_value};
 use balsa_model::kinds::pod::{is_terminal, set_disrupted};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::{DeleteOptions, Part};
@@ -89,8 +89,7 @@ async fn marked(
         if is_terminal(&pod) || !set_disrupted(&mut pod, REASON, "Eviction API: evicting", now) {
             return Ok(precondition);
         }
-        let value = serde_json::to_value(pod).map_err(Failure::internal)?;
-        match engine.update(who, pods, key, Part::Status, value, false).await {
+        match engine.update(who, pods, key, Part::Status, to_value(&pod), false).await {
             // Its agent tells its status at any time.
             Err(failure) if failure.reason == Reason::Conflict => last = failure,
             Err(failure) => return Err(failure),
@@ -118,7 +117,7 @@ async fn charge(
             return Ok(());
         }
         let charged = charged(&budget, &object.key().name, engine.clock().now_seconds());
-        let value = serde_json::to_value(charged).map_err(Failure::internal)?;
+        let value = to_value(&charged);
         let kind = kind_of::<PodDisruptionBudget>();
         match engine.update(who, kind, &key, Part::Status, value, dry_run).await {
             Err(failure) if failure.reason == Reason::Conflict => last = failure,

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_log::{Committed, LogIndex};
-use balsa_model::kind::{Claim, Descriptor, Kind, KindRef, kind_of};
+use balsa_model::kind::{Claim, Descriptor, Kind, KindRef, Registered, define, kind_of};
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
 use balsa_model::{Key, Mutation, Object, Operation, Precondition, Revision};
 use bytes::Bytes;
@@ -62,6 +62,12 @@ impl k8s_openapi::Metadata for Gadget {
 
     fn metadata_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+impl Registered for Gadget {
+    fn registered() -> KindRef {
+        define::<Self>()
     }
 }
 

@@ -4,11 +4,26 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
 use super::{annotations, defaults, validation};
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::one_of;
 use crate::meta;
+
+/// The template of a JSON tree.
+///
+/// # Errors
+/// When it does not decode.
+pub fn from_value(value: Value) -> Result<PodTemplateSpec, serde_json::Error> {
+    serde_json::from_value(value)
+}
+
+/// The JSON tree of a template.
+pub fn to_value(template: &PodTemplateSpec) -> Value {
+    // Typed objects hold nothing that JSON cannot: no maps with keys other than text.
+    serde_json::to_value(template).unwrap_or_default()
+}
 
 /// Sets what the client left open.
 pub(crate) fn set_defaults(template: &mut PodTemplateSpec) {
