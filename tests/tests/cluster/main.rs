@@ -6,6 +6,8 @@ mod busy;
 mod disaster;
 mod fleet;
 mod pods;
+mod steady;
+mod upgrade;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
