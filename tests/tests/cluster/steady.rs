@@ -1,7 +1,9 @@
 //! Clients that work while servers come and go, as programs do that know all of them: writers that read what they wrote
 //! at another server, and watchers that go on elsewhere from where they were.
 //!
-//! Where nobody listens the next server is asked; anything else than a good answer is a failure.
+//! Where nobody listens the next server is asked, and so it is where a server that stops says that it has done nothing and
+//! that somebody should ask again, which it does of what it could not finish in five seconds. Anything else than a good
+//! answer is a failure.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -133,8 +135,12 @@ async fn ask(servers: &[Rest], method: Method, path: &str, body: &Value) -> Resu
     for _ in 0..ROUNDS {
         for server in servers {
             let Ok(mut connection) = server.connect().await else { continue };
-            return match connection.call(method, path, body).await {
+            return match connection.call(method.clone(), path, body).await {
                 Ok(answer) if answer.code < 300 => Ok(answer),
+                Ok(answer) if is_refused_by_a_stop(&answer) => {
+                    println!("{method} {path}: {}", answer.body);
+                    continue;
+                }
                 Ok(answer) => Err(format!("{path}: {} {}", answer.code, answer.body)),
                 Err(error) => Err(format!("{path}: {error:#}")),
             };
@@ -142,6 +148,11 @@ async fn ask(servers: &[Rest], method: Method, path: &str, body: &Value) -> Resu
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     Err("nobody listens".to_owned())
+}
+
+fn is_refused_by_a_stop(answer: &Answer) -> bool {
+    let retry = &answer.body["details"]["retryAfterSeconds"];
+    answer.code == 503 && answer.body["message"] == "the server is shutting down" && retry.is_u64()
 }
 
 /// Creates and changes objects, and reads each at another server, until it is stopped.
