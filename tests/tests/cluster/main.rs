@@ -3,6 +3,7 @@
 
 mod backup;
 mod busy;
+mod damage;
 mod disaster;
 mod fleet;
 mod pods;
