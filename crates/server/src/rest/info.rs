@@ -216,7 +216,8 @@ async fn health(call: &Call, parts: &[&str]) -> Response {
         checks.push(Check::new("leader", leader));
         checks.push(Check::new("read", leader && log.is_readable().await));
         checks.push(Check::new("lag", log.lag() <= NEAR));
-        checks.push(Check::new("state", !log.is_distrusted()));
+        let doubt = || call.front.members.doubt().unwrap_or_else(|| "failed".to_owned());
+        checks.push(Check { name: "state", problem: log.is_distrusted().then(doubt), counts: true });
         let problem = call.front.engine.quota().alarm();
         checks.push(Check { name: "storage-quota", problem, counts: false });
     }
