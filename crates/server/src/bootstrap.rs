@@ -1,6 +1,7 @@
 //! The objects that a cluster has from the start (WIRE-CONTRACT section 15). Written by the leader at
 //! every start, where they are missing; what a user changed stays changed.
 
+pub(crate) mod flow_control;
 mod rbac;
 
 use std::net::IpAddr;
@@ -41,6 +42,7 @@ pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
         create::<Namespace>(client, json!({"metadata": {"name": name}})).await?;
     }
     rbac::seed(client).await?;
+    flow_control::seed(client).await?;
     for class in SYSTEM_CLASSES {
         create::<PriorityClass>(client, priority_class(class)).await?;
     }

@@ -176,7 +176,7 @@ impl Server {
         let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
         let front = Front::new(Parts {
             authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
-            authorizer: Authorizer::new(state),
+            authorizer: Authorizer::new(state.clone()),
             engine,
             authority,
             tokens,
@@ -184,7 +184,7 @@ impl Server {
             metrics,
             members,
             certificates: certificates.clone(),
-            fairness: Fairness::new(config.limits),
+            fairness: Fairness::new(config.limits, state),
             shared: Arc::new(shared),
             counted: Counted::default(),
         });
