@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -54,6 +55,8 @@ pub struct Caches {
     pub autoscalers: Informer,
     pub ip_addresses: Informer,
     pub service_cidrs: Informer,
+    pub flow_schemas: Informer,
+    pub priority_levels: Informer,
     /// Every kind but Event, the above included.
     pub all: Vec<(KindRef, Informer)>,
 }
@@ -95,6 +98,8 @@ impl Caches {
             autoscalers: pick::<HorizontalPodAutoscaler>(&mut all, &start),
             ip_addresses: pick::<IPAddress>(&mut all, &start),
             service_cidrs: pick::<ServiceCIDR>(&mut all, &start),
+            flow_schemas: pick::<FlowSchema>(&mut all, &start),
+            priority_levels: pick::<PriorityLevelConfiguration>(&mut all, &start),
             all,
         }
     }

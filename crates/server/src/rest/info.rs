@@ -19,15 +19,20 @@ use crate::members::NEAR;
 /// What is served, group by group.
 static GROUPS: LazyLock<Vec<GroupVersion>> = LazyLock::new(discovery::built_in);
 
+/// What a request wants that is for no object.
+pub(super) fn attributes(call: &Call) -> Attributes {
+    let path = call.uri.path().trim_end_matches('/');
+    Attributes {
+        verb: call.method.as_str().to_lowercase(),
+        path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+        ..Attributes::default()
+    }
+}
+
 /// Serves a request for anything but objects.
 pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> {
     let path = call.uri.path().trim_end_matches('/').to_owned();
-    let attributes = Attributes {
-        verb: call.method.as_str().to_lowercase(),
-        path: if path.is_empty() { "/".to_owned() } else { path.clone() },
-        ..Attributes::default()
-    };
-    call.front.authorize(&call.user, &attributes)?;
+    call.front.authorize(&call.user, &attributes(&call))?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return Err(Failure::generic(Reason::MethodNotAllowed));
     }
