@@ -2,13 +2,14 @@
 //! are made again when somebody has deleted them.
 //!
 //! Reads FlowSchemas and PriorityLevelConfigurations; writes the status of schemas, and creates `exempt` and
-//! `catch-all`. One key a schema; a second call changes nothing. Servers follow these objects themselves.
+//! `catch-all` again. One key a schema; a second call changes nothing. That they are there at all is for the
+//! server's first objects; servers follow these objects themselves.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::{Client, Informer, Next, Queue, Reconciler};
-use balsa_model::kinds::flow_schema::{self, CATCH_ALL, DANGLING, EXEMPT};
+use balsa_model::kinds::flow_schema::{self, DANGLING};
 use balsa_model::kinds::priority_level_configuration;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind, Reason};
@@ -41,9 +42,6 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope
         // One that must be there has the name of its level.
         of_level.map(|schema| schema.key().clone()).chain([Key::new("", level.to_string())]).collect()
     });
-    for name in [EXEMPT, CATCH_ALL] {
-        queue.add(Key::new("", name));
-    }
     let (schemas, levels) = (caches.flow_schemas.clone(), caches.priority_levels.clone());
     balsa_client::run(Arc::new(Schemas { client, schemas, levels, clock }), queue, 1, scope);
 }
