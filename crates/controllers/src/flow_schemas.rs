@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::flow_schema::{self, DANGLING};
 use balsa_model::kinds::priority_level_configuration;
 use balsa_model::strategy::Part;
@@ -17,7 +17,7 @@ use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, FlowSchemaCondition, PriorityLevelConfiguration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 
 const UPDATED_BY_US: &str = "apf.kubernetes.io/autoupdate-spec";
 

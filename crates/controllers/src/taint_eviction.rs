@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_of;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::kinds::node;
 use balsa_model::kinds::pod::set_disrupted;
 use balsa_model::strategy::DeleteOptions;
@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::ControllerConfig;
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 use crate::node_lifecycle::{NOT_READY, UNREACHABLE};
 use crate::pods;
 

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::certificate_signing_request::{has_condition, is_approved};
 use balsa_model::selector::Filter;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
-use balsa_rt::{Clock, Scope, TaskKind};
+use balsa_rt::{Clock, Scope};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
@@ -143,19 +143,7 @@ pub(crate) fn start(client: Client, authority: Arc<Authority>, clock: Clock, sco
     let kind = kind_of::<CertificateSigningRequest>();
     let requests = Informer::start(client.backend().clone(), kind, Filter::everything(), scope);
     let queue: Queue<Key> = Queue::new();
-    let (mut changes, keys, token) = (requests.subscribe(), queue.clone(), scope.token());
-    scope.spawn(TaskKind::Controller, async move {
-        loop {
-            let change = tokio::select! {
-                () = token.cancelled() => return,
-                change = changes.recv() => change,
-            };
-            let Some(change) = change else { return };
-            if let Some(object) = Changed::object(&change) {
-                keys.add(object.key().clone());
-            }
-        }
-    });
+    feed(&requests, &queue, scope, |change| change.object().map(|object| object.key().clone()));
     cleaner::start(client.clone(), requests.clone(), clock.clone(), scope);
     let signers = Signers { client, requests, authority, clock };
     balsa_client::run(Arc::new(signers), queue, 1, scope);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::certificate_signing_request::has_condition;
 use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key, Reason};
-use balsa_rt::{Clock, Scope, TaskKind};
+use balsa_rt::{Clock, Scope};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
@@ -29,19 +29,7 @@ struct Cleaner {
 /// Starts the controller.
 pub(super) fn start(client: Client, requests: Informer, clock: Clock, scope: &Scope) {
     let queue: Queue<Key> = Queue::new();
-    let (mut changes, keys, token) = (requests.subscribe(), queue.clone(), scope.token());
-    scope.spawn(TaskKind::Controller, async move {
-        loop {
-            let change = tokio::select! {
-                () = token.cancelled() => return,
-                change = changes.recv() => change,
-            };
-            let Some(change) = change else { return };
-            if let Some(object) = Changed::object(&change) {
-                keys.add(object.key().clone());
-            }
-        }
-    });
+    feed(&requests, &queue, scope, |change| change.object().map(|object| object.key().clone()));
     balsa_client::run(Arc::new(Cleaner { client, requests, clock }), queue, 1, scope);
 }
 
