@@ -201,13 +201,13 @@ impl Bench<'_> {
         etcd.stop().await
     }
 
-    /// One writer and watches of everything.
+    /// One writer, and watches of everything or of an object each.
     async fn fanout(&mut self) -> anyhow::Result<()> {
-        for watches in [1_000, 10_000] {
+        for (watches, apart) in [(1_000, false), (10_000, false), (1_000, true), (10_000, true)] {
             let balsa = Balsa::start(self.options, 0).await?;
             let config = Kubeconfig::read(&balsa.kubeconfig())?;
             let namespace = Namespace::create(&Target::new(&config)?, "loadtest").await?;
-            let size = fanout::Size { watches, seconds: self.options.seconds, pid: balsa.pid };
+            let size = fanout::Size { watches, apart, seconds: self.options.seconds, pid: balsa.pid };
             let line = fanout::grpc(&config, namespace.name(), &size).await?;
             self.note(line);
             balsa.stop().await?;

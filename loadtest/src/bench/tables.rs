@@ -124,6 +124,7 @@ fn comparisons() -> Vec<Comparison> {
     };
     let writes = ("scenario", Value::from("writes"));
     let gets = |stale: bool| [("scenario", Value::from("gets")), ("stale", stale.into())];
+    let fanout = |apart: bool| [("scenario", Value::from("fanout")), ("apart", apart.into())];
     let (alone, three) = (("servers", Value::Null), ("servers", Value::from(3)));
     let one = |stale| [&gets(stale)[..], std::slice::from_ref(&alone)].concat();
     let of_three =
@@ -135,7 +136,8 @@ fn comparisons() -> Vec<Comparison> {
         row("REST gets, serializable", rest, twice, &one(true)),
         row("gRPC gets, linearizable", grpc, twice, &one(false)),
         row("gRPC gets, serializable", grpc, twice, &one(true)),
-        row("watchers of one kind, events", ("grpc", None), thrice, &[("scenario", "fanout".into())]),
+        row("watches of one kind, events", ("grpc", None), thrice, &fanout(false)),
+        row("watches of an object each, events", ("grpc", None), thrice, &fanout(true)),
         row("three servers: REST creates", rest, none, &[writes.clone(), three.clone()]),
         row("three servers: gRPC creates", grpc, twice_from_64, &[writes, three.clone()]),
         row("… gRPC gets from the leader, linearizable", ("grpc", None), twice, &of_three("leader", false)),

@@ -1,6 +1,8 @@
-//! Fan-out beside etcd's: one writer, many watches of everything on a few HTTP/2 connections. The next write waits until
-//! all have heard of the last one, so nobody falls behind, and a slow watcher counts.
+//! Fan-out beside etcd's: one writer, many watches, as many in one stream as both allow, on a few connections. All watches are
+//! of everything, or each is of an object of its own. The next write waits until all that it is for have heard of the last
+//! one, so nobody falls behind, and a slow watcher counts.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -18,8 +20,8 @@ use crate::kubeconfig::Kubeconfig;
 use crate::process::processor_time;
 use crate::summary::milliseconds;
 
-/// Streams that one connection carries: servers allow for a thousand.
-const STREAMS: usize = 900;
+/// Connections with one stream each, which the watches share.
+const CONNECTIONS: usize = 8;
 /// How long the last watcher of a write may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -27,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone, Debug)]
 pub(crate) struct Size {
     pub(crate) watches: usize,
+    /// Each watches one object of its own; otherwise all watch everything.
+    pub(crate) apart: bool,
     pub(crate) seconds: u64,
     /// The server's process.
     pub(crate) pid: u32,
@@ -37,7 +41,6 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
     let (endpoint, scope, (seen, sightings)) =
         (grpc_endpoint(config)?, Scope::new(), mpsc::unbounded_channel());
     let resource = || Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() });
-    let selection = v1::Selection { namespace: namespace.to_owned(), ..Default::default() };
     let mut service = ObjectServiceClient::new(endpoint.connect().await?);
     // The one that comes by itself must not come later.
     let key = v1::ObjectKey { namespace: namespace.to_owned(), name: "kube-root-ca.crt".to_owned() };
@@ -49,76 +52,88 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let request = v1::WatchRequest { resource: resource(), selection: Some(selection), after_revision: 0 };
-    for channel in connections(&endpoint, size.watches).await? {
-        let mut watching = ObjectServiceClient::new(channel.0);
-        for _ in 0..channel.1 {
-            let mut stream = watching.watch(request.clone()).await?.into_inner();
-            synced(&mut stream).await?;
-            let seen = seen.clone();
-            scope.spawn(TaskKind::Helper, async move {
-                while let Ok(Some(response)) = stream.message().await {
-                    tell(&seen, response.events.iter().filter(|event| event.object.is_some()).count());
-                }
-            });
-        }
+    let watch = |i: usize| {
+        let field_selector = if size.apart { format!("metadata.name={}", name(i)) } else { String::new() };
+        let selection =
+            v1::Selection { namespace: namespace.to_owned(), field_selector, ..Default::default() };
+        v1::WatchRequest { resource: resource(), selection: Some(selection), after_revision: 0 }
+    };
+    for (channel, share) in connections(&endpoint, size.watches).await? {
+        let watches = share.map(&watch).collect::<Vec<_>>();
+        let count = watches.len();
+        let mut stream = ObjectServiceClient::new(channel)
+            .watch_many(v1::WatchManyRequest { watches })
+            .await?
+            .into_inner();
+        synced(&mut stream, count).await?;
+        let mut eyes = Eyes::new(size, count, &seen);
+        scope.spawn(TaskKind::Helper, async move {
+            while let Ok(Some(response)) = stream.message().await {
+                eyes.see(response.events.iter().filter(|event| event.object.is_some()).count());
+            }
+        });
     }
     let write = async |i: usize| {
-        let create = v1::CreateRequest {
-            resource: resource(),
-            namespace: namespace.to_owned(),
-            json: object(i).into(),
-            options: None,
-        };
-        service.create(create).await.map(drop)
+        let json = object(size.object(i), i).into();
+        if i < size.watches || !size.apart {
+            let namespace = namespace.to_owned();
+            let create = v1::CreateRequest { resource: resource(), namespace, json, options: None };
+            return service.create(create).await.map(drop);
+        }
+        let key = Some(v1::ObjectKey { namespace: namespace.to_owned(), name: name(size.object(i)) });
+        let update = v1::UpdateRequest { resource: resource(), key, json, ..Default::default() };
+        service.update(update).await.map(drop)
     };
     measure("grpc", size, sightings, write).await
 }
 
-/// Reads up to the end of what was there when a watch began: nothing is, but what every namespace has.
-async fn synced(stream: &mut Streaming<v1::WatchResponse>) -> anyhow::Result<()> {
-    while let Some(response) = stream.message().await? {
-        if response.events.iter().any(|event| event.r#type() == v1::watch_event::Type::Synced) {
-            return Ok(());
-        }
+/// Reads up to the end of what was there when the watches began: nothing is, but what every namespace has.
+async fn synced(stream: &mut Streaming<v1::WatchManyResponse>, watches: usize) -> anyhow::Result<()> {
+    let mut begun = 0;
+    while begun < watches {
+        let response = stream.message().await?.context("watches ended before they had begun")?;
+        let synced = |event: &&v1::WatchEvent| event.r#type() == v1::watch_event::Type::Synced;
+        begun += response.events.iter().filter(synced).count();
     }
-    bail!("a watch ended before it had begun")
+    Ok(())
 }
 
 /// An etcd's values. One stream a connection carries its watches, as etcd's own clients have it.
 pub(crate) async fn etcd(endpoint: &str, size: &Size) -> anyhow::Result<Value> {
     let [endpoint] = &etcd_endpoints(&[endpoint.to_owned()])?[..] else { bail!("one member is watched") };
     let (scope, (seen, sightings)) = (Scope::new(), mpsc::unbounded_channel());
-    for (channel, watches) in connections(endpoint, size.watches).await? {
+    for (channel, share) in connections(endpoint, size.watches).await? {
+        let watches = share.len();
         let (asking, asked) = mpsc::unbounded_channel();
         let stream = tokio_stream::wrappers::UnboundedReceiverStream::new(asked);
         let mut watching = etcd::watch_client::WatchClient::new(channel);
-        for _ in 0..watches {
-            asking.send(watch_all())?;
+        for i in share {
+            asking.send(if size.apart { watch_one(i) } else { watch_all() })?;
         }
         let mut stream = watching.watch(stream).await?.into_inner();
         let mut created = 0;
         while created < watches {
             created += usize::from(stream.message().await?.context("etcd ended a watch")?.created);
         }
-        let seen = seen.clone();
+        let mut eyes = Eyes::new(size, watches, &seen);
         scope.spawn(TaskKind::Helper, async move {
             // Kept, so that the watches stay.
             let _asking = asking;
             while let Ok(Some(response)) = stream.message().await {
-                tell(&seen, response.events.len());
+                eyes.see(response.events.len());
             }
         });
     }
     let mut kv = etcd::kv_client::KvClient::new(endpoint.connect().await?);
     let write = async |i: usize| {
-        let put = etcd::PutRequest { key: format!("{PREFIX}{i}").into(), value: object(i).into() };
+        let key = format!("{PREFIX}{}", name(size.object(i))).into();
+        let put = etcd::PutRequest { key, value: object(size.object(i), i).into() };
         kv.put(put).await.map(drop)
     };
     measure("etcd", size, sightings, write).await
 }
 
-const PREFIX: &str = "/registry/configmaps/fanout/f";
+const PREFIX: &str = "/registry/configmaps/fanout/";
 
 /// A watch of all keys that begin like ours.
 fn watch_all() -> etcd::WatchRequest {
@@ -126,24 +141,47 @@ fn watch_all() -> etcd::WatchRequest {
     if let Some(last) = range_end.last_mut() {
         *last += 1;
     }
-    let create = etcd::WatchCreateRequest { key: key.into(), range_end: range_end.into() };
+    asked(etcd::WatchCreateRequest { key: key.into(), range_end: range_end.into() })
+}
+
+/// A watch of one key.
+fn watch_one(i: usize) -> etcd::WatchRequest {
+    let key = format!("{PREFIX}{}", name(i)).into();
+    asked(etcd::WatchCreateRequest { key, ..Default::default() })
+}
+
+fn asked(create: etcd::WatchCreateRequest) -> etcd::WatchRequest {
     etcd::WatchRequest { request_union: Some(etcd::watch_request::RequestUnion::CreateRequest(create)) }
 }
 
-/// Connections, and how many watches each is to carry.
-async fn connections(endpoint: &Endpoint, watches: usize) -> anyhow::Result<Vec<(Channel, usize)>> {
-    let count = watches.div_ceil(STREAMS).max(8);
+/// Connections, and which of the watches each is to carry.
+async fn connections(endpoint: &Endpoint, watches: usize) -> anyhow::Result<Vec<(Channel, Range<usize>)>> {
     let mut connections = Vec::new();
-    for n in 0..count {
-        let share = watches / count + usize::from(n < watches % count);
+    for n in 0..CONNECTIONS {
+        let share = watches * n / CONNECTIONS..watches * (n + 1) / CONNECTIONS;
         connections.push((endpoint.clone().tcp_nodelay(true).connect().await?, share));
     }
     Ok(connections)
 }
 
-fn tell(seen: &UnboundedSender<Instant>, events: usize) {
-    for _ in 0..events {
-        let _ = seen.send(Instant::now());
+/// What one stream has seen of a write. It tells of it when its watches have all had it: a word for each event would cost
+/// more than the event.
+struct Eyes {
+    expected: usize,
+    seen: Vec<Instant>,
+    teller: UnboundedSender<Vec<Instant>>,
+}
+
+impl Eyes {
+    fn new(size: &Size, watches: usize, teller: &UnboundedSender<Vec<Instant>>) -> Self {
+        Self { expected: if size.apart { 1 } else { watches }, seen: Vec::new(), teller: teller.clone() }
+    }
+
+    fn see(&mut self, events: usize) {
+        self.seen.extend(std::iter::repeat_n(Instant::now(), events));
+        if self.seen.len() >= self.expected {
+            let _ = self.teller.send(std::mem::take(&mut self.seen));
+        }
     }
 }
 
@@ -151,7 +189,7 @@ fn tell(seen: &UnboundedSender<Instant>, events: usize) {
 async fn measure(
     api: &str,
     size: &Size,
-    mut sightings: UnboundedReceiver<Instant>,
+    mut sightings: UnboundedReceiver<Vec<Instant>>,
     mut write: impl AsyncFnMut(usize) -> Result<(), tonic::Status>,
 ) -> anyhow::Result<Value> {
     let used = processor_time(size.pid)?;
@@ -162,21 +200,35 @@ async fn measure(
         }
         let written = Instant::now();
         write(i).await?;
-        for _ in 0..size.watches {
-            let sighting = tokio::time::timeout(PATIENCE, sightings.recv()).await;
-            let at = sighting.context("a watcher saw nothing")?.context("the watchers have ended")?;
-            delays.push(at.saturating_duration_since(written));
+        let mut waited_for = if size.apart { 1 } else { size.watches };
+        while waited_for > 0 {
+            let seen = tokio::time::timeout(PATIENCE, sightings.recv()).await;
+            let seen = seen.context("a watcher saw nothing")?.context("the watchers have ended")?;
+            waited_for = waited_for.saturating_sub(seen.len());
+            delays.extend(seen.iter().map(|at| at.saturating_duration_since(written)));
         }
     }
     let rate = delays.len() as f64 / begun.elapsed().as_secs_f64();
     let used = processor_time(size.pid)?.saturating_sub(used).as_secs_f64() * 1e6 / delays.len() as f64;
     Ok(json!({
-        "scenario": "fanout", "api": api, "clients": size.watches, "per_second": rate.round(),
+        "scenario": "fanout", "api": api, "apart": size.apart, "clients": size.watches, "per_second": rate.round(),
         "server_us": (used * 10.0).round() / 10.0, "latency_ms": milliseconds(delays),
     }))
 }
 
-/// A ConfigMap of about 1 KiB.
-fn object(i: usize) -> String {
-    json!({"metadata": {"name": format!("f{i}")}, "data": {"payload": "x".repeat(1024)}}).to_string()
+impl Size {
+    /// The object that a write is for: a new one each, or those that are watched in turn.
+    fn object(&self, write: usize) -> usize {
+        if self.apart { write % self.watches } else { write }
+    }
+}
+
+fn name(i: usize) -> String {
+    format!("f{i}")
+}
+
+/// A ConfigMap of about 1 KiB, another one with each write.
+fn object(i: usize, write: usize) -> String {
+    json!({"metadata": {"name": name(i)}, "data": {"payload": "x".repeat(1024), "write": write.to_string()}})
+        .to_string()
 }

@@ -5,6 +5,7 @@
 mod bookmarks;
 mod examples;
 mod expired;
+mod many;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -104,6 +105,7 @@ fn what_rest_can_do_grpc_can() {
         parts_are_written_apart(&mut objects).await;
         deletions_have_preconditions(&mut objects).await;
         several_kinds_come_in_one_stream(&mut objects).await;
+        many::watches_share_a_stream(&mut objects).await;
         conflicts_say_what_is_there(&mut objects).await;
         bookmarks::odd_fields_are_told_or_refused(&mut objects).await;
         bookmarks::tell_how_far_a_quiet_watch_is(&mut objects).await;

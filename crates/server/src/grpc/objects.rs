@@ -34,7 +34,7 @@ const LIST_CHUNK_BYTES: usize = 64 * 1024;
 /// How often a quiet watch tells how far it is.
 const BOOKMARKS: Duration = Duration::from_secs(10);
 /// Watches in one stream.
-const WATCHES: usize = 64;
+const WATCHES: usize = 4096;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
