@@ -209,6 +209,21 @@ need_balsa() {
   building release cargo build --release -p balsa
 }
 
+# git on this repository, also for root when it is somebody else's.
+repository() { git -c safe.directory="$PWD" "$@"; }
+
+# The commit whose program is run beside this one's, and where that program is kept.
+previous_commit() { cut -d' ' -f1 tests/previous-build; }
+previous_program() { printf '%s' "$(target_dir)/previous/$(previous_commit)/balsa"; }
+# Whether it is built already, or can be: a shallow clone has no earlier commits.
+previous_is_there() {
+  [ -x "$(previous_program)" ] || repository cat-file -e "$(previous_commit)^{commit}" 2>/dev/null
+}
+previous_missing() {
+  printf '%s' "NOT TESTED: rolling upgrades. This clone lacks commit $(previous_commit), whose program the test runs \
+beside this one's. Get it and run the tests again: git fetch --unshallow"
+}
+
 # building PROFILE COMMAND…: runs it, says before RocksDB is compiled for the first time that it takes long, and then how
 # far that is: cargo counts crates, and its bar stands still meanwhile.
 building() {

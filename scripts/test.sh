@@ -27,7 +27,18 @@ else
   say "kubectl: none here. The same story is told by kube-rs; what kubectl prints is not looked at."
 fi
 
+if previous_is_there; then
+  BALSA_PREVIOUS=$(realpath -m "$(previous_program)")
+  export BALSA_PREVIOUS
+else
+  say "== $(previous_missing)"
+  # Again where everybody looks, whatever becomes of the tests.
+  trap 'say "== $(previous_missing)"' EXIT
+fi
+
 scripts/verify.sh
+# Before this one: both end up in the same place, from where that one is moved away.
+if [ -n "${BALSA_PREVIOUS:-}" ]; then scripts/previous.sh; fi
 # With the tests and not by itself: the same features of what both are made of, so nothing is built twice.
 say "== the tests, and the program that the end-to-end suites run"
 building debug cargo build --workspace --bins --tests

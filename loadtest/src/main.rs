@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use scenarios::load::Load;
-use scenarios::{Namespace, gets, list, objects, pod_start, watch, writes};
+use scenarios::{Namespace, gets, list, objects, patches, pod_start, watch, writes};
 use serde_json::Value;
 
 // Its own time is taken from the servers': the allocator is the fast one here, too.
@@ -88,6 +88,14 @@ enum Scenario {
         #[command(flatten)]
         load: Load,
     },
+    /// Changes ConfigMaps of 1 KiB for some seconds, each client one of its own.
+    Patches {
+        /// By server-side apply of the whole object, not by merge patches.
+        #[arg(long)]
+        apply: bool,
+        #[command(flatten)]
+        load: Load,
+    },
     /// Lists pods of 2 KiB that no node runs.
     List(list::Size),
     /// Time from an acknowledged write to the last of many watchers.
@@ -152,18 +160,21 @@ fn usual(name: Name) -> anyhow::Result<Scenario> {
     }
 }
 
-/// Runs one scenario in a namespace of its own.
+/// Runs one scenario: on an etcd, or in a namespace of its own.
 async fn run(cluster: &Cluster, scenario: Scenario) -> anyhow::Result<Value> {
     match &scenario {
         Scenario::Writes { api: Api::Etcd, endpoint, load } => {
-            return writes::etcd(std::slice::from_ref(endpoint), load).await;
+            writes::etcd(std::slice::from_ref(endpoint), load).await
         }
         Scenario::Gets { api: Api::Etcd, endpoint, stale, load } => {
             gets::prepare_etcd(endpoint).await?;
-            return gets::etcd(endpoint, *stale, load).await;
+            gets::etcd(endpoint, *stale, load).await
         }
-        _ => {}
+        _ => run_in_namespace(cluster, scenario).await,
     }
+}
+
+async fn run_in_namespace(cluster: &Cluster, scenario: Scenario) -> anyhow::Result<Value> {
     let config = kubeconfig::Kubeconfig::read(&cluster.kubeconfig)?;
     let target = rest::Target::new(&config)?;
     let namespace = Namespace::create(&target, &cluster.namespace).await?;
@@ -178,6 +189,7 @@ async fn run(cluster: &Cluster, scenario: Scenario) -> anyhow::Result<Value> {
                 _ => gets::rest(&target, name, *stale, load).await,
             }
         }
+        Scenario::Patches { apply, load } => patches::rest(&target, name, *apply, load).await,
         Scenario::List(size) => list::run(&target, name, size).await,
         Scenario::Watch(size) => watch::run(&target, name, size).await,
         Scenario::Objects(size) => objects::run(&target, name, size).await,

@@ -86,12 +86,23 @@ impl Connection {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<http::Response<Incoming>> {
+        self.send_with(method, path, "application/json", body).await
+    }
+
+    async fn send_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> anyhow::Result<http::Response<Incoming>> {
         const JSON: HeaderValue = HeaderValue::from_static("application/json");
+        let content_type = HeaderValue::from_static(content_type);
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
         *request.uri_mut() = path.parse()?;
         let headers = request.headers_mut();
-        headers.extend([(HOST, self.host.clone()), (CONTENT_TYPE, JSON), (ACCEPT, JSON)]);
+        headers.extend([(HOST, self.host.clone()), (CONTENT_TYPE, content_type), (ACCEPT, JSON)]);
         headers.extend(self.token.iter().map(|token| (AUTHORIZATION, token.clone())));
         self.sender.ready().await?;
         Ok(self.sender.send_request(request).await?)
@@ -104,7 +115,18 @@ impl Connection {
         path: &str,
         body: Bytes,
     ) -> anyhow::Result<(StatusCode, Bytes)> {
-        let response = self.send(method, path, body).await?;
+        self.call_with(method, path, "application/json", body).await
+    }
+
+    /// The same with a body of another type than JSON.
+    pub(crate) async fn call_with(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &'static str,
+        body: Bytes,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
+        let response = self.send_with(method, path, content_type, body).await?;
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
         if !status.is_success() {

@@ -10,6 +10,8 @@
 mod case;
 #[path = "conformance/compare.rs"]
 mod compare;
+#[path = "conformance/every_kind.rs"]
+mod every_kind;
 #[path = "conformance/normal.rs"]
 mod normal;
 #[path = "conformance/replay.rs"]
@@ -120,6 +122,31 @@ fn answers_are_those_of_the_reference_server() {
         "these differences are gone, take them off differences.json:\n{}",
         gone.join("\n")
     );
+    cluster.down();
+}
+
+#[test]
+fn every_kind_has_every_verb_that_it_names() {
+    let cluster = Cluster::start(Options::nodes(0));
+    let rest = cluster.rest();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let wrong = runtime.block_on(async {
+        let namespace = serde_json::json!({"metadata": {"name": every_kind::NAMESPACE}});
+        rest.call(http::Method::POST, "/api/v1/namespaces", &namespace).await.unwrap();
+        let (resources, samples) = (every_kind::discover(&rest).await, every_kind::samples());
+        let mut wrong = Vec::new();
+        for resource in &resources {
+            match samples.get(&resource.id) {
+                Some(sample) => wrong.append(&mut every_kind::examine(&rest, resource, sample).await),
+                None => wrong.push(format!("{}: kinds.yaml has no object of it", resource.id)),
+            }
+        }
+        let served = |id: &String| resources.iter().any(|resource| resource.id == *id);
+        wrong.extend(samples.keys().filter(|id| !served(id)).map(|id| format!("{id} is not served")));
+        println!("{} kinds were asked", resources.len());
+        wrong
+    });
+    assert!(wrong.is_empty(), "{} answers are wrong:\n{}", wrong.len(), wrong.join("\n"));
     cluster.down();
 }
 

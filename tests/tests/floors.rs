@@ -58,7 +58,8 @@ const FLOORS: &[(&str, u8, &[&str])] = &[
 /// axum (and the binary gives them the port), and informers' caches are the same persistent maps as the state's views.
 const ALONE: &[(&str, &[&str])] = &[
     ("openraft", &["balsa-log"]),
-    ("rocksdb", &["balsa-log"]),
+    // A suite damages tables, which nothing of ours can.
+    ("rocksdb", &["balsa-log", "balsa-tests"]),
     ("bollard", &["balsa-runtime"]),
     ("nftables", &["balsa-net"]),
     ("rtnetlink", &["balsa-net"]),

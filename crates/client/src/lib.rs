@@ -25,4 +25,4 @@ pub use backend::{
 pub use events::Recorder;
 pub use informer::{Changed, Informer, Subscription};
 pub use queue::Queue;
-pub use reconcile::{Next, Reconciler, run};
+pub use reconcile::{Next, Reconciler, feed, run};

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use balsa_model::{Failure, Reason};
 use balsa_rt::{Scope, TaskKind};
 
+use crate::informer::{Changed, Informer};
 use crate::queue::Queue;
 
 /// What to do with a key after a run.
@@ -34,6 +35,32 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// One run.
     async fn reconcile(&self, key: &Self::Key) -> Result<Next, Failure>;
+}
+
+/// Adds to `queue` the keys that `keys` finds in each change of `informer`, and in every object that is there.
+pub fn feed<K, I>(
+    informer: &Informer,
+    queue: &Queue<K>,
+    scope: &Scope,
+    keys: impl Fn(&Changed) -> I + Send + 'static,
+) where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    I: IntoIterator<Item = K> + Send,
+    I::IntoIter: Send,
+{
+    let (mut changes, queue, token) = (informer.subscribe(), queue.clone(), scope.token());
+    scope.spawn(TaskKind::Controller, async move {
+        loop {
+            let change = tokio::select! {
+                () = token.cancelled() => return,
+                change = changes.recv() => change,
+            };
+            let Some(change) = change else { return };
+            for key in keys(&change) {
+                queue.add(key);
+            }
+        }
+    });
 }
 
 /// Runs `workers` workers on `queue` until `scope` ends.

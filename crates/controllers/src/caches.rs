@@ -1,6 +1,6 @@
 //! The caches that all controllers read: one informer a kind, started once for a term of leadership.
 
-use balsa_client::{Changed, Client, Informer, Queue};
+use balsa_client::{Client, Informer, Queue};
 use balsa_model::kind::kind_of;
 use balsa_model::selector::Filter;
 use balsa_model::{Kind, KindRef, Revision};
@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
     ReplicationController, ResourceQuota, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::networking::v1::{IPAddress, ServiceCIDR};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
@@ -54,6 +55,8 @@ pub struct Caches {
     pub autoscalers: Informer,
     pub ip_addresses: Informer,
     pub service_cidrs: Informer,
+    pub flow_schemas: Informer,
+    pub priority_levels: Informer,
     /// Every kind but Event, the above included.
     pub all: Vec<(KindRef, Informer)>,
 }
@@ -95,6 +98,8 @@ impl Caches {
             autoscalers: pick::<HorizontalPodAutoscaler>(&mut all, &start),
             ip_addresses: pick::<IPAddress>(&mut all, &start),
             service_cidrs: pick::<ServiceCIDR>(&mut all, &start),
+            flow_schemas: pick::<FlowSchema>(&mut all, &start),
+            priority_levels: pick::<PriorityLevelConfiguration>(&mut all, &start),
             all,
         }
     }
@@ -121,32 +126,6 @@ fn pick<K: Kind>(all: &mut Vec<(KindRef, Informer)>, start: &impl Fn(KindRef) ->
     let informer = start(kind);
     all.push((kind, informer.clone()));
     informer
-}
-
-/// Adds to `queue` the keys that `keys` finds in each change of `informer`, and in every object that is there.
-pub(crate) fn feed<K, I>(
-    informer: &Informer,
-    queue: &Queue<K>,
-    scope: &Scope,
-    keys: impl Fn(&Changed) -> I + Send + 'static,
-) where
-    K: Clone + Eq + Hash + Send + Sync + 'static,
-    I: IntoIterator<Item = K> + Send,
-    I::IntoIter: Send,
-{
-    let (mut changes, queue, token) = (informer.subscribe(), queue.clone(), scope.token());
-    scope.spawn(TaskKind::Controller, async move {
-        loop {
-            let change = tokio::select! {
-                () = token.cancelled() => return,
-                change = changes.recv() => change,
-            };
-            let Some(change) = change else { return };
-            for key in keys(&change) {
-                queue.add(key);
-            }
-        }
-    });
 }
 
 /// Adds the keys that `keys` gives every `period`: what no signal has woken is looked at all the same.

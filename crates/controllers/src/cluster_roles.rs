@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
 use balsa_rt::Scope;
 use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 
 struct ClusterRoles {
     client: Client,

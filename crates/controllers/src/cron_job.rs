@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Reason};
 use balsa_rt::{Clock, Scope};
@@ -18,7 +18,7 @@ use k8s_openapi::api::batch::v1::{CronJob, CronJobStatus, Job};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::owner::{concerned, controller_uid, key_of};
 use plan::{Due, View};
 

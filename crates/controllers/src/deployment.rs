@@ -19,14 +19,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Object, Reason};
 use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::owner::{claim, concerned, controller_of, controller_uid, key_of, settle_claims};
 use crate::pods;
 use plan::{Plan, View};

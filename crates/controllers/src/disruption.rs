@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::check::scaled;
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
@@ -20,7 +20,7 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::owner::controller_of;
 use crate::pods;
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::endpoint_plan::{Backing, Port, backings, is_headless, is_managed};
 use crate::endpoints::services_of;
 use crate::owner::{controller_reference, key_of};

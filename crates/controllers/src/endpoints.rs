@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Object};
@@ -15,7 +15,7 @@ use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::endpoint_plan::{Backing, Port, backings, is_headless, is_managed};
 
 /// The most addresses of one object; more are cut off and said to be.

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::quantity::Quantity;
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
@@ -26,7 +26,7 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 use k8s_openapi::api::core::v1::Pod;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::usage::{Amount, PodUsage, UsageSource};
 use plan::{Past, Sample, Standing};
 use status::Report;

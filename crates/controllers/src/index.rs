@@ -7,11 +7,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use balsa_client::{Changed, Informer, Queue};
+use balsa_client::{Changed, Informer, Queue, feed};
 use balsa_model::{Key, Object};
 use balsa_rt::Scope;
-
-use crate::caches::feed;
 
 /// The keys of a cache's objects by the values that `values_of` reads out of them. Cheap to clone.
 #[derive(Clone)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Client, DeleteQuery, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, DeleteQuery, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::kind::kind_of;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Object, Precondition, Reason};
@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference, ServiceCIDR};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::index::{Index, feed_indexed};
 
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";

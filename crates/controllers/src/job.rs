@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::kinds::job::is_finished;
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
@@ -27,7 +27,7 @@ use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::owner::{claim, concerned, settle_claims};
 use crate::pod_control::PodControl;
 use plan::{Plan, View};

@@ -23,6 +23,7 @@
 //! | `resource_quota` | quotas say what is used of them |
 //! | `cluster_roles` | roles that are put together out of others |
 //! | `ip_addresses` | whose an address of a Service is |
+//! | `flow_schemas` | flow schemas say whether their level is missing; what every cluster must have is there |
 //! | `horizontal_pod_autoscaler` | as many pods as what they use asks for |
 
 mod caches;
@@ -34,6 +35,7 @@ mod disruption;
 mod endpoint_plan;
 mod endpoint_slices;
 mod endpoints;
+mod flow_schemas;
 mod garbage_collector;
 mod horizontal_pod_autoscaler;
 mod index;
@@ -178,6 +180,7 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     resource_quota::start(client.clone(), caches, scope);
     cluster_roles::start(client.clone(), caches, scope);
     ip_addresses::start(client.clone(), caches, clock.clone(), scope);
+    flow_schemas::start(client.clone(), caches, clock.clone(), scope);
     if let Some(usage) = &config.usage {
         let recorder = recorder("horizontal-pod-autoscaler");
         horizontal_pod_autoscaler::start(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, DeleteQuery, ListQuery, Next, Queue, Reconciler};
+use balsa_client::{Client, DeleteQuery, ListQuery, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::namespace::FINALIZER;
 use balsa_model::selector::Filter;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 
 /// Deletions under way at a time.
 const PARALLEL: usize = 16;

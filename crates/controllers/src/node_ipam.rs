@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Informer, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::kinds::node;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
@@ -15,7 +15,7 @@ use balsa_rt::Scope;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Node;
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 
 struct NodeIpam {
     client: Client,

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::kinds::node;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
@@ -27,7 +27,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ControllerConfig;
-use crate::caches::{Caches, every, feed, settle};
+use crate::caches::{Caches, every, settle};
 use crate::pods;
 use crate::taint_eviction::Homes;
 

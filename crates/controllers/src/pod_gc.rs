@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::pod::set_disrupted;
 use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key, Object};
@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::ControllerConfig;
-use crate::caches::{Caches, every, feed};
+use crate::caches::{Caches, every};
 use crate::index::{Index, feed_indexed};
 use crate::owner::key_of;
 use crate::pods;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Informer, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind};
@@ -20,7 +20,7 @@ use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use crate::caches::{feed, settle};
+use crate::caches::settle;
 use crate::owner::{claim, concerned, settle_claims};
 use crate::pod_control::{PodControl, pod_of};
 use crate::pods;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Changed, Client, Next, Queue, Reconciler};
+use balsa_client::{Changed, Client, Next, Queue, Reconciler, feed};
 use balsa_model::quantity::Quantity;
 use balsa_model::quota::{self, Usage};
 use balsa_model::strategy::Part;
@@ -18,7 +18,7 @@ use balsa_model::{Failure, Key};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
 
-use crate::caches::{Caches, every, feed, settle};
+use crate::caches::{Caches, every, settle};
 use crate::pods;
 
 /// How often everything is counted without a reason.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Reason, Revision};
@@ -22,7 +22,7 @@ use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodTemplateSpec};
 
-use crate::caches::{Caches, feed, settle};
+use crate::caches::{Caches, settle};
 use crate::owner::{claim, concerned, key_of, settle_claims};
 use crate::revisions::{History, Revisioned, forget_old, settle_history};
 use plan::{Plan, Step, View};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_of;
-use balsa_client::{Client, Next, Queue, Reconciler, Recorder};
+use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::kinds::{node, pod};
 use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key, Object};
@@ -19,7 +19,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::ControllerConfig;
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 use crate::index::{Index, feed_indexed};
 use crate::node_lifecycle::{NOT_READY, UNREACHABLE};
 

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::strategy::{DeleteOptions, Propagation};
 use balsa_model::{Failure, Key};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
 
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 
 struct TtlAfterFinished {
     client: Client,

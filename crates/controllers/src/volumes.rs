@@ -13,13 +13,13 @@ mod released;
 
 use std::sync::Arc;
 
-use balsa_client::{Client, Queue, Recorder};
+use balsa_client::{Client, Queue, Recorder, feed};
 use balsa_model::{Key, Object};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::ControllerConfig;
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 use crate::index::feed_indexed;
 
 /// The name of the built-in provisioner.

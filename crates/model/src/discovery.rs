@@ -147,6 +147,11 @@ impl ResourceInfo {
         }
     }
 
+    /// A kind that is read and not stored.
+    fn reported(kind: KindRef) -> Self {
+        Self { verbs: owned(&["get", "list"]), stored: None, ..Self::of(kind.descriptor()) }
+    }
+
     /// What is measured when somebody asks, and not stored.
     fn measure(plural: &str, kind: &str, namespaced: bool) -> Self {
         let kind = GroupVersionKind::new("metrics.k8s.io", "v1beta1", kind);
@@ -222,7 +227,8 @@ pub fn built_in() -> Vec<GroupVersion> {
         ResourceInfo::measure("nodes", "NodeMetrics", false),
         ResourceInfo::measure("pods", "PodMetrics", true),
     ];
-    arrange(kinds.chain(questions).chain(measures))
+    let reported = kinds::reported().iter().map(|kind| ResourceInfo::reported(*kind));
+    arrange(kinds.chain(questions).chain(measures).chain(reported))
 }
 
 /// Sorts resources into group versions, in the order of preference.

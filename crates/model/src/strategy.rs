@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::Value;
 
-use crate::field::{FieldErrors, Path};
+use crate::field::FieldErrors;
 use crate::kind::{AnyObject, KindRef, Subresource};
 use crate::meta;
 use crate::object::Object;
@@ -361,23 +361,6 @@ fn differs_in_spec(new: &dyn AnyObject, old: &dyn AnyObject) -> bool {
         value
     };
     spec(new) != spec(old)
-}
-
-/// Checks the name in a body against that in the URL.
-///
-/// # Errors
-/// `BadRequest` when they differ.
-pub fn check_name(meta: &ObjectMeta, url_name: &str) -> Result<(), Failure> {
-    match meta.name.as_deref() {
-        None | Some("") => Err(Failure::bad_request(format!(
-            "name must be provided in the body: {}.name is empty",
-            Path::new("metadata")
-        ))),
-        Some(name) if name != url_name => Err(Failure::bad_request(format!(
-            "the name of the object ({name}) does not match the name on the URL ({url_name})"
-        ))),
-        Some(_) => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ const ACTORS: &[(&str, &str)] = &[
     ("clusterrolebindings", "authorization"),
     ("certificatesigningrequests", "signers of client and serving certificates"),
     ("clusterroles", "authorization; controller for those put together out of others"),
+    ("componentstatuses", "told by the server that is asked, not stored"),
     ("configmaps", "agents mount them"),
     ("controllerrevisions", "stateful set and daemon set controllers"),
     ("cronjobs", "controller"),
@@ -29,6 +30,7 @@ const ACTORS: &[(&str, &str)] = &[
     ("endpoints", "controller, proxy"),
     ("endpointslices", "controller, proxy, DNS"),
     ("events", "written by all parts"),
+    ("flowschemas", "servers send requests to levels by them; controller says whether the level is there"),
     ("horizontalpodautoscalers", "controller: use of processors and memory"),
     ("ipaddresses", "controller: one for each address of a Service"),
     ("jobs", "controller, and one for the time to live after the end"),
@@ -41,6 +43,7 @@ const ACTORS: &[(&str, &str)] = &[
     ("poddisruptionbudgets", "controller"),
     ("pods", "scheduler, agents, garbage collection"),
     ("priorityclasses", "scheduler"),
+    ("prioritylevelconfigurations", "servers divide their seats and queues by them"),
     ("replicasets", "controller"),
     ("replicationcontrollers", "controller"),
     ("resourcequotas", "enforced when objects are written; controller counts what is used"),
@@ -68,16 +71,7 @@ const HOLES: &[(&str, &str)] = &[
     ),
     ("apiextensions.k8s.io/v1 customresourcedefinitions", "custom resources come later"),
     ("apiregistration.k8s.io/v1 apiservices", "aggregation comes with custom resources"),
-    (
-        "flowcontrol.apiserver.k8s.io/v1 flowschemas",
-        "queues are by user, with fixed limits (`--help` of `balsa server`); nothing can be configured through the API",
-    ),
-    (
-        "flowcontrol.apiserver.k8s.io/v1 prioritylevelconfigurations",
-        "queues are by user, with fixed limits (`--help` of `balsa server`); nothing can be configured through the API",
-    ),
     ("storage.k8s.io/v1 csistoragecapacities", "the scheduler does not ask drivers"),
-    ("v1 componentstatuses", "deprecated since 1.19; `/readyz` tells"),
 ];
 
 fn verbs(verbs: &[String]) -> String {

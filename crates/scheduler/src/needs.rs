@@ -127,7 +127,7 @@ impl Needs {
         let meta = &pod.metadata;
         let nothing = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&nothing);
-        let requests = pod::resource_requests(spec);
+        let requests = pod::held_requests(pod);
         let assumed = |asked: i64, otherwise: i64| if asked > 0 { asked } else { otherwise };
         let mut needs = Self {
             key: Key::new(

@@ -243,6 +243,7 @@ impl Scheduler {
                 && old.spec == pod.spec
                 && old.metadata.labels == pod.metadata.labels
                 && old.metadata.deletion_timestamp == pod.metadata.deletion_timestamp
+                && is_too_large(&old) == is_too_large(&pod)
         });
         if same {
             return;
@@ -364,6 +365,11 @@ impl Scheduler {
             let _ = results.send(bound.collect());
         });
     }
+}
+
+/// Whether a pod wants more than its node can ever give, so that it has less than its spec says.
+fn is_too_large(pod: &Pod) -> bool {
+    pod::condition(pod, pod::PENDING).is_some_and(|why| why.reason.as_deref() == Some(pod::INFEASIBLE))
 }
 
 fn is_ours(pod: &Pod) -> bool {

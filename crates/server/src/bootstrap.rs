@@ -1,6 +1,7 @@
 //! The objects that a cluster has from the start (WIRE-CONTRACT section 15). Written by the leader at
 //! every start, where they are missing; what a user changed stays changed.
 
+pub(crate) mod flow_control;
 mod rbac;
 
 use std::net::IpAddr;

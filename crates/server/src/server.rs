@@ -176,7 +176,7 @@ impl Server {
         let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
         let front = Front::new(Parts {
             authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
-            authorizer: Authorizer::new(state),
+            authorizer: Authorizer::new(state.clone()),
             engine,
             authority,
             tokens,
@@ -184,7 +184,7 @@ impl Server {
             metrics,
             members,
             certificates: certificates.clone(),
-            fairness: Fairness::new(config.limits),
+            fairness: Fairness::new(config.limits, state),
             shared: Arc::new(shared),
             counted: Counted::default(),
         });
@@ -377,6 +377,9 @@ impl Leader {
         let clock = self.front.engine.clock().clone();
         let (client, seed) = (self.client("bootstrap", term), self.seed.clone());
         scope.spawn(TaskKind::Controller, async move { retry_seed(&client, &seed).await });
+        let levels =
+            bootstrap::flow_control::seed(self.client("bootstrap", term), self.front.members.clone());
+        scope.spawn(TaskKind::Controller, levels);
         balsa_controllers::start(
             self.client("kube-controller-manager", term),
             clock.clone(),

@@ -5,24 +5,26 @@
 //! One key a request; a second call finds the certificate and does nothing. What somebody else's signer is
 //! to sign is left alone.
 
+mod cleaner;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler};
+use balsa_client::{Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::certificate_signing_request::{has_condition, is_approved};
 use balsa_model::selector::Filter;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
-use balsa_rt::{Clock, Scope, TaskKind};
+use balsa_rt::{Clock, Scope};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestSpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::{FromDer as _, GeneralName, ParsedExtension};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension};
 
 use crate::authorize::MASTERS;
 use crate::identity::{Authority, SERVERS};
@@ -74,14 +76,15 @@ impl Asked {
         let (_, request) =
             X509CertificationRequest::from_der(&pem.contents).map_err(|e| unreadable(e.to_string()))?;
         let subject = &request.certification_request_info.subject;
+        let text = |part: &AttributeTypeAndValue<'_>| {
+            // The certificate says what the request says: what cannot be read cannot be judged.
+            part.as_str()
+                .map(str::to_owned)
+                .map_err(|_| unreadable("a part of the subject is no text".to_owned()))
+        };
         let mut asked = Self {
-            name: subject
-                .iter_common_name()
-                .next()
-                .and_then(|cn| cn.as_str().ok())
-                .unwrap_or_default()
-                .to_owned(),
-            groups: subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect(),
+            name: subject.iter_common_name().next().map(text).transpose()?.unwrap_or_default(),
+            groups: subject.iter_organization().map(text).collect::<Result<_, _>>()?,
             ..Self::default()
         };
         for extension in request.requested_extensions().into_iter().flatten() {
@@ -110,12 +113,7 @@ fn refusal(signer: Signer, spec: &CertificateSigningRequestSpec, asked: &Asked) 
         return told("the organization of the subject is the cluster's own");
     }
     if signer == Signer::Client {
-        let several = asked.groups.len() > 1;
-        return if several {
-            told("more than one organization in the subject is not supported")
-        } else {
-            None
-        };
+        return None;
     }
     if asked.groups != [NODES] {
         return told("subject organization is not system:nodes");
@@ -145,19 +143,8 @@ pub(crate) fn start(client: Client, authority: Arc<Authority>, clock: Clock, sco
     let kind = kind_of::<CertificateSigningRequest>();
     let requests = Informer::start(client.backend().clone(), kind, Filter::everything(), scope);
     let queue: Queue<Key> = Queue::new();
-    let (mut changes, keys, token) = (requests.subscribe(), queue.clone(), scope.token());
-    scope.spawn(TaskKind::Controller, async move {
-        loop {
-            let change = tokio::select! {
-                () = token.cancelled() => return,
-                change = changes.recv() => change,
-            };
-            let Some(change) = change else { return };
-            if let Some(object) = Changed::object(&change) {
-                keys.add(object.key().clone());
-            }
-        }
-    });
+    feed(&requests, &queue, scope, |change| change.object().map(|object| object.key().clone()));
+    cleaner::start(client.clone(), requests.clone(), clock.clone(), scope);
     let signers = Signers { client, requests, authority, clock };
     balsa_client::run(Arc::new(signers), queue, 1, scope);
 }
@@ -238,7 +225,9 @@ mod tests {
             (Signer::Client, &serving, asked("jane", &[], 0), false),
             (Signer::Client, &client, asked("jane", &["system:masters"], 0), false),
             (Signer::Client, &client, asked("x", &[SERVERS], 0), false),
-            (Signer::Client, &client, asked("jane", &["a", "b"], 0), false),
+            (Signer::Client, &client, asked("jane", &["a", "b"], 0), true),
+            (Signer::Client, &client, asked("jane", &["a", "system:masters"], 0), false),
+            (Signer::Kubelet, &client, asked("system:node:n", &[NODES, "a"], 0), false),
             (Signer::Kubelet, &client, asked("system:node:n", &[NODES], 0), true),
             (Signer::Kubelet, &client, asked("system:node:n", &[NODES], 1), false),
             (Signer::Kubelet, &client, asked("n", &[NODES], 0), false),
@@ -258,13 +247,23 @@ mod tests {
         let mut params = rcgen::CertificateParams::new(vec!["n.example".to_owned()]).unwrap();
         params.distinguished_name.push(rcgen::DnType::CommonName, "jane");
         params.distinguished_name.push(rcgen::DnType::OrganizationName, "developers");
+        // The same attribute by another name: rcgen itself has each once.
+        let organization = rcgen::DnType::CustomDnType(vec![2, 5, 4, 10]);
+        params.distinguished_name.push(organization, "admirals");
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
-        assert_eq!(Asked::read(request.as_bytes()).unwrap(), asked("jane", &["developers"], 1));
+        assert_eq!(Asked::read(request.as_bytes()).unwrap(), asked("jane", &["developers", "admirals"], 1));
         assert!(Asked::read(b"no request").is_err());
         let pem = authority.sign_request(&request, false, Duration::from_secs(600)).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();
         assert!(certificate.subject().to_string().contains("CN=jane"));
+        let groups: Vec<&str> =
+            certificate.subject().iter_organization().map(|o| o.as_str().unwrap()).collect();
+        assert_eq!(groups, ["developers", "admirals"]);
+        let (_, ca) = x509_parser::pem::parse_x509_pem(authority.certificate().as_bytes()).unwrap();
+        certificate.verify_signature(Some(ca.parse_x509().unwrap().public_key())).unwrap();
+        let names = certificate.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names, [GeneralName::DNSName("n.example")]);
         assert!(!certificate.is_ca());
         let life =
             certificate.validity().not_after.timestamp() - certificate.validity().not_before.timestamp();

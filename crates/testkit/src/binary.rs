@@ -1,5 +1,7 @@
 //! Finds the `balsa` program beside the running test, and builds it when it is missing or older than
 //! its sources. `BALSA_BIN` names another one.
+//!
+//! The program of the build before is made by `scripts/previous.sh`; `BALSA_PREVIOUS` names another one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -27,6 +29,19 @@ fn beside_the_test() -> PathBuf {
     }
     assert!(program.exists(), "{}: cargo has built the program somewhere else", program.display());
     program
+}
+
+/// The program of the build before, of the commit that `tests/previous-build` names. `None` where it was not made.
+pub fn previous_balsa() -> Option<PathBuf> {
+    if let Some(named) = std::env::var_os("BALSA_PREVIOUS").map(PathBuf::from) {
+        assert!(named.exists(), "BALSA_PREVIOUS is {}, and nothing is there", named.display());
+        return Some(named);
+    }
+    let line = std::fs::read_to_string(root().join("tests/previous-build")).unwrap();
+    let commit = line.split(' ').next().unwrap();
+    let test = std::env::current_exe().unwrap();
+    let target = test.ancestors().nth(3).unwrap();
+    Some(target.join("previous").join(commit).join("balsa")).filter(|program| program.exists())
 }
 
 fn build(profile: &Path) {

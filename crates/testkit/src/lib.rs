@@ -20,7 +20,7 @@ mod rest;
 mod wait;
 mod web;
 
-pub use binary::{balsa, root};
+pub use binary::{balsa, previous_balsa, root};
 pub use clients::clients;
 pub use cluster::{Cluster, Options};
 pub use footprint::{Container, Footprint, containers, docker, rules};

@@ -1,6 +1,7 @@
 //! The whole comparison in one run: Balsa and etcd are started by turns on the same disk, never both at a
 //! time, every round on fresh data; medians over the rounds go into tables.
 
+mod kubernetes;
 mod servers;
 mod tables;
 
@@ -48,6 +49,11 @@ pub(crate) struct Options {
     /// Only these parts.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Writes, Part::Gets, Part::Reads, Part::Fanout, Part::Servers, Part::Many, Part::Node])]
     parts: Vec<Part>,
+    /// Starts and stops a Kubernetes control plane to be measured beside Balsa (part `kubernetes`): `SCRIPT up` ends
+    /// with the path of its kubeconfig, `SCRIPT status` names its processes (`… pid N …`, one a line), `SCRIPT wipe`
+    /// stops it and forgets its data.
+    #[arg(long)]
+    peer: Option<PathBuf>,
     /// A Markdown file whose tables are replaced; else they are printed.
     #[arg(long)]
     update: Option<PathBuf>,
@@ -67,6 +73,8 @@ enum Part {
     Servers,
     /// A server with 100,000 objects: its memory, its start, and another server that joins it.
     Many,
+    /// What a Kubernetes control plane does, beside one; needs `--peer`.
+    Kubernetes,
     /// What needs Docker: start, memory with the demo, pod starts.
     Node,
 }
@@ -100,6 +108,9 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<()> {
         }
         if options.parts.contains(&Part::Many) {
             bench.many().await?;
+        }
+        if options.parts.contains(&Part::Kubernetes) {
+            bench.beside_kubernetes().await?;
         }
         if options.parts.contains(&Part::Node) {
             bench.node().await?;

@@ -10,6 +10,8 @@ use std::time::Instant;
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 
+use super::kubernetes;
+
 /// Where tables stand in a file: between a line with the first and a line with the second.
 const BEGIN: &str = "<!-- measured by `make bench` -->";
 const END: &str = "<!-- end of what is measured -->";
@@ -63,7 +65,7 @@ fn sync_time(work_dir: &Path) -> anyhow::Result<f64> {
 
 /// Puts the tables into a file, or prints them.
 pub(super) fn publish(machine: &str, lines: &[Value], update: Option<&Path>) -> anyhow::Result<()> {
-    let tables = format!("{machine}\n{}{}", against_etcd(lines), others(lines));
+    let tables = format!("{machine}\n{}{}{}", against_etcd(lines), kubernetes::table(lines), others(lines));
     let Some(path) = update else {
         println!("{tables}");
         return Ok(());
@@ -85,7 +87,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The median of a number over the lines in which `fields` stand so.
-fn of(lines: &[Value], fields: &[(&str, Value)], number: &str) -> Option<f64> {
+pub(super) fn of(lines: &[Value], fields: &[(&str, Value)], number: &str) -> Option<f64> {
     let fits = |line: &&Value| fields.iter().all(|(field, value)| line[*field] == *value);
     let values: Vec<f64> =
         lines.iter().filter(fits).filter_map(|line| line.pointer(number)?.as_f64()).collect();
@@ -190,6 +192,7 @@ fn row(lines: &[Value], comparison: &Comparison, clients: u64) -> Option<String>
     ))
 }
 
+/// Numbers that do not stand beside anybody else's.
 fn others(lines: &[Value]) -> String {
     let of = |scenario: &str, number: &str| of(lines, &[("scenario", scenario.into())], number);
     let objects = |kind: &str| {

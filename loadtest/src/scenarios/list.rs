@@ -28,7 +28,8 @@ pub(crate) struct Size {
     pub(crate) pid: Option<u32>,
 }
 
-/// Makes pods of about 2 KiB and lists them some times, each time the whole list at once.
+/// Makes pods of about 2 KiB and lists them some times, each time the whole list at once; then some times those
+/// with one label of a hundred.
 pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow::Result<Value> {
     let path = format!("/api/v1/namespaces/{namespace}/pods");
     make(target, &path, size.pods, pod).await?;
@@ -54,6 +55,14 @@ pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow
     if let (Some(before), Some(pid)) = (before, size.pid) {
         line["peak_extra_mib"] = (peak(pid)?.saturating_sub(before) as f64 / 1024.0).into();
     }
+    let selected = format!("{path}?labelSelector=bucket%3D7");
+    let mut times = Vec::new();
+    for _ in 0..size.rounds {
+        let start = Instant::now();
+        connection.call(Method::GET, &selected, Bytes::new()).await?;
+        times.push(start.elapsed());
+    }
+    line["selected_ms"] = milliseconds(times);
     Ok(line)
 }
 

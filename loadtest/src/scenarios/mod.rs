@@ -5,6 +5,7 @@ pub(crate) mod gets;
 pub(crate) mod list;
 pub(crate) mod load;
 pub(crate) mod objects;
+pub(crate) mod patches;
 pub(crate) mod pod_start;
 pub(crate) mod watch;
 pub(crate) mod writes;

@@ -19,6 +19,8 @@ pub(crate) struct Member {
     pub address: String,
     pub pid: Option<i32>,
     pub healthy: bool,
+    /// Of which build it is.
+    pub version: String,
 }
 
 /// The cluster. Dropping it takes it down.
@@ -36,12 +38,16 @@ impl Fleet {
 
     /// The same with nodes, which take a Docker.
     pub(crate) fn with_nodes(servers: usize, nodes: usize) -> Self {
+        Self::of(balsa(), servers, nodes)
+    }
+
+    /// The same by another program.
+    pub(crate) fn of(program: &Path, servers: usize, nodes: usize) -> Self {
         let home = tempfile::Builder::new().prefix("balsa-servers-").tempdir().unwrap();
         let mut fleet = Self { home: Some(home), commands: BTreeMap::new() };
-        let port = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let (servers, nodes, port) = (servers.to_string(), nodes.to_string(), port.to_string());
+        let (servers, nodes, port) = (servers.to_string(), nodes.to_string(), free_port());
         let data_dir = fleet.data_dir().display().to_string();
-        let told = fleet.run(&[
+        let words = [
             "up",
             "--servers",
             &servers,
@@ -52,8 +58,8 @@ impl Fleet {
             "--data-dir",
             &data_dir,
             "--detach",
-        ]);
-        if let Err(error) = told {
+        ];
+        if let Err(error) = fleet.run(program, &words) {
             panic!("balsa up: {error}");
         }
         for member in fleet.members() {
@@ -66,6 +72,26 @@ impl Fleet {
         fleet
     }
 
+    /// One server, `server-1`, with these options, that others can join.
+    pub(crate) fn alone(program: &Path, options: &[&str]) -> Self {
+        let home = tempfile::Builder::new().prefix("balsa-servers-").tempdir().unwrap();
+        let mut fleet = Self { home: Some(home), commands: BTreeMap::new() };
+        let port = free_port();
+        let directory = fleet.directory("server-1");
+        let words =
+            ["server", "--name", "server-1", "--bind", "127.0.0.1", "--advertise", "127.0.0.1", "--port"];
+        let command = std::iter::once(program.to_str().unwrap()).chain(words);
+        let data_dir = directory.display().to_string();
+        let command = command.chain([port.as_str(), "--pods-port", "0", "--data-dir", &data_dir]);
+        let command = command.chain(options.iter().copied());
+        fleet.commands.insert("server-1".to_owned(), command.map(str::to_owned).collect());
+        fleet.restart("server-1");
+        wait_until("it has written its kubeconfig", PATIENCE, || {
+            std::fs::copy(directory.join("admin.kubeconfig"), fleet.kubeconfig())
+        });
+        fleet
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.home.as_ref().unwrap().path().join("data")
     }
@@ -74,8 +100,9 @@ impl Fleet {
         self.data_dir().join("admin.kubeconfig")
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(balsa())
+    /// A command line, of any build, that knows all servers.
+    pub(crate) fn run(&self, program: &Path, arguments: &[&str]) -> Result<String, String> {
+        let output = Command::new(program)
             .args(arguments)
             .env("BALSA_KUBECONFIG", self.kubeconfig())
             .stdin(Stdio::null())
@@ -87,12 +114,12 @@ impl Fleet {
 
     /// Our own command line, which knows all servers.
     pub(crate) fn balsa(&self, arguments: &[&str]) -> Result<String, String> {
-        self.run(arguments)
+        self.run(balsa(), arguments)
     }
 
     /// All servers, whichever answers.
     pub(crate) fn try_members(&self) -> Result<Vec<Member>, String> {
-        let text = self.run(&["member", "list", "-o", "json"])?;
+        let text = self.balsa(&["member", "list", "-o", "json"])?;
         let listed: Vec<Value> = serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))?;
         let word = |member: &Value, name: &str| member[name].as_str().unwrap_or_default().to_owned();
         let member = |member: &Value| Member {
@@ -101,6 +128,7 @@ impl Fleet {
             address: word(member, "address").trim_start_matches("https://").to_owned(),
             pid: member["pid"].as_i64().and_then(|pid| pid.try_into().ok()),
             healthy: member["healthy"] == true,
+            version: word(member, "version"),
         };
         Ok(listed.iter().map(member).collect())
     }
@@ -112,7 +140,7 @@ impl Fleet {
     /// The term that the servers are in.
     pub(crate) fn term(&self) -> u64 {
         let listed: Vec<Value> =
-            serde_json::from_str(&self.run(&["member", "list", "-o", "json"]).unwrap()).unwrap();
+            serde_json::from_str(&self.balsa(&["member", "list", "-o", "json"]).unwrap()).unwrap();
         listed.iter().filter_map(|member| member["term"].as_u64()).max().unwrap()
     }
 
@@ -150,6 +178,46 @@ impl Fleet {
             let gone = state.is_empty() || state.contains(") Z ");
             if gone { Ok(()) } else { Err(state) }
         });
+    }
+
+    /// The server of this name, as it is now.
+    pub(crate) fn member(&self, name: &str) -> Member {
+        self.members().into_iter().find(|member| member.name == name).unwrap()
+    }
+
+    /// Stops a server in good order and starts it again by another program, on the same data.
+    pub(crate) fn becomes(&mut self, name: &str, program: &Path) {
+        self.signal(&self.member(name), "-TERM");
+        self.commands.get_mut(name).unwrap()[0] = program.display().to_string();
+        self.restart(name);
+    }
+
+    /// Has a server lead. On a busy machine another one may stand for election in the next moment: then once more.
+    pub(crate) fn lead(&self, name: &str) {
+        wait_until(&format!("{name} leads"), PATIENCE, || {
+            let members = self.try_members()?;
+            let leads = |member: &Member| member.name == name && member.role == "leader" && member.healthy;
+            if members.iter().any(leads) {
+                return Ok(());
+            }
+            self.balsa(&["member", "transfer-leader", name])?;
+            Err(format!("{members:#?}"))
+        });
+    }
+
+    /// One more server, the `number`th, which joins by a token of the one that is given.
+    pub(crate) fn join(&mut self, number: usize, program: &Path, contact: &Member) -> String {
+        let (name, host) = (format!("server-{number}"), format!("127.0.0.{number}"));
+        let (like, at) = (&contact.name, contact.address.split(':').next().unwrap());
+        let words = self.commands[like].iter().skip(1).map(|word| match word.as_str() {
+            word if word == at => host.clone(),
+            word => word.replace(like, &name),
+        });
+        let command = std::iter::once(program.display().to_string()).chain(words).collect();
+        self.commands.insert(name.clone(), command);
+        let token = self.balsa(&["token", "create", "--usage", "server"]).unwrap();
+        drop(self.start_with(&name, &["--join", &contact.address], Some(token.trim())));
+        name
     }
 
     /// Starts a server again with the command line that it was started with.
@@ -197,7 +265,7 @@ impl Fleet {
     }
 
     fn take_down(&self) -> Result<String, String> {
-        self.run(&["down", "--data-dir", &self.data_dir().display().to_string()])
+        self.balsa(&["down", "--data-dir", &self.data_dir().display().to_string()])
     }
 }
 
@@ -211,6 +279,11 @@ impl Drop for Fleet {
             eprintln!("--- balsa down: {error}");
         }
     }
+}
+
+/// A port that nobody has now.
+fn free_port() -> String {
+    std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string()
 }
 
 /// The end of each server's log.

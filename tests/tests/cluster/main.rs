@@ -3,9 +3,12 @@
 
 mod backup;
 mod busy;
+mod damage;
 mod disaster;
 mod fleet;
 mod pods;
+mod steady;
+mod upgrade;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -253,6 +253,16 @@ const CLUSTER: &[Row] = &[
     ok("get sc,pv,pc", &["storageclass.storage.k8s.io/local-path (default)", "system-node-critical"]),
     ok("get ipaddresses", &["services/default/kubernetes"]),
     ok("get servicecidrs", &["kubernetes"]),
+    Row {
+        since: 29,
+        ..ok("get flowschemas", &["PRIORITYLEVEL", "global-default", "probes", "ByNamespace", "False"])
+    },
+    Row {
+        since: 29,
+        ..ok("get prioritylevelconfigurations", &["NOMINALCONCURRENCYSHARES", "workload-low", "Exempt"])
+    },
+    Row { since: 29, ..ok("describe flowschema catch-all", &["Dangling"]) },
+    ok("get cs", &["etcd-0", "Healthy", "ok", "controller-manager", "scheduler"]),
     ok(
         "get clusterroles admin -o jsonpath={.rules[*].resources}",
         &["rolebindings", "pods/exec", "configmaps"],

@@ -5,6 +5,7 @@
 
 mod bookmarks;
 mod history;
+mod levels;
 mod pressure;
 mod quota;
 

@@ -14,15 +14,17 @@ use crate::MAPS;
 
 /// How long a noisy user makes noise.
 const NOISE: Duration = Duration::from_secs(3);
+/// For what controllers do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// Far more than a quiet user's request takes beside a noisy one, on a machine that does other things too.
 const SOON: Duration = Duration::from_secs(2);
 
-fn server(home: &tempfile::TempDir, more: &[&str]) -> LoneServer {
+pub(crate) fn server(home: &tempfile::TempDir, more: &[&str]) -> LoneServer {
     LoneServer::start(&home.path().join("data"), more)
 }
 
 /// Lets users write ConfigMaps, who are impersonated below.
-fn allow(server: &LoneServer, users: &[&str]) {
+pub(crate) fn allow(server: &LoneServer, users: &[&str]) {
     let subjects: Vec<Value> = users
         .iter()
         .map(|user| json!({"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}))
@@ -84,7 +86,7 @@ async fn make_noise(
     all
 }
 
-fn metric(server: &LoneServer, line: &str) -> f64 {
+pub(crate) fn metric(server: &LoneServer, line: &str) -> f64 {
     let text = server.request(Method::GET, "/metrics", &Value::Null).unwrap().body;
     let lines = text.as_str().unwrap().lines();
     let values = lines.filter_map(|found| found.strip_prefix(line)?.trim().parse::<f64>().ok());
@@ -115,7 +117,7 @@ fn a_noisy_user_does_not_starve_a_quiet_one() {
             quiet += 1;
         }
     });
-    // The noisy one waits for itself: with two seats of four, most of its requests are in its queue.
+    // The noisy one waits for itself: with the few seats of its level, most of its requests are in its queue.
     let waiting = metric(&server, "apiserver_current_inqueue_requests{request_kind=\"mutating\"}");
     stop.store(true, Ordering::Relaxed);
     let noisy = runtime.block_on(noise).unwrap();

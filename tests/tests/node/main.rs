@@ -14,6 +14,7 @@ mod maintenance;
 mod network;
 mod operations;
 mod registry;
+mod resize;
 mod rollout;
 mod start;
 mod userspace;

@@ -128,6 +128,14 @@ fn classes_and_configuration(cluster: &Cluster) {
             value
         );
     }
+    let flow_control = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    for (name, level) in
+        [("exempt", "exempt"), ("catch-all", "catch-all"), ("service-accounts", "workload-low")]
+    {
+        let schema = there(cluster, &format!("{flow_control}/flowschemas/{name}"));
+        assert_eq!(schema["spec"]["priorityLevelConfiguration"]["name"], level);
+        there(cluster, &format!("{flow_control}/prioritylevelconfigurations/{level}"));
+    }
     let classes = cluster.read("/apis/storage.k8s.io/v1/storageclasses").unwrap();
     let classes = classes["items"].as_array().unwrap();
     let is_default = "storageclass.kubernetes.io/is-default-class";

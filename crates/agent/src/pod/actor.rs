@@ -25,6 +25,7 @@ use crate::context::NodeContext;
 use crate::metrics;
 use crate::pod::conditions::OWN_CONDITIONS;
 use crate::pod::observed::{Observed, PutOut, Role, members};
+use crate::pod::resize::Pending;
 use crate::pod::status::running_containers;
 use crate::pod::sync::{Outcome, PodWork, SharedMemory, lock};
 use crate::probe::{self, ProbeKind, Report, Target};
@@ -32,8 +33,10 @@ use crate::probe::{self, ProbeKind, Report, Target};
 /// What is wanted of a pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Desired {
-    /// As the server (or the cache) has it.
+    /// As the server (or the cache) has it, but with the sizes that the node has given it.
     pub pod: Arc<Pod>,
+    /// The sizes that it wants, if the node has not given it those.
+    pub pending: Option<Pending>,
     /// The server has it no more: end it and report nothing.
     pub orphaned: bool,
 }
@@ -106,6 +109,8 @@ struct Essence {
     /// Conditions that others write, for readiness gates.
     foreign: Vec<(String, String)>,
     phase: Option<String>,
+    /// Why sizes are not given.
+    pending: Option<(&'static str, String)>,
     orphaned: bool,
 }
 
@@ -123,6 +128,7 @@ impl Essence {
             deletion: (meta.deletion_timestamp.clone(), meta.deletion_grace_period_seconds),
             foreign: foreign.map(|condition| (condition.type_.clone(), condition.status.clone())).collect(),
             phase: status.and_then(|status| status.phase.clone()).filter(terminal),
+            pending: desired.pending.as_ref().map(|pending| (pending.reason, pending.message.clone())),
             orphaned: desired.orphaned,
         }
     }
@@ -311,7 +317,8 @@ impl PodActor {
         self.node.objects.acquire(desired.pod.metadata.uid.as_deref().unwrap_or_default(), &desired.pod);
         self.again = false;
         self.wake = None;
-        let work = PodWork { node: self.node.clone(), pod: desired.pod, memory: self.memory.clone() };
+        let Desired { pod, pending, .. } = desired.clone();
+        let work = PodWork { node: self.node.clone(), pod, pending, memory: self.memory.clone() };
         self.work = Some(match self.phase {
             Phase::Running => work.converge().boxed(),
             Phase::Ending => work.terminate(!desired.orphaned).boxed(),

@@ -3,30 +3,50 @@
 //! labels; for taints that put pods out; for ports of the machine. Who is refused is Failed, and says why.
 //!
 //! Who has begun here is never judged again, whatever has changed about the node meanwhile: it is known by its
-//! status, or by what runs.
+//! status, or by what runs. Only when its containers are to have other sizes it is asked whether there is room for
+//! them; until there is, the pod keeps those that it has.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
-use balsa_client::{Client, Informer};
+use balsa_client::{Client, Informer, Subscription};
 use balsa_model::Key;
 use balsa_model::fits::{self, Room, Shortage};
 use balsa_model::kinds::node;
-use balsa_model::kinds::pod::{Requests, is_active, is_extended_resource, is_terminal, resource_requests};
+use balsa_model::kinds::pod::{
+    Requests, Sizes, given_sizes, is_active, is_extended_resource, is_terminal, resource_requests,
+    wanted_sizes, with_sizes,
+};
 use balsa_runtime::Runtime;
 use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::sync::watch;
 
 use crate::config::AgentConfig;
 use crate::node::facts::Machine;
 use crate::pod::host_ports::HostPorts;
 use crate::pod::observed::PutOut;
+use crate::pod::resize::{self, Pending};
 
 /// How long the server may take to tell the node as it is now.
 const ASK: Duration = Duration::from_secs(3);
 
 /// What the pods that are here have of the node, by their UIDs.
-type Taken = HashMap<String, Requests>;
+type Taken = HashMap<String, Place>;
+
+/// What a pod has of the node.
+struct Place {
+    requests: Requests,
+    sizes: Sizes,
+}
+
+impl Place {
+    /// With these sizes.
+    fn of(pod: &Pod, sizes: Sizes) -> Self {
+        let requests = requests(&with_sizes(pod, &sizes));
+        Self { requests, sizes }
+    }
+}
 
 /// Which pods get in.
 pub(crate) struct Admission {
@@ -40,6 +60,8 @@ pub(crate) struct Admission {
     /// Pods of which something ran before this process began.
     ran: OnceLock<HashSet<String>>,
     taken: Mutex<Taken>,
+    /// Changes when a pod has less than before.
+    room: watch::Sender<u64>,
 }
 
 impl Admission {
@@ -59,6 +81,7 @@ impl Admission {
             host_ports,
             ran: OnceLock::new(),
             taken: Mutex::default(),
+            room: watch::Sender::new(0),
         }
     }
 
@@ -90,7 +113,7 @@ impl Admission {
             return;
         }
         self.host_ports.adopt(pod);
-        self.lock().entry(uid(pod).to_owned()).or_insert_with(|| requests(pod));
+        self.lock().entry(uid(pod).to_owned()).or_insert_with(|| Place::of(pod, given_sizes(pod)));
     }
 
     /// Gives a pod that is new here its place, or tells why it has none.
@@ -105,30 +128,66 @@ impl Admission {
         }
         self.host_ports.claim(pod)?;
         if !is_terminal(pod) && !self.host_ports.is_over(uid(pod)) {
-            self.lock().insert(uid(pod).to_owned(), requests(pod));
+            self.lock().insert(uid(pod).to_owned(), Place::of(pod, wanted_sizes(pod)));
         }
         Ok(())
     }
 
-    /// A pod that is here has another spec, or is over.
-    pub(crate) fn changed(&self, pod: &Pod) {
-        if is_terminal(pod) {
-            self.release(uid(pod));
-        } else if let Some(taken) = self.lock().get_mut(uid(pod)) {
-            *taken = requests(pod);
+    /// A pod that is here, or comes: as it is to be worked on, with the sizes that there is room for; and those
+    /// that it wants otherwise.
+    pub(crate) fn fit(&self, pod: Arc<Pod>) -> (Arc<Pod>, Option<Pending>) {
+        if is_terminal(&pod) {
+            self.release(uid(&pod));
+            return (pod, None);
         }
+        let wanted = wanted_sizes(&pod);
+        let (capacity, mut taken) = (self.capacity(), self.lock());
+        let used = used(taken.iter().filter(|(other, _)| *other != uid(&pod)).map(|(_, place)| place));
+        let Some(place) = taken.get_mut(uid(&pod)).filter(|place| place.sizes != wanted) else {
+            return (pod, None);
+        };
+        let asked = requests(&pod);
+        if let Some((reason, message)) = resize::refused(&asked, &place.requests, &capacity, &used) {
+            let given = Arc::new(with_sizes(&pod, &place.sizes));
+            return (given, Some(Pending { wanted: pod, reason, message }));
+        }
+        *place = Place { requests: asked, sizes: wanted };
+        self.room.send_modify(|count| *count += 1);
+        (pod, None)
+    }
+
+    /// Changes when there may be more room than before.
+    pub(crate) fn room(&self) -> watch::Receiver<u64> {
+        self.room.subscribe()
     }
 
     /// The pod is over, and needs its place no more.
     pub(crate) fn release(&self, uid: &str) {
         self.host_ports.release(uid);
-        self.lock().remove(uid);
+        self.leave(uid);
     }
 
     /// The server has the pod no more: it blocks nobody, though it may still be on its way out.
     pub(crate) fn forget(&self, uid: &str) {
         self.host_ports.forget(uid);
-        self.lock().remove(uid);
+        self.leave(uid);
+    }
+
+    fn leave(&self, uid: &str) {
+        if self.lock().remove(uid).is_some() {
+            self.room.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// What there is for pods, as far as it is known.
+    fn capacity(&self) -> Requests {
+        let known = self.node.get(&Key::new("", self.node_name.as_str())).and_then(|node| node.typed());
+        capacity_of(known.as_deref(), &self.own)
+    }
+
+    /// The node as the server tells it, changed.
+    pub(crate) fn node_changes(&self) -> Subscription {
+        self.node.subscribe()
     }
 
     async fn judge(&self, pod: &Pod) -> Result<(), PutOut> {
@@ -160,14 +219,12 @@ fn judge(pod: &Pod, node: Option<&Node>, own: &Requests, taken: &Taken) -> Resul
         let why = "Failed to admit pod as the OS field doesn't match node OS";
         return Err(PutOut::refused("PodOSNotSupported", why));
     }
-    let told = node.filter(|node| node.status.as_ref().is_some_and(|status| status.allocatable.is_some()));
-    let mut capacity = told.map_or_else(|| own.clone(), node::allocatable);
+    let mut capacity = capacity_of(node, own);
     let max_pods = fits::max_pods(&mut capacity);
     let mut asked = requests(pod);
     // A device that no node has may be one of the cluster: whoever sent the pod here knows.
     asked.other.retain(|name, _| !is_extended_resource(name) || capacity.other.contains_key(name));
-    let mut used = Requests::default();
-    taken.values().for_each(|other| used.add(other));
+    let used = used(taken.values());
     let pods = (i64::try_from(taken.len()).unwrap_or(i64::MAX), max_pods);
     let short = fits::shortages(&asked, Room { pods, capacity: &capacity, used: &used });
     if let Some(short) = short.into_iter().next() {
@@ -187,11 +244,28 @@ fn judge(pod: &Pod, node: Option<&Node>, own: &Requests, taken: &Taken) -> Resul
     }
 }
 
-fn out_of(short: &Shortage) -> PutOut {
+/// What a node has for pods, as far as somebody has told it.
+fn capacity_of(node: Option<&Node>, own: &Requests) -> Requests {
+    let told = node.filter(|node| node.status.as_ref().is_some_and(|status| status.allocatable.is_some()));
+    told.map_or_else(|| own.clone(), node::allocatable)
+}
+
+fn used<'a>(places: impl Iterator<Item = &'a Place>) -> Requests {
+    let mut used = Requests::default();
+    places.for_each(|place| used.add(&place.requests));
+    used
+}
+
+/// What is said where there is too little just now.
+pub(super) fn not_enough(short: &Shortage) -> String {
     let Shortage { resource, requested, used, capacity } = short;
-    let amounts = format!("requested: {requested}, used: {used}, capacity: {capacity}");
-    let why = format!("Node didn't have enough resource: {resource}, {amounts}");
-    PutOut::refused(format!("OutOf{resource}"), why)
+    format!(
+        "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+    )
+}
+
+fn out_of(short: &Shortage) -> PutOut {
+    PutOut::refused(format!("OutOf{}", short.resource), not_enough(short))
 }
 
 fn failed(predicate: &'static str, why: &str) -> PutOut {
@@ -222,8 +296,8 @@ mod tests {
     }
 
     fn taken(pods: &[Value]) -> Taken {
-        let all = pods.iter().enumerate().map(|(at, asks)| (at.to_string(), requests(&wants(asks))));
-        all.collect()
+        let place = |asks: &Value| Place::of(&wants(asks), wanted_sizes(&wants(asks)));
+        pods.iter().enumerate().map(|(at, asks)| (at.to_string(), place(asks))).collect()
     }
 
     /// Reason and message, or nothing.

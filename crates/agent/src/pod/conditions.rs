@@ -1,15 +1,24 @@
 //! A pod's conditions from the states of its containers. Pure.
 
+use balsa_model::kinds::pod::{IN_PROGRESS, PENDING};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::pod::observed::{Role, init_containers};
+use crate::pod::resize;
 use crate::pod::status::{Facts, Statuses};
 
 /// The conditions that a node writes; all others are somebody else's.
-pub(crate) const OWN_CONDITIONS: [&str; 5] =
-    ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+pub(crate) const OWN_CONDITIONS: [&str; 7] = [
+    "PodReadyToStartContainers",
+    "Initialized",
+    "Ready",
+    "ContainersReady",
+    "PodScheduled",
+    PENDING,
+    IN_PROGRESS,
+];
 
 struct Verdict {
     type_: &'static str,
@@ -88,7 +97,34 @@ pub(super) fn conditions(
         Verdict { type_: "ContainersReady", holds: containers_ready, reason: why, message },
         Verdict { type_: "PodScheduled", holds: true, reason: None, message: None },
     ];
-    merge(ours, old, facts.now)
+    let mut conditions = merge(ours, old, facts.now);
+    if !ended {
+        conditions.extend(resizing(facts, old));
+    }
+    conditions
+}
+
+/// What is said of a pod whose sizes are not those that it wants; nothing of all others.
+fn resizing(facts: &Facts<'_>, old: &PodStatus) -> Vec<PodCondition> {
+    let condition = |type_: &str, reason: Option<&str>, message: Option<&str>| {
+        let before = old.conditions.iter().flatten().find(|before| before.type_ == type_);
+        let since = before.filter(|before| before.reason.as_deref() == reason);
+        PodCondition {
+            type_: type_.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            last_transition_time: since
+                .and_then(|before| before.last_transition_time.clone())
+                .or(Some(Time(facts.now))),
+            ..PodCondition::default()
+        }
+    };
+    let pending = facts.pending.map(|why| condition(PENDING, Some(why.reason), Some(&why.message)));
+    let on_the_way = resize::in_progress(facts.pod, facts.observed, facts.memory);
+    let on_the_way =
+        on_the_way.map(|error| condition(IN_PROGRESS, error.as_ref().map(|_| "Error"), error.as_deref()));
+    pending.into_iter().chain(on_the_way).collect()
 }
 
 fn closed_gates(pod: &Pod, old: &PodStatus) -> Vec<String> {
@@ -127,6 +163,6 @@ fn merge(ours: [Verdict; 5], old: &PodStatus, now: Timestamp) -> Vec<PodConditio
             ..PodCondition::default()
         });
     }
-    conditions.extend(known.iter().filter(|c| !ours.iter().any(|ours| ours.type_ == c.type_)).cloned());
+    conditions.extend(known.iter().filter(|c| !OWN_CONDITIONS.contains(&c.type_.as_str())).cloned());
     conditions
 }

@@ -121,6 +121,7 @@ impl Pods {
     ) {
         let mut changes = informer.subscribe();
         let admission = &self.node.admission;
+        let (mut room, mut node_changes) = (admission.room(), admission.node_changes());
         admission.remember(self.running_pods().await);
         let server = async { tokio::join!(informer.synced(), admission.knows_the_node()) };
         let mut synced = tokio::time::timeout(SERVER_WAIT, server).await.is_ok();
@@ -146,6 +147,11 @@ impl Pods {
                 },
                 Some(uid) = objects_changed.recv() => self.poke(&uid),
                 Some(uid) = ended.recv() => self.on_ended(&uid, &informer),
+                Ok(()) = room.changed() => self.fit_again(),
+                changed = node_changes.recv() => match changed {
+                    Some(_) => self.fit_again(),
+                    None => return,
+                },
                 () = informer.synced(), if !synced => synced = true,
                 () = tokio::time::sleep(wait) => swept = false,
             }
@@ -182,7 +188,7 @@ impl Pods {
     async fn want(&self, pod: Arc<Pod>) {
         let uid = pod.metadata.uid.clone().unwrap_or_default();
         let refused = if self.has(&uid) { None } else { self.refused(&pod).await };
-        self.keep_actor(uid, Desired { pod: pod.clone(), orphaned: false }, refused);
+        self.keep_actor(uid, pod.clone(), refused);
         self.tell_host_ports(&pod);
     }
 
@@ -193,16 +199,30 @@ impl Pods {
         }
     }
 
-    fn keep_actor(&self, uid: String, desired: Desired, refused: Option<PutOut>) {
+    fn keep_actor(&self, uid: String, pod: Arc<Pod>, refused: Option<PutOut>) {
         let mut actors = self.lock();
+        let (pod, pending) = self.node.admission.fit(pod);
+        let desired = Desired { pod, pending, orphaned: false };
         match actors.get(&uid) {
-            Some(handle) => {
-                self.node.admission.changed(&desired.pod);
-                handle.update(desired);
-            }
+            Some(handle) => handle.update(desired),
             None => {
                 actors.insert(uid, self.spawn(desired, refused));
             }
+        }
+    }
+
+    /// There may be more room: who waits for other sizes is looked at again, the one that came first before all.
+    fn fit_again(&self) {
+        let actors = self.lock();
+        let mut waiting: Vec<(&PodHandle, Arc<Pod>)> =
+            actors.values().filter_map(|handle| Some((handle, handle.desired().pending?.wanted))).collect();
+        waiting.sort_by_key(|(_, pod)| {
+            let created = pod.metadata.creation_timestamp.as_ref().map(|time| time.0);
+            (created, pod.metadata.uid.clone())
+        });
+        for (handle, wanted) in waiting {
+            let (pod, pending) = self.node.admission.fit(wanted);
+            handle.update(Desired { pod, pending, orphaned: handle.desired().orphaned });
         }
     }
 
@@ -283,7 +303,7 @@ impl Pods {
         for (uid, pod) in left {
             if !wanted.contains(&uid) && !self.has(&uid) {
                 tracing::info!(uid, "taking away what is left of a pod that is gone");
-                let desired = Desired { pod: Arc::new(pod), orphaned: true };
+                let desired = Desired { pod: Arc::new(pod), pending: None, orphaned: true };
                 let handle = self.spawn(desired, None);
                 self.lock().insert(uid, handle);
             }

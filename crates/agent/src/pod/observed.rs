@@ -4,7 +4,7 @@
 //! without it a pod goes on, only a back-off or a probe result is found out anew.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use balsa_runtime::{ContainerState, ContainerStatus, labels};
@@ -175,6 +175,10 @@ pub(crate) struct Memory {
     pub containers: BTreeMap<String, ContainerMemory>,
     /// What containers were last resized to, by their ids.
     pub resized: BTreeMap<String, String>,
+    /// Why containers could not be resized, by their names.
+    pub not_resized: BTreeMap<String, String>,
+    /// Containers that are ended to be started with another size, by their ids.
+    pub restarted: BTreeSet<String>,
     /// The pod's address.
     pub address: Option<IpAddr>,
     /// Why the node puts the pod out, or does not take it in, if so.

@@ -17,6 +17,7 @@ use crate::pod::observed::{
     Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
     spec_hash,
 };
+use crate::pod::resize;
 
 /// Why a container that ended does not run again yet.
 pub(crate) const CRASH_LOOP: &str = "CrashLoopBackOff";
@@ -98,6 +99,7 @@ pub(crate) fn plan(situation: &Situation<'_>, memory: &mut Memory) -> Plan {
     if let Some(deadline) = deadline(pod) {
         plan.wake_at(deadline);
     }
+    memory.restarted.retain(|id| observed.all().any(|(_, found)| found.state.id.as_str() == id));
     if observed.sandbox().is_none() {
         return without_sandbox(situation, plan);
     }
@@ -247,8 +249,20 @@ fn keep(situation: &Situation<'_>, memory: &mut Memory, plan: &mut Plan, role: R
     if found.is_running() {
         if let Some(stop) = why_stop(memory, container, found) {
             plan.stop.push(stop);
+        } else if resize::restarts(container, found, memory) {
+            memory.restarted.insert(found.state.id.as_str().to_owned());
+            plan.stop.push(Stop {
+                id: found.state.id.clone(),
+                name: name.clone(),
+                why: format!("Container {name} resize requires restart"),
+                grace_seconds: None,
+            });
         }
         return;
+    }
+    if memory.restarted.contains(found.state.id.as_str()) {
+        // Whatever it ended with, and without a back-off: it did nothing wrong.
+        return begin(situation, memory, plan, name);
     }
     let again = role == Role::Sidecar
         || match restart_policy(situation.pod) {

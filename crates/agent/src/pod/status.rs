@@ -14,7 +14,7 @@ use crate::pod::observed::{
     Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
 };
 use crate::pod::plan::Plan;
-use crate::pod::resize;
+use crate::pod::resize::{self, Pending};
 
 /// The version that nodes report: the API level, and that it is ours.
 pub(crate) fn kubelet_version() -> String {
@@ -28,6 +28,8 @@ pub(crate) struct Facts<'a> {
     pub observed: &'a Observed,
     pub memory: &'a Memory,
     pub plan: &'a Plan,
+    /// Sizes that the pod wants and is not given.
+    pub pending: Option<&'a Pending>,
     /// The scheme of container ids: `docker`.
     pub engine: &'a str,
     pub host_ip: &'a str,
@@ -333,6 +335,7 @@ mod tests {
             observed,
             memory,
             plan,
+            pending: None,
             engine: "docker",
             host_ip: "192.0.2.1",
             now: now(),

@@ -17,6 +17,7 @@ use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
 use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member};
 use crate::pod::plan::{self, Plan, Situation};
+use crate::pod::resize::{self, Pending};
 use crate::pod::start::StartJob;
 use crate::pod::status::{Facts, pod_status};
 use crate::pod::{sandbox, terminate};
@@ -52,6 +53,8 @@ pub(crate) struct Outcome {
 pub(crate) struct PodWork {
     pub node: Arc<NodeContext>,
     pub pod: Arc<Pod>,
+    /// Sizes that it wants and is not given.
+    pub pending: Option<Pending>,
     pub memory: SharedMemory,
 }
 
@@ -87,6 +90,7 @@ impl PodWork {
             observed,
             memory: &memory,
             plan,
+            pending: self.pending.as_ref(),
             engine: &self.node.engine,
             host_ip: &self.node.config.node_ip.to_string(),
             now: self.node.clock.now_seconds(),
@@ -160,6 +164,9 @@ impl PodWork {
     /// Does what the plan says; true when something was done, so that another look is worth it.
     async fn carry_out(&self, observed: &Observed, plan: &Plan) -> Result<bool, ()> {
         let mut acted = false;
+        if resize::in_progress(&self.pod, observed, &lock(&self.memory)).is_some() {
+            self.post(observed, plan, false, false);
+        }
         if !plan.stop.is_empty() {
             acted = true;
             self.stop(plan).await?;

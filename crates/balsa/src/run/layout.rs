@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -31,6 +32,10 @@ pub(crate) const PID: &str = "balsa.pid";
 pub(crate) const LOG_FILE: &str = "balsa.log";
 /// What a detached process tells of its start.
 pub(crate) const PROGRESS: &str = "balsa.progress";
+
+/// How long whoever has the lock may take to write its process id.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKS: usize = 1000;
 
 /// The right to run on a data directory.
 pub(crate) struct Claim {
@@ -93,14 +98,27 @@ pub(crate) fn running(directory: &Path) -> anyhow::Result<Option<i32>> {
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) => {
-            let mut text = String::new();
-            file.read_to_string(&mut text)?;
-            let pid =
-                text.trim().parse().with_context(|| format!("{} holds no process id", path.display()))?;
-            Ok(Some(pid))
+            let pid = written(&mut file).with_context(|| path.display().to_string())?;
+            pid.map(Some).with_context(|| format!("{} holds no process id", path.display()))
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
     }
+}
+
+/// The process id in a pid file that somebody has locked. Between the lock and the id the file is empty, or names
+/// the one before, that was killed: then it is looked at again.
+fn written(file: &mut File) -> std::io::Result<Option<i32>> {
+    for _ in 0..LOOKS {
+        let mut text = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut text)?;
+        let alive = |pid: &i32| Path::new("/proc").join(pid.to_string()).exists();
+        if let Some(pid) = text.trim().parse().ok().filter(alive) {
+            return Ok(Some(pid));
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(None)
 }
 
 /// Whether a cluster was ever started on a directory.
@@ -138,6 +156,22 @@ pub(crate) fn own(directory: &Path) -> Vec<PathBuf> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn who_runs_is_known_when_it_has_said_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(PID);
+        // Locked, and still with the id of one that was killed: none has this one, the largest that there is.
+        std::fs::write(&path, i32::MAX.to_string()).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.lock().unwrap();
+        let asked = directory.path().to_owned();
+        let asking = std::thread::spawn(move || running(&asked).unwrap());
+        let mut truncated = File::options().write(true).truncate(true).open(&path).unwrap();
+        assert!(!asking.is_finished());
+        write!(truncated, "{}", std::process::id()).unwrap();
+        assert_eq!(asking.join().unwrap(), Some(std::process::id().cast_signed()));
+    }
 
     #[test]
     fn a_directory_has_one_cluster_at_a_time() {

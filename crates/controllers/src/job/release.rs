@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use balsa_client::{Client, Next, Queue, Reconciler};
+use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{is_tracked, untrack};
-use crate::caches::{Caches, feed};
+use crate::caches::Caches;
 use crate::owner::controller_of;
 
 struct Orphans {

@@ -16,6 +16,8 @@ use crate::kind::{Descriptor, Kind, Subresource};
 use crate::selector::LabelSelector;
 use crate::table::{Cell, Column, human_duration};
 
+mod policies;
+
 /// The labels that tie pods to their job, new and old.
 const UID_LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid"];
 const NAME_LABELS: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
@@ -53,6 +55,7 @@ impl Kind for Job {
         let replaces = if spec.pod_failure_policy.is_some() { "Failed" } else { "TerminatingOrFailed" };
         default_text(&mut spec.pod_replacement_policy, replaces);
         template::set_defaults(&mut spec.template);
+        policies::set_defaults(spec);
         if self.metadata.labels.as_ref().is_none_or(|l| l.is_empty()) {
             let labels = spec.template.metadata.as_ref().and_then(|m| m.labels.clone());
             self.metadata.labels = labels.filter(|l| !l.is_empty());
@@ -115,6 +118,12 @@ impl Kind for Job {
         }
         let mode = new.completion_mode.clone();
         errors.immutable(&path.child("completionMode"), &mode, &old.completion_mode, mode.clone());
+        let (failure, success) = (&new.pod_failure_policy, &new.success_policy);
+        errors.immutable(&path.child("podFailurePolicy"), failure, &old.pod_failure_policy, json(failure));
+        let limit = &new.backoff_limit_per_index;
+        let limit_path = path.child("backoffLimitPerIndex");
+        errors.immutable(&limit_path, limit, &old.backoff_limit_per_index, json(limit));
+        errors.immutable(&path.child("successPolicy"), success, &old.success_policy, json(success));
     }
 
     fn field(&self, label: &str) -> String {
@@ -149,6 +158,7 @@ pub(crate) fn validate_spec(spec: &JobSpec, path: &Path, errors: &mut FieldError
         ("backoffLimit", spec.backoff_limit.map(i64::from)),
         ("ttlSecondsAfterFinished", spec.ttl_seconds_after_finished.map(i64::from)),
         ("backoffLimitPerIndex", spec.backoff_limit_per_index.map(i64::from)),
+        ("maxFailedIndexes", spec.max_failed_indexes.map(i64::from)),
     ] {
         optional_non_negative(errors, &path.child(field), value);
     }
@@ -159,6 +169,7 @@ pub(crate) fn validate_spec(spec: &JobSpec, path: &Path, errors: &mut FieldError
             errors.required(&path.child("completions"), detail);
         }
     }
+    policies::validate(spec, path, errors);
     template::validate(&spec.template, &path.child("template"), errors);
     let policy = spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref()).unwrap_or_default();
     let policy_path = path.child("template").child("spec").child("restartPolicy");

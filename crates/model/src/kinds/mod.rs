@@ -6,6 +6,7 @@
 mod cells;
 pub mod certificate_signing_request;
 pub mod check;
+pub mod component_status;
 mod config_map;
 mod controller_revision;
 mod cron_job;
@@ -18,6 +19,7 @@ mod endpoints;
 mod event;
 mod event_face;
 mod faces;
+pub mod flow_schema;
 mod horizontal_pod_autoscaler;
 mod horizontal_pod_autoscaler_face;
 mod ingress;
@@ -36,6 +38,7 @@ mod pod_disruption_budget;
 pub mod pod_spec;
 mod pod_template;
 pub mod priority_class;
+pub mod priority_level_configuration;
 pub mod rbac;
 pub mod replica_set;
 mod replication_controller;
@@ -51,7 +54,7 @@ mod volume_attachment;
 mod workload;
 
 use k8s_openapi::api::{
-    apps, autoscaling, batch, certificates, coordination, core, discovery, events, networking,
+    apps, autoscaling, batch, certificates, coordination, core, discovery, events, flowcontrol, networking,
     node as api_node, policy, rbac as api_rbac, scheduling, storage,
 };
 
@@ -116,11 +119,18 @@ register! { STORED:
     coordination::v1::Lease,
     api_node::v1::RuntimeClass,
     discovery::v1::EndpointSlice,
+    flowcontrol::v1::FlowSchema,
+    flowcontrol::v1::PriorityLevelConfiguration,
 }
 
 register! { FACES:
     autoscaling::v1::HorizontalPodAutoscaler,
     events::v1::Event,
+}
+
+// Not stored: told when somebody asks.
+register! { REPORTED:
+    core::v1::ComponentStatus,
 }
 
 /// Every kind that is stored, in the order of discovery.
@@ -131,6 +141,11 @@ pub fn all() -> &'static [KindRef] {
 /// Kinds that are other versions of stored ones.
 pub fn faces() -> &'static [KindRef] {
     FACES
+}
+
+/// Kinds of which nothing is stored: their objects are made when somebody reads them.
+pub fn reported() -> &'static [KindRef] {
+    REPORTED
 }
 
 /// Every kind that is served: stored ones and faces.

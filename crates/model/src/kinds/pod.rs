@@ -15,6 +15,9 @@ use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column};
 
+pub use super::pod_spec::resize::{
+    DEFERRED, IN_PROGRESS, INFEASIBLE, PENDING, Sizes, given_sizes, held_requests, wanted_sizes, with_sizes,
+};
 pub use super::pod_spec::resources::{
     Requests, ResourceList, is_extended as is_extended_resource, limits as resource_limits, qos_class,
     requests as resource_requests,

@@ -141,7 +141,7 @@ fn build() -> Definitions {
         })
         .into_generator();
     let mut names = BTreeMap::new();
-    for kind in kinds::served() {
+    for kind in kinds::served().chain(kinds::reported().iter().copied()) {
         let descriptor = kind.descriptor();
         if let Some(name) = referenced(&kind.schema(&mut generator)) {
             names.insert(GroupVersionKind::new(descriptor.group, descriptor.version, descriptor.kind), name);

@@ -5,7 +5,8 @@
 //!                                        └─ local address, port in @node_ports ───┤─▶ local-… this machine's
 //!                                                                                 └─▶ ext-…   from outside ─▶ svc-… or local-…
 //!  svc-…, local-…  ─▶ ep-…  mark if the pod talks to itself, remember the client, translate
-//!  input, forward, output (filter) ─▶ @no_endpoints… ─▶ refuse | drop
+//!  input, forward, output (filter) ─┬─▶ @no_endpoints… ─▶ refuse | drop
+//!                                   └─▶ not translated, though in @served… ─▶ drop: a change ran over it
 //!  postrouting ─▶ masquerade what is marked
 //! ```
 //!
@@ -32,8 +33,13 @@ const SERVICE_IPS: &str = "service_ips";
 const NODE_PORTS: &str = "node_ports";
 const NO_ENDPOINTS_IPS: &str = "no_endpoints_ips";
 const NO_ENDPOINTS_NODE_PORTS: &str = "no_endpoints_node_ports";
+const SERVED_IPS: &str = "served_ips";
+const SERVED_NODE_PORTS: &str = "served_node_ports";
 const CLUSTER_IPS: &str = "cluster_ips";
 const NODE_ADDRESSES: &str = "node_addresses";
+
+/// The kernel's `IPS_DST_NAT`: the connection's destination was translated.
+const DESTINATION_TRANSLATED: u32 = 1 << 5;
 
 /// The rules for `input`, in `table`.
 pub fn rules(table: &str, input: &ProxyInput) -> RuleSet {
@@ -60,14 +66,17 @@ impl Build<'_> {
         let by_ip = json!(["ipv4_addr", "inet_proto", "inet_service"]);
         let by_port = json!(["inet_proto", "inet_service"]);
         let verdict_map = |key: &Value| Set::new(vec![("type", key.clone()), ("map", json!("verdict"))]);
-        let addresses = || Set::new(vec![("type", json!("ipv4_addr"))]);
+        let set_of = |key: &Value| Set::new(vec![("type", key.clone())]);
+        let address = json!("ipv4_addr");
         for (name, set) in [
             (SERVICE_IPS, verdict_map(&by_ip)),
             (NO_ENDPOINTS_IPS, verdict_map(&by_ip)),
             (NODE_PORTS, verdict_map(&by_port)),
             (NO_ENDPOINTS_NODE_PORTS, verdict_map(&by_port)),
-            (CLUSTER_IPS, addresses()),
-            (NODE_ADDRESSES, addresses()),
+            (SERVED_IPS, set_of(&by_ip)),
+            (SERVED_NODE_PORTS, set_of(&by_port)),
+            (CLUSTER_IPS, set_of(&address)),
+            (NODE_ADDRESSES, set_of(&address)),
         ] {
             self.set.sets.insert(name.to_owned(), set);
         }
@@ -105,20 +114,33 @@ impl Build<'_> {
     }
 
     /// Refusals are made before translation, where the destination still is the service.
+    ///
+    /// A packet that is under way while the kernel takes over a change may see the new rules halfway
+    /// (an old chain whose map is gone already), and comes out of the chains untranslated. A refusal
+    /// would be final; dropped, the client sends it again, and the new rules have it.
     fn filter_chains(&mut self) {
         let new = matches("in", json!({"ct": {"key": "state"}}), json!("new"));
         let unknown_port = json!([new, matches("==", payload("ip", "daddr"), json!(format!("@{CLUSTER_IPS}"))), {"goto": {"target": "refuse"}}]);
         let by_ip = json!([new, lookup_ip(NO_ENDPOINTS_IPS)]);
         let by_port = json!([new, self.to_node(), lookup_port(NO_ENDPOINTS_NODE_PORTS)]);
+        let status = json!({"&": [{"ct": {"key": "status"}}, DESTINATION_TRANSLATED]});
+        let untranslated = matches("==", status, json!(0));
+        let served = |key: Value, set: &str| matches("==", key, json!(format!("@{set}")));
+        let late_ip = json!([new, untranslated, served(ip_key(), SERVED_IPS), {"drop": null}]);
+        let late_port =
+            json!([new, untranslated, self.to_node(), served(port_key(), SERVED_NODE_PORTS), {"drop": null}]);
         self.chain("refuse", None, vec![
             json!([matches("==", json!({"meta": {"key": "l4proto"}}), json!("tcp")), {"reject": {"type": "tcp reset"}}]),
             json!([{"reject": {"type": "icmp", "expr": "port-unreachable"}}]),
         ]);
-        self.chain("input", Some(("filter", "input", -110)), vec![by_ip.clone(), by_port.clone()]);
-        self.chain("forward", Some(("filter", "forward", -110)), vec![by_ip.clone(), unknown_port.clone()]);
+        let input = vec![by_ip.clone(), by_port.clone(), late_ip.clone(), late_port.clone()];
+        self.chain("input", Some(("filter", "input", -110)), input);
+        let forward = vec![by_ip.clone(), late_ip.clone(), unknown_port.clone()];
+        self.chain("forward", Some(("filter", "forward", -110)), forward);
         self.chain("filter_output", Some(("filter", "output", -110)), vec![by_ip, by_port]);
         // After translation, a destination that still is a cluster IP has no such port.
-        self.chain("output_translated", Some(("filter", "output", -90)), vec![unknown_port]);
+        let translated = vec![late_ip, late_port, unknown_port];
+        self.chain("output_translated", Some(("filter", "output", -90)), translated);
     }
 
     fn port(&mut self, service: &ProxyService, port: &ProxyPort) {
@@ -170,7 +192,13 @@ impl Build<'_> {
         } else if let Some(node_port) = port.node_port {
             let key = json!({"concat": [port.protocol.name(), node_port]});
             match target {
-                Some(chain) => self.insert(NODE_PORTS, key, Some(goto(chain))),
+                Some(chain) => {
+                    self.insert(NODE_PORTS, key.clone(), Some(goto(chain)));
+                    // An endpoint with the node port's own number is no translation for the kernel.
+                    if everywhere.iter().all(|endpoint| endpoint.port != node_port) {
+                        self.insert(SERVED_NODE_PORTS, key, None);
+                    }
+                }
                 None => self.insert(NO_ENDPOINTS_NODE_PORTS, key, Some(missing)),
             }
         }
@@ -180,7 +208,15 @@ impl Build<'_> {
     fn lead_ip(&mut self, address: Ipv4Addr, port: &ProxyPort, chain: Option<&str>, missing: &Value) {
         let key = json!({"concat": [address, port.protocol.name(), port.port]});
         match chain {
-            Some(chain) => self.insert(SERVICE_IPS, key, Some(goto(chain))),
+            Some(chain) => {
+                self.insert(SERVICE_IPS, key.clone(), Some(goto(chain)));
+                // An endpoint at this very address (host network) is no translation for the kernel.
+                let itself =
+                    |endpoint: &ProxyEndpoint| (endpoint.address, endpoint.port) == (address, port.port);
+                if !port.endpoints.iter().any(itself) {
+                    self.insert(SERVED_IPS, key, None);
+                }
+            }
             None => self.insert(NO_ENDPOINTS_IPS, key, Some(missing.clone())),
         }
     }
@@ -349,15 +385,20 @@ fn outside(cidr: Ipv4Net) -> Value {
     matches("!=", payload("ip", "saddr"), prefix(cidr))
 }
 
+fn ip_key() -> Value {
+    json!({"concat": [payload("ip", "daddr"), {"meta": {"key": "l4proto"}}, payload("th", "dport")]})
+}
+
+fn port_key() -> Value {
+    json!({"concat": [{"meta": {"key": "l4proto"}}, payload("th", "dport")]})
+}
+
 fn lookup_ip(map: &str) -> Value {
-    let key =
-        json!({"concat": [payload("ip", "daddr"), {"meta": {"key": "l4proto"}}, payload("th", "dport")]});
-    json!({"vmap": {"key": key, "data": format!("@{map}")}})
+    json!({"vmap": {"key": ip_key(), "data": format!("@{map}")}})
 }
 
 fn lookup_port(map: &str) -> Value {
-    let key = json!({"concat": [{"meta": {"key": "l4proto"}}, payload("th", "dport")]});
-    json!({"vmap": {"key": key, "data": format!("@{map}")}})
+    json!({"vmap": {"key": port_key(), "data": format!("@{map}")}})
 }
 
 /// A flow of a datagram protocol whose connection tracking entry leads where it no longer should.

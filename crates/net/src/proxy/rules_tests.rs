@@ -224,3 +224,22 @@ fn udp_flows_to_endpoints_that_are_gone_are_stale() {
     let stale = stale_udp(&input(vec![none]), &input(vec![dns]));
     assert!(stale.len() == 2 && stale.iter().all(|flow| flow.endpoint.is_none()));
 }
+
+#[test]
+fn what_is_served_and_comes_out_untranslated_is_not_refused() {
+    let mut web = service(vec![endpoint(2)]);
+    web.ports[0].node_port = Some(30080);
+    let served = rules("t", &input(vec![web.clone()]));
+    let node_port = json!({"concat": ["tcp", 30080]});
+    assert!(served.sets[SERVED_IPS].elements.contains_key(&http().to_string()));
+    assert!(served.sets[SERVED_NODE_PORTS].elements.contains_key(&node_port.to_string()));
+    // In the host's network an endpoint may be where the service is: nothing is translated then.
+    web.external_ips = vec![ip("192.0.2.1")];
+    web.ports[0].endpoints = vec![ProxyEndpoint::ready(ip("192.0.2.1"), 80)];
+    let itself = json!({"concat": ["192.0.2.1", "tcp", 80]});
+    let served = rules("t", &input(vec![web.clone()]));
+    assert!(served.sets[SERVICE_IPS].elements.contains_key(&itself.to_string()));
+    assert!(!served.sets[SERVED_IPS].elements.contains_key(&itself.to_string()));
+    web.ports[0].endpoints = vec![ProxyEndpoint::ready(ip("192.0.2.1"), 30080)];
+    assert!(rules("t", &input(vec![web])).sets[SERVED_NODE_PORTS].elements.is_empty());
+}

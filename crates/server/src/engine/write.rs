@@ -223,6 +223,8 @@ impl Engine {
         value: Value,
         dry_run: bool,
     ) -> Result<Written, Failure> {
+        // Before anything else is looked at, as Kubernetes has it: a body for another object is no conflict.
+        check_name(&value, &key.name)?;
         let precondition = precondition_of(&value)?;
         let is_there = || self.state().get(kind.stored(), key).is_some();
         if kind.descriptor().create_on_update && part == Part::Main && !is_there() {
@@ -249,15 +251,10 @@ impl Engine {
             let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: ");
             return Err(Failure::conflict(kind.descriptor(), &key.name, why));
         }
-        match value.get_mut("metadata").and_then(Value::as_object_mut) {
-            Some(meta) => drop(meta.remove("resourceVersion")),
-            None => return Err(nameless(&key.name)),
+        if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            meta.remove("resourceVersion");
         }
-        match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
-            "" => Err(nameless(&key.name)),
-            name if *name != *key.name => Err(wrong_name(name, &key.name)),
-            _ => self.create(who, kind, &key.namespace, value, dry_run).await,
-        }
+        self.create(who, kind, &key.namespace, value, dry_run).await
     }
 
     /// Changes a part of an object by a patch.
@@ -459,10 +456,16 @@ fn meant(
 ) -> Result<Draft, Failure> {
     check_precondition(old, precondition)?;
     let draft = new_version(old)?;
-    match draft.value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
-        "" => Err(nameless(&old.key().name)),
-        name if *name != *old.key().name => Err(wrong_name(name, &old.key().name)),
-        _ => Ok(draft),
+    check_name(&draft.value, &old.key().name)?;
+    Ok(draft)
+}
+
+/// That a body says that it is of the object on the URL.
+fn check_name(value: &Value, on_url: &str) -> Result<(), Failure> {
+    match value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default() {
+        "" => Err(nameless(on_url)),
+        name if name != on_url => Err(wrong_name(name, on_url)),
+        _ => Ok(()),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::authorize::{Attributes, Authorized};
 use crate::engine::{
     Binding, Configuration, Listed, Page, Patch, SCALE, Wanted, Written, scale_of, watch_failed,
 };
-use crate::fairness::{Seat, Sort};
+use crate::fairness::{Seated, Sort};
 use crate::front::Front;
 use crate::rest::body::{self, Decoded, FieldValidation};
 use crate::rest::{self, Asked};
@@ -216,12 +216,13 @@ impl Objects {
         &self,
         request: &Request<T>,
         wanted: &Attributes,
-    ) -> Result<(Authorized, Option<Seat>), Status> {
+    ) -> Result<(Authorized, Seated), Status> {
         if let Some(asked) = request.extensions().get::<Asked>() {
             asked.tell(wanted);
         }
         let who = authorize(&self.0, request, wanted)?;
-        let seat = self.0.fairness.seat(who.user(), Sort::of(&wanted.verb)).await.map_err(failed)?;
+        let ticket = self.0.fairness.classify(who.user(), wanted);
+        let seat = self.0.fairness.seat(&ticket, Sort::of(&wanted.verb)).await.map_err(failed)?;
         Ok((who, seat))
     }
 

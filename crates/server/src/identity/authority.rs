@@ -214,16 +214,15 @@ impl Authority {
         serving: bool,
         life: Duration,
     ) -> Result<String, IdentityError> {
-        let mut request = CertificateSigningRequestParams::from_pem(request)?;
-        let params = &mut request.params;
+        let mut params = CertificateParams::default();
         params.is_ca = IsCa::NoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         let purpose =
             if serving { ExtendedKeyUsagePurpose::ServerAuth } else { ExtendedKeyUsagePurpose::ClientAuth };
         params.extended_key_usages = vec![purpose];
         params.use_authority_key_identifier_extension = true;
-        valid_for(params, life);
-        Ok(request.signed_by(&self.issuer)?.pem())
+        valid_for(&mut params, life);
+        Ok(super::request::sign(request, params, &self.issuer)?)
     }
 
     /// A key pair of the cluster's own, made at first use: `name` becomes `DIR/pki/<name>.key`, PEM.

@@ -4,6 +4,7 @@ mod authenticate;
 mod authority;
 mod bootstrap_token;
 mod certificates;
+mod request;
 mod server_id;
 mod service_account;
 

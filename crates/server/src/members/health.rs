@@ -1,6 +1,7 @@
 //! How all servers are: each is asked, all at once, and who does not answer in time is not well.
 
 use balsa_log::Role;
+use balsa_model::{KindRef, kinds};
 use balsa_proto::peer;
 
 use super::{ASK, Members, NEAR};
@@ -67,7 +68,18 @@ impl Members {
             checked_hash: check.map(|check| check.hash).unwrap_or_default(),
             alarms: status.fatal.into_iter().chain(self.doubt()).collect(),
             pods_address: self.0.pods_address.map(|address| address.to_string()).unwrap_or_default(),
+            kinds: kinds::all().iter().map(|kind| kind.descriptor().qualified_kind()).collect(),
         }
+    }
+
+    /// Whether every server can store objects of these kinds: while a cluster is upgraded, those of the build
+    /// before cannot. Of one that does not answer nobody knows.
+    pub(crate) async fn all_store(&self, kinds: &[KindRef]) -> bool {
+        let wanted: Vec<String> = kinds.iter().map(|kind| kind.descriptor().qualified_kind()).collect();
+        let stores = |member: &MemberHealth| {
+            member.said.as_ref().is_some_and(|said| wanted.iter().all(|kind| said.kinds.contains(kind)))
+        };
+        self.health().await.iter().all(stores)
     }
 
     /// How all servers are, by name.

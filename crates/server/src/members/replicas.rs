@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_secs(5);
 
 impl Members {
     /// What comparing states came to, if it is not well.
-    pub(super) fn doubt(&self) -> Option<String> {
+    pub(crate) fn doubt(&self) -> Option<String> {
         self.0.doubt.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -64,8 +64,12 @@ pub(crate) async fn check_replicas(members: Members) -> Result<(), String> {
         match replicas.compare(members.id().id, &voters.collect(), &own) {
             // Nothing new to compare does not undo what was found.
             Comparison::Nothing => {}
-            Comparison::Same(_) => members.set_doubt(None),
+            Comparison::Same(index) => {
+                agreed(index);
+                members.set_doubt(None);
+            }
             Comparison::OthersWrong { index, wrong } => {
+                agreed(index);
                 let wrong = members.names(&wrong);
                 tracing::error!(index, wrong, "other servers have another state than the majority");
                 members.set_doubt(None);
@@ -125,9 +129,18 @@ fn describe() {
         "balsa_replicas_differ_total",
         "Times this server's state was not that of the majority (wrong), or there was none (undecided)"
     );
+    metrics::describe_gauge!(
+        "balsa_replicas_compared_index",
+        "The last entry at which this server's state was seen to be that of the others"
+    );
     for what in ["wrong", "undecided"] {
         metrics::counter!("balsa_replicas_differ_total", "what" => what).increment(0);
     }
+}
+
+/// The states were compared at this index, and this server's is right.
+fn agreed(index: u64) {
+    metrics::gauge!("balsa_replicas_compared_index").set(index as f64);
 }
 
 fn count(what: &'static str) {

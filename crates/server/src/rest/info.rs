@@ -19,15 +19,20 @@ use crate::members::NEAR;
 /// What is served, group by group.
 static GROUPS: LazyLock<Vec<GroupVersion>> = LazyLock::new(discovery::built_in);
 
+/// What a request wants that is for no object.
+pub(super) fn attributes(call: &Call) -> Attributes {
+    let path = call.uri.path().trim_end_matches('/');
+    Attributes {
+        verb: call.method.as_str().to_lowercase(),
+        path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
+        ..Attributes::default()
+    }
+}
+
 /// Serves a request for anything but objects.
 pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> {
     let path = call.uri.path().trim_end_matches('/').to_owned();
-    let attributes = Attributes {
-        verb: call.method.as_str().to_lowercase(),
-        path: if path.is_empty() { "/".to_owned() } else { path.clone() },
-        ..Attributes::default()
-    };
-    call.front.authorize(&call.user, &attributes)?;
+    call.front.authorize(&call.user, &attributes(&call))?;
     if !matches!(call.method, Method::GET | Method::HEAD) {
         return Err(Failure::generic(Reason::MethodNotAllowed));
     }
@@ -216,7 +221,8 @@ async fn health(call: &Call, parts: &[&str]) -> Response {
         checks.push(Check::new("leader", leader));
         checks.push(Check::new("read", leader && log.is_readable().await));
         checks.push(Check::new("lag", log.lag() <= NEAR));
-        checks.push(Check::new("state", !log.is_distrusted()));
+        let doubt = || call.front.members.doubt().unwrap_or_else(|| "failed".to_owned());
+        checks.push(Check { name: "state", problem: log.is_distrusted().then(doubt), counts: true });
         let problem = call.front.engine.quota().alarm();
         checks.push(Check { name: "storage-quota", problem, counts: false });
     }

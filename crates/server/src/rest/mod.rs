@@ -3,6 +3,7 @@
 
 mod accept;
 pub(crate) mod body;
+mod components;
 mod counted;
 mod custom;
 mod encode;
@@ -25,7 +26,7 @@ use axum::body::Body;
 use axum::response::Response;
 use balsa_model::{Failure, KindRef, Reason, kinds};
 use http::header::ACCEPT_ENCODING;
-use http::{HeaderMap, Method, Request, Uri};
+use http::{Extensions, HeaderMap, Method, Request, Uri};
 use hyper::upgrade::OnUpgrade;
 
 use crate::authorize::Attributes;
@@ -85,8 +86,39 @@ async fn dispatch(
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let user = front.authenticate_fresh(&peer, request.headers()).await?;
     let (parts, body) = request.into_parts();
-    let mut extensions = parts.extensions;
+    let extensions = parts.extensions;
     let call = Call { front, user, query, method: parts.method, uri: parts.uri, headers: parts.headers };
+    let wanted = match &path {
+        Some(path) => attributes(&call, path),
+        None => info::attributes(&call),
+    };
+    if path.as_ref().is_some_and(is_open_for_long) {
+        return route(call, path, body, extensions).await;
+    }
+    let fairness = call.front.fairness.clone();
+    let ticket = fairness.classify(&call.user, &wanted);
+    let sort = if matches!(call.method, Method::GET | Method::HEAD) { Sort::Read } else { Sort::Write };
+    let answered = match fairness.seat(&ticket, sort).await {
+        // Until the answer begins: what streams after that is not work that others wait for.
+        Ok(_seat) => route(call, path, body, extensions).await,
+        Err(refused) => Err(refused),
+    };
+    let mut response = answered.unwrap_or_else(|failure| respond::failure(&failure));
+    ticket.tell(response.headers_mut());
+    Ok(response)
+}
+
+/// Whether a request lasts for as long as somebody looks.
+fn is_open_for_long(path: &ResourcePath) -> bool {
+    matches!(path.subresource.as_str(), "attach" | "exec" | "log" | "portforward" | "proxy")
+}
+
+async fn route(
+    call: Call,
+    path: Option<ResourcePath>,
+    body: Body,
+    mut extensions: Extensions,
+) -> Result<Response, Failure> {
     let Some(path) = path else {
         return info::serve(call, body).await;
     };
@@ -95,6 +127,9 @@ async fn dispatch(
     }
     if let Some(measured) = usage::measured(&path) {
         return usage::serve(measured, &call, &path).await;
+    }
+    if components::is_asked(&path) {
+        return components::serve(&call, &path).await;
     }
     if custom::is_definitions(&path) {
         return custom::serve(&call, &path);
@@ -108,9 +143,6 @@ async fn dispatch(
         }
     };
     let call = ResourceCall { call, kind, path };
-    let sort = if matches!(call.call.method, Method::GET | Method::HEAD) { Sort::Read } else { Sort::Write };
-    // Until the answer begins: what streams after that is not work that others wait for.
-    let _seat = call.call.front.fairness.seat(&call.call.user, sort).await?;
     match call.path.subresource.as_str() {
         "" => resources::serve(call, body).await,
         "exec" | "attach" | "portforward" if is_pod(&call.path) => {

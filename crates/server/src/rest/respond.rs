@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
-use balsa_model::{Failure, KindRef, Object};
+use balsa_model::{Failure, KindRef, Object, Revision};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{HeaderName, StatusCode};
@@ -122,7 +122,11 @@ pub(super) fn object(status: StatusCode, object: &Arc<Object>, shown: &Shown, no
 
 /// A list in the wanted form.
 pub(super) fn list(kind: KindRef, listed: Listed, shown: &Shown, now: Timestamp) -> Response {
-    let mut meta = json!({"resourceVersion": listed.revision.to_string()});
+    let mut meta = json!({});
+    // What is not stored has none.
+    if listed.revision != Revision(0) {
+        meta["resourceVersion"] = listed.revision.to_string().into();
+    }
     if !listed.continue_token.is_empty() {
         meta["continue"] = listed.continue_token.clone().into();
     }

@@ -1,15 +1,79 @@
 //! Resizing: what containers may use, changed while they run. Only processors and memory change, and
 //! never so that the pod's quality of service becomes another.
+//!
+//! The spec says what is wanted; what its node has given the pod, its status says.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use std::collections::BTreeMap;
 
-use super::resources::{ResourceList, qos_class};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+
+use super::resources::{Requests, ResourceList, qos_class, requests};
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::json;
 use crate::quantity::Quantity;
 
 /// What may be resized.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// The condition of a pod whose node has not given it the sizes that it wants.
+pub const PENDING: &str = "PodResizePending";
+/// The condition of a pod that is on the way to sizes that it was given.
+pub const IN_PROGRESS: &str = "PodResizeInProgress";
+/// Why sizes are not given: the node has less.
+pub const INFEASIBLE: &str = "Infeasible";
+/// Why sizes are not given: others have it just now.
+pub const DEFERRED: &str = "Deferred";
+
+/// What each container of a pod may use, by its name.
+pub type Sizes = BTreeMap<String, Option<ResourceRequirements>>;
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// The sizes that a pod wants.
+pub fn wanted_sizes(pod: &Pod) -> Sizes {
+    let all = pod.spec.iter().flat_map(containers);
+    all.map(|container| (container.name.clone(), container.resources.clone())).collect()
+}
+
+/// The sizes that a pod has, by its status; those that it wants, where that says nothing.
+pub fn given_sizes(pod: &Pod) -> Sizes {
+    let mut sizes = wanted_sizes(pod);
+    let lists = pod.status.iter().flat_map(|s| [&s.init_container_statuses, &s.container_statuses]);
+    for told in lists.flatten().flatten() {
+        if let (Some(size), Some(given)) = (sizes.get_mut(&told.name), &told.resources) {
+            *size = Some(given.clone());
+        }
+    }
+    sizes
+}
+
+/// The pod with other sizes.
+#[must_use]
+pub fn with_sizes(pod: &Pod, sizes: &Sizes) -> Pod {
+    let mut pod = pod.clone();
+    if let Some(spec) = &mut pod.spec {
+        for container in spec.init_containers.iter_mut().flatten().chain(&mut spec.containers) {
+            if let Some(size) = sizes.get(&container.name) {
+                container.resources.clone_from(size);
+            }
+        }
+    }
+    pod
+}
+
+/// What a pod takes of its node: what it wants, unless that is more than the node can ever give.
+pub fn held_requests(pod: &Pod) -> Requests {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let infeasible = conditions.any(|condition| {
+        condition.type_ == PENDING
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some(INFEASIBLE)
+    });
+    let of = |pod: &Pod| pod.spec.as_ref().map(requests).unwrap_or_default();
+    if infeasible { of(&with_sizes(pod, &given_sizes(pod))) } else { of(pod) }
+}
 
 /// Takes over what each container, by its name, is to have; nothing else.
 pub(crate) fn take(spec: &mut PodSpec, sent: PodSpec) {
@@ -113,6 +177,23 @@ mod tests {
         sent.containers[0].image = Some("other".to_owned());
         take(&mut present, sent);
         assert_eq!(present, spec(json!({"requests": {"cpu": "2"}})));
+    }
+
+    #[test]
+    fn who_wants_more_than_there_can_be_takes_what_it_has() {
+        let pod = |reason: &str| -> Pod {
+            serde_json::from_value(json!({
+                "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "99"}}}]},
+                "status": {
+                    "conditions": [{"type": PENDING, "status": "True", "reason": reason}],
+                    "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": true,
+                        "restartCount": 0, "resources": {"requests": {"cpu": "1"}}}],
+                },
+            }))
+            .unwrap()
+        };
+        assert_eq!(held_requests(&pod(INFEASIBLE)).cpu_milli, 1000);
+        assert_eq!(held_requests(&pod(DEFERRED)).cpu_milli, 99_000);
     }
 
     #[test]
