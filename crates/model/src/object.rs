@@ -303,7 +303,8 @@ impl Object {
         if self.kind != kind_of::<K>() {
             return None;
         }
-        self.typed.get_or_make(|| self.kind.read(&self.bare_bytes()).ok())?.downcast().ok()
+        let size = self.bytes.len() - self.managed.len();
+        self.typed.get_or_make(size, || self.kind.read(&self.bare_bytes()).ok())?.downcast().ok()
     }
 
     /// Whether it is of kind `K`, and `question` says yes to it.
