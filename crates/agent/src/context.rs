@@ -16,7 +16,7 @@ use crate::net::shown::Shown;
 use crate::node::facts::Machine;
 use crate::objects::Objects;
 use crate::pod::admission::Admission;
-use crate::pod::env::service_variables;
+use crate::pod::env::{is_told_of, service_variables};
 use crate::pod::fields::PodFacts;
 use crate::pod::image::Images;
 use crate::volumes;
@@ -89,8 +89,9 @@ impl NodeContext {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         let links = pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false);
         let objects = self.services.list();
-        let services = objects.iter().filter_map(|object| object.typed::<Service>());
-        let mut variables = service_variables(services, namespace, links);
+        let told = objects.iter().filter(|object| is_told_of(object.key(), namespace, links));
+        let told: Vec<Arc<Service>> = told.filter_map(|object| object.typed()).collect();
+        let mut variables = service_variables(&told);
         let known = variables.iter().any(|(name, _)| name == "KUBERNETES_SERVICE_HOST");
         if let Some((address, port)) = self.config.api_service.filter(|_| !known) {
             variables.push(("KUBERNETES_SERVICE_HOST".to_owned(), address.to_string()));

@@ -66,7 +66,7 @@ impl<K: Kind> Api<K> {
     /// What the backend says, but for `NotFound`.
     pub async fn find(&self, key: &Key) -> Result<Option<K>, Failure> {
         match self.get(key).await {
-            Ok(object) => Ok(object.typed::<K>().cloned()),
+            Ok(object) => Ok(object.to_typed::<K>()),
             Err(failure) if failure.reason == Reason::NotFound => Ok(None),
             Err(failure) => Err(failure),
         }

@@ -49,7 +49,7 @@ mod tests {
             true
         };
         api.modify(created.key(), Part::Status, set_phase).await.unwrap();
-        (api.clone(), created.key().clone(), created.typed::<Pod>().unwrap().clone())
+        (api.clone(), created.key().clone(), created.to_typed::<Pod>().unwrap())
     }
 
     /// Whether the pod is marked, and whether it is deleted.

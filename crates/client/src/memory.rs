@@ -254,7 +254,7 @@ mod tests {
         let client = Client::new(MemoryBackend::new(Clock::system()), "test");
         let api = client.api::<ConfigMap>();
         let first = api.create(&config_map("a")).await.unwrap();
-        let mut stale = first.typed::<ConfigMap>().unwrap().clone();
+        let mut stale = first.to_typed::<ConfigMap>().unwrap();
         stale.data = Some([("k".to_owned(), "v".to_owned())].into());
         api.update(&stale, Part::Main).await.unwrap();
         let failure = api.update(&stale, Part::Main).await.unwrap_err();

@@ -29,7 +29,7 @@ pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
         let aggregates = |role: &ClusterRole| role.aggregation_rule.is_some();
         let all = roles.list();
         all.iter()
-            .filter(|object| object.typed::<ClusterRole>().is_some_and(aggregates))
+            .filter(|object| object.is(aggregates))
             .map(|object| object.key().clone())
             .collect::<Vec<_>>()
     });
@@ -42,7 +42,7 @@ pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
 }
 
 /// The rules that a role should have, out of all roles by name; `None` when it does not aggregate.
-fn plan(role: &ClusterRole, all: &[&ClusterRole]) -> Option<Vec<PolicyRule>> {
+fn plan(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
     let aggregation = role.aggregation_rule.as_ref()?;
     let selectors: Vec<LabelSelector> = aggregation
         .cluster_role_selectors
@@ -81,12 +81,12 @@ impl Reconciler for ClusterRoles {
         let Some(role) = object.typed::<ClusterRole>() else { return Ok(Next::Wait) };
         let mut all = self.roles.list();
         all.sort_by(|a, b| a.key().cmp(b.key()));
-        let all: Vec<&ClusterRole> = all.iter().filter_map(|object| object.typed()).collect();
-        let Some(rules) = plan(role, &all) else { return Ok(Next::Wait) };
+        let all: Vec<Arc<ClusterRole>> = all.iter().filter_map(|object| object.typed()).collect();
+        let Some(rules) = plan(&role, &all) else { return Ok(Next::Wait) };
         if role.rules.as_deref().unwrap_or_default() == rules {
             return Ok(Next::Wait);
         }
-        let wanted = ClusterRole { rules: Some(rules), ..role.clone() };
+        let wanted = ClusterRole { rules: Some(rules), ..ClusterRole::clone(&role) };
         let written = self.client.api::<ClusterRole>().update(&wanted, Part::Main).await?;
         settle(&self.roles, written.revision()).await;
         Ok(Next::Wait)
@@ -101,10 +101,10 @@ mod tests {
 
     use super::*;
 
-    fn role(name: &str, extra: Value) -> ClusterRole {
+    fn role(name: &str, extra: Value) -> Arc<ClusterRole> {
         let mut value = json!({"metadata": {"name": name}});
         value.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        serde_json::from_value(value).unwrap()
+        Arc::new(serde_json::from_value(value).unwrap())
     }
 
     #[test]
@@ -121,9 +121,9 @@ mod tests {
             "view",
             json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "view"}}]}}),
         );
-        let rules = plan(&whole, &[&a, &b, &twin, &other, &whole]).unwrap();
+        let rules = plan(&whole, &[a.clone(), b, twin, other.clone(), whole.clone()]).unwrap();
         let verbs: Vec<&str> = rules.iter().map(|rule| rule.verbs[0].as_str()).collect();
         assert_eq!(verbs, ["get", "list"]);
-        assert_eq!(plan(&other, &[&a]), None);
+        assert_eq!(plan(&other, &[a]), None);
     }
 }

@@ -83,7 +83,7 @@ impl CronJobs {
                 let message = format!("Created job {}", created.key().name);
                 self.tell(cron, "Normal", "SuccessfulCreate", message);
                 settle(&self.caches.jobs, created.revision()).await;
-                Ok(created.typed::<Job>().cloned())
+                Ok(created.to_typed::<Job>())
             }
             Err(failure) if failure.reason == Reason::AlreadyExists => {
                 let found = api.find(&key_of(&job.metadata)).await?;
@@ -102,7 +102,7 @@ impl CronJobs {
         &self,
         cron: &CronJob,
         due: &Due,
-        jobs: &[&Job],
+        jobs: &[Arc<Job>],
         status: &mut CronJobStatus,
     ) -> Result<(), Failure> {
         let policy = cron.spec.as_ref().and_then(|spec| spec.concurrency_policy.as_deref());
@@ -143,7 +143,7 @@ impl CronJobs {
         let uid = cron.metadata.uid.as_deref().unwrap_or_default();
         let objects = self.caches.jobs.list_in(&key.namespace);
         let own = objects.iter().filter(|object| controller_uid(object.meta()) == uid);
-        let jobs: Vec<&Job> = own.filter_map(|object| object.typed::<Job>()).collect();
+        let jobs: Vec<Arc<Job>> = own.filter_map(|object| object.typed()).collect();
         let plan = plan::plan(&View { cron, jobs: &jobs, now: self.clock.now() });
         for (type_, reason, message) in &plan.events {
             self.tell(cron, type_, reason, message.clone());
@@ -173,6 +173,6 @@ impl Reconciler for CronJobs {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.cron_jobs.get(key) else { return Ok(Next::Wait) };
         let Some(cron) = object.typed::<CronJob>() else { return Ok(Next::Wait) };
-        self.run(key, cron).await
+        self.run(key, &cron).await
     }
 }

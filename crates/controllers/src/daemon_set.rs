@@ -17,7 +17,7 @@ use balsa_client::events::reference_to;
 use balsa_client::{Changed, Client, Next, Queue, Reconciler, Recorder, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, Object};
 use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::apps::v1::{DaemonSet, DaemonSetStatus};
 use k8s_openapi::api::core::v1::{Node, Pod, PodTemplateSpec};
@@ -83,9 +83,7 @@ pub(crate) fn start(client: Client, caches: &Caches, recorder: Recorder, clock: 
 
 /// Whether a change of a node may change where daemons run. Most are its heartbeat.
 fn matters(change: &Changed) -> bool {
-    let typed = |object: &Option<Arc<balsa_model::Object>>| {
-        object.as_ref().and_then(|object| object.typed::<Node>().cloned())
-    };
+    let typed = |object: &Option<Arc<Object>>| object.as_ref().and_then(|object| object.typed::<Node>());
     match (typed(&change.old), typed(&change.new)) {
         (Some(old), Some(new)) => old.spec != new.spec || old.metadata.labels != new.metadata.labels,
         _ => true,
@@ -113,9 +111,9 @@ impl DaemonSets {
         let claims = claim(&set.metadata, &set.selector(), self.pods.candidates(&key.namespace));
         let children = settle_claims::<DaemonSet, Pod>(&self.client, set, claims).await?;
         let doomed = self.pods.doomed(key, &children);
-        let pods: Vec<&Pod> = children.iter().filter_map(|child| child.typed::<Pod>()).collect();
+        let pods: Vec<Arc<Pod>> = children.iter().filter_map(|child| child.typed()).collect();
         let objects = self.caches.nodes.list();
-        let nodes: Vec<&Node> = objects.iter().filter_map(|object| object.typed::<Node>()).collect();
+        let nodes: Vec<Arc<Node>> = objects.iter().filter_map(|object| object.typed()).collect();
         let view =
             View { set, hash: &hash, nodes: &nodes, pods: &pods, doomed: &doomed, now: self.clock.now() };
         let plan = plan::plan(&view);
@@ -152,6 +150,6 @@ impl Reconciler for DaemonSets {
             return Ok(Next::Wait);
         };
         let Some(set) = object.typed::<DaemonSet>() else { return Ok(Next::Wait) };
-        self.run(key, set).await
+        self.run(key, &set).await
     }
 }

@@ -25,7 +25,6 @@ use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Object, Reason};
 use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::Pod;
 
 use crate::caches::{Caches, settle};
 use crate::owner::{claim, concerned, controller_of, controller_uid, key_of, settle_claims};
@@ -66,10 +65,12 @@ fn selector(deployment: &Deployment) -> LabelSelector {
 }
 
 impl Deployments {
-    /// The UIDs of ReplicaSets that have pods which may still run.
-    fn running(&self, namespace: &str) -> HashSet<String> {
+    /// The UIDs of those of the `sets` that have pods which may still run.
+    fn running(&self, namespace: &str, sets: &[Arc<Object>]) -> HashSet<String> {
+        let sets: HashSet<&str> = sets.iter().map(|set| set.uid()).collect();
         let pods = self.caches.pods.list_in(namespace);
-        let running = pods.iter().filter(|o| o.typed::<Pod>().is_some_and(|pod| !pods::is_terminal(pod)));
+        let theirs = pods.iter().filter(|pod| sets.contains(controller_uid(pod.meta())));
+        let running = theirs.filter(|object| object.is(|pod| !pods::is_terminal(pod)));
         running.map(|pod| controller_uid(pod.meta()).to_owned()).collect()
     }
 
@@ -118,7 +119,7 @@ impl Deployments {
         let found = self.client.api::<ReplicaSet>().get(&key_of(&set.metadata)).await?;
         let uid = deployment.metadata.uid.as_deref().unwrap_or_default();
         let ours = controller_uid(found.meta()) == uid
-            && found.typed::<ReplicaSet>().is_some_and(|found| revision::same_template(deployment, found));
+            && found.is(|found| revision::same_template(deployment, found));
         if ours {
             settle(&self.caches.replica_sets, found.revision()).await;
             return Ok(());
@@ -164,9 +165,12 @@ impl Deployments {
         let claims = claim(&deployment.metadata, &selector(deployment), candidates);
         let owned: Vec<Arc<Object>> =
             settle_claims::<_, ReplicaSet>(&self.client, deployment, claims).await?;
-        let sets: Vec<ReplicaSet> = owned.iter().filter_map(|o| o.typed::<ReplicaSet>().cloned()).collect();
-        let running =
-            if amount::is_recreate(deployment) { self.running(&key.namespace) } else { HashSet::new() };
+        let sets: Vec<ReplicaSet> = owned.iter().filter_map(|o| o.to_typed::<ReplicaSet>()).collect();
+        let running = if amount::is_recreate(deployment) {
+            self.running(&key.namespace, &owned)
+        } else {
+            HashSet::new()
+        };
         let now = self.clock.now_seconds();
         let plan = plan::plan(View { deployment, sets, running: &running, now });
         self.carry_out(deployment, &plan).await?;
@@ -185,6 +189,6 @@ impl Reconciler for Deployments {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.deployments.get(key) else { return Ok(Next::Wait) };
         let Some(deployment) = object.typed::<Deployment>() else { return Ok(Next::Wait) };
-        self.run(key, deployment).await
+        self.run(key, &deployment).await
     }
 }

@@ -43,7 +43,7 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope
         let namespace = change.object().map(|object| object.key().namespace.clone()).unwrap_or_default();
         let all = budgets.list_in(&namespace);
         let meant = all.into_iter().filter(move |budget| {
-            let selector = budget.typed::<PodDisruptionBudget>().map(selector);
+            let selector = budget.typed().map(|budget| selector(&budget));
             objects.iter().any(|pod| selector.as_ref().is_some_and(|s| s.matches(pod.meta().labels.as_ref())))
         });
         meant.map(|budget| budget.key().clone()).collect::<Vec<_>>()
@@ -95,7 +95,7 @@ fn expectation(
 /// The pods that were evicted and may still be seen to go.
 fn still_disrupted(
     before: Option<&BTreeMap<String, Time>>,
-    pods: &[&Pod],
+    pods: &[Arc<Pod>],
     now: Timestamp,
 ) -> BTreeMap<String, Time> {
     let there = |name: &str| {
@@ -108,8 +108,8 @@ fn still_disrupted(
     entries.map(|(name, since)| (name.clone(), since.clone())).collect()
 }
 
-fn healthy(pods: &[&Pod], disrupted: &BTreeMap<String, Time>) -> i32 {
-    let counts = |pod: &&&Pod| {
+fn healthy(pods: &[Arc<Pod>], disrupted: &BTreeMap<String, Time>) -> i32 {
+    let counts = |pod: &&Arc<Pod>| {
         pod.metadata.deletion_timestamp.is_none()
             && !disrupted.contains_key(pod.metadata.name.as_deref().unwrap_or_default())
             && pods::is_ready(pod)
@@ -157,7 +157,7 @@ fn status_of(
 
 impl Disruption {
     /// The sizes of all workloads above the pods, each once; `None` when some pod has none.
-    fn scales(&self, pods: &[&Pod]) -> Option<i32> {
+    fn scales(&self, pods: &[Arc<Pod>]) -> Option<i32> {
         let mut seen = BTreeSet::new();
         let mut total = 0_i32;
         for pod in pods {
@@ -185,7 +185,12 @@ impl Disruption {
         Some(total)
     }
 
-    fn count(&self, budget: &PodDisruptionBudget, pods: &[&Pod], now: Timestamp) -> Result<Counted, String> {
+    fn count(
+        &self,
+        budget: &PodDisruptionBudget,
+        pods: &[Arc<Pod>],
+        now: Timestamp,
+    ) -> Result<Counted, String> {
         let spec = budget.spec.clone().unwrap_or_default();
         let there = i32::try_from(pods.len()).unwrap_or(i32::MAX);
         let (expected, desired) = expectation(&spec, there, self.scales(pods))?;
@@ -206,18 +211,16 @@ impl Reconciler for Disruption {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.disruption_budgets.get(key) else { return Ok(Next::Wait) };
         let Some(budget) = object.typed::<PodDisruptionBudget>() else { return Ok(Next::Wait) };
-        let selector = selector(budget);
+        let selector = selector(&budget);
         let objects = self.caches.pods.list_in(&key.namespace);
         let selected = objects.iter().filter(|pod| selector.matches(pod.meta().labels.as_ref()));
-        let pods: Vec<&Pod> = selected
-            .filter_map(|object| object.typed::<Pod>())
-            .filter(|pod| !pods::is_terminal(pod))
-            .collect();
+        let pods: Vec<Arc<Pod>> =
+            selected.filter_map(|object| object.typed()).filter(|pod| !pods::is_terminal(pod)).collect();
         let now = self.clock.now_seconds();
-        let status = status_of(budget, self.count(budget, &pods, now), now);
+        let status = status_of(&budget, self.count(&budget, &pods, now), now);
         let waits = status.disrupted_pods.is_some();
         if budget.status.as_ref() != Some(&status) {
-            let mut changed = budget.clone();
+            let mut changed = PodDisruptionBudget::clone(&budget);
             changed.status = Some(status);
             let written = self.client.api::<PodDisruptionBudget>().update(&changed, Part::Status).await?;
             settle(&self.caches.disruption_budgets, written.revision()).await;
@@ -259,13 +262,12 @@ mod tests {
     #[test]
     fn evicted_pods_count_no_more_for_a_while() {
         let now: Timestamp = "2025-01-01T01:00:00Z".parse().unwrap();
-        let pod = |name: &str| -> Pod {
-            serde_json::from_value(json!({"metadata": {"name": name},
-                "status": {"conditions": [{"type": "Ready", "status": "True"}]}}))
-            .unwrap()
+        let pod = |name: &str| {
+            let pod = json!({"metadata": {"name": name},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+            Arc::new(serde_json::from_value::<Pod>(pod).unwrap())
         };
         let all = [pod("a"), pod("b"), pod("c")];
-        let all: Vec<&Pod> = all.iter().collect();
         let at = |text: &str| Time(text.parse().unwrap());
         let before: BTreeMap<String, Time> = [
             ("a".to_owned(), at("2025-01-01T00:59:00Z")),

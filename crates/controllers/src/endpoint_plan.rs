@@ -2,6 +2,7 @@
 //! have in common. Pure.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ObjectReference, Pod, Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -43,7 +44,7 @@ pub(crate) fn is_headless(spec: &ServiceSpec) -> bool {
 }
 
 /// What stands behind `service`, sorted by address and pod.
-pub(crate) fn backings(service: &Service, pods: &[&Pod]) -> Vec<Backing> {
+pub(crate) fn backings(service: &Service, pods: &[Arc<Pod>]) -> Vec<Backing> {
     let Some(spec) = service.spec.as_ref() else { return Vec::new() };
     let mut found: Vec<Backing> = Vec::new();
     for pod in pods.iter().filter(|pod| !pods::is_terminal(pod)) {
@@ -129,15 +130,15 @@ pub(crate) mod tests {
 
     use super::*;
 
-    pub(crate) fn pod(name: &str, ip: &str, ready: bool) -> Pod {
-        serde_json::from_value(json!({
+    pub(crate) fn pod(name: &str, ip: &str, ready: bool) -> Arc<Pod> {
+        let pod = json!({
             "metadata": {"name": name, "namespace": "n", "uid": name},
             "spec": {"nodeName": "node", "hostname": "h", "subdomain": "web",
                      "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080}]}]},
             "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}],
                        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]},
-        }))
-        .unwrap()
+        });
+        Arc::new(serde_json::from_value(pod).unwrap())
     }
 
     pub(crate) fn service(spec: Value) -> Service {
@@ -154,8 +155,7 @@ pub(crate) mod tests {
             {"name": "b", "port": 81, "targetPort": "none"},
             {"name": "c", "port": 82, "targetPort": 9000},
             {"name": "d", "port": 83}]}));
-        let pod = pod("p", "10.0.0.1", true);
-        let backings = backings(&service, &[&pod]);
+        let backings = backings(&service, &[pod("p", "10.0.0.1", true)]);
         let numbers: Vec<_> = backings[0].ports.iter().map(|p| (p.name.as_str(), p.number)).collect();
         assert_eq!(numbers, [("a", 8080), ("c", 9000), ("d", 83)]);
         assert_eq!(backings[0].hostname.as_deref(), Some("h"));
@@ -164,14 +164,14 @@ pub(crate) mod tests {
     #[test]
     fn terminating_pods_serve_but_are_not_ready() {
         let mut leaving = pod("p", "10.0.0.1", true);
-        leaving.metadata.deletion_timestamp =
+        Arc::make_mut(&mut leaving).metadata.deletion_timestamp =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::UNIX_EPOCH));
         let mut ended = pod("q", "10.0.0.2", true);
-        ended.status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
-        let found = backings(&service(json!({})), &[&leaving, &ended]);
+        Arc::make_mut(&mut ended).status.as_mut().unwrap().phase = Some("Succeeded".to_owned());
+        let found = backings(&service(json!({})), &[leaving.clone(), ended]);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].ready, found[0].serving, found[0].terminating), (false, true, true));
-        let found = backings(&service(json!({"publishNotReadyAddresses": true})), &[&leaving]);
+        let found = backings(&service(json!({"publishNotReadyAddresses": true})), &[leaving]);
         assert!(found[0].ready);
     }
 }

@@ -186,14 +186,15 @@ fn blank(service: &Service, family: &str, ports: &[Port]) -> EndpointSlice {
 
 impl EndpointSlices {
     fn existing(&self, key: &Key) -> Vec<EndpointSlice> {
-        let label = |slice: &EndpointSlice, name: &str| slice.metadata.labels.as_ref()?.get(name).cloned();
         let all = self.caches.endpoint_slices.list_in(&key.namespace);
-        let ours = all.iter().filter_map(|object| object.typed::<EndpointSlice>()).filter(|slice| {
-            label(slice, SERVICE_LABEL).as_deref() == Some(&*key.name)
-                && label(slice, MANAGER_LABEL).as_deref() == Some(MANAGER)
-                && slice.metadata.deletion_timestamp.is_none()
+        let ours = all.iter().filter(|object| {
+            let labels = object.meta().labels.as_ref();
+            let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+            label(SERVICE_LABEL) == Some(&*key.name)
+                && label(MANAGER_LABEL) == Some(MANAGER)
+                && !object.is_deleting()
         });
-        ours.cloned().collect()
+        ours.filter_map(|object| object.to_typed()).collect()
     }
 
     async fn carry_out(&self, plan: Plan) -> Result<(), Failure> {
@@ -239,9 +240,9 @@ impl Reconciler for EndpointSlices {
         let selector = spec.selector.as_ref().map_or_else(LabelSelector::nothing, LabelSelector::from_map);
         let pods = self.caches.pods.list_in(&key.namespace);
         let chosen = pods.iter().filter(|pod| selector.matches(pod.meta().labels.as_ref()));
-        let chosen: Vec<&Pod> = chosen.filter_map(|pod| pod.typed::<Pod>()).collect();
-        let backings = backings(service, &chosen);
-        self.carry_out(plan(service, &backings, &self.existing(key), |node| self.zone(node))).await?;
+        let chosen: Vec<Arc<Pod>> = chosen.filter_map(|pod| pod.typed()).collect();
+        let backings = backings(&service, &chosen);
+        self.carry_out(plan(&service, &backings, &self.existing(key), |node| self.zone(node))).await?;
         Ok(Next::Wait)
     }
 }
@@ -255,13 +256,12 @@ mod tests {
     use super::*;
     use crate::endpoint_plan::tests::{pod, service};
 
-    fn run(pods: &[Pod], existing: &[EndpointSlice]) -> Plan {
+    fn run(pods: &[Arc<Pod>], existing: &[EndpointSlice]) -> Plan {
         let service = service(json!({"ports": [{"port": 80, "targetPort": "http"}]}));
-        let pods: Vec<&Pod> = pods.iter().collect();
-        plan(&service, &backings(&service, &pods), existing, |_| Some("z".to_owned()))
+        plan(&service, &backings(&service, pods), existing, |_| Some("z".to_owned()))
     }
 
-    fn many(count: usize) -> Vec<Pod> {
+    fn many(count: usize) -> Vec<Arc<Pod>> {
         (0..count).map(|i| pod(&format!("p{i}"), &format!("10.0.{}.{}", i / 200, i % 200), true)).collect()
     }
 

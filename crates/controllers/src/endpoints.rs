@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use balsa_client::{Changed, Client, Informer, Next, Queue, Reconciler, feed};
 use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, Object};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -45,15 +45,16 @@ pub(crate) fn services_of(change: &Changed, services: &Informer) -> Vec<Key> {
     let Some(pod) = change.object() else { return Vec::new() };
     let mut keys = Vec::new();
     for service in services.list_in(&pod.key().namespace) {
-        let spec = service.typed::<Service>().and_then(|service| service.spec.as_ref());
-        let Some(selector) = spec.filter(|spec| is_managed(spec)).and_then(|spec| spec.selector.as_ref())
-        else {
-            continue;
+        let selects_it = |service: &Service| {
+            let spec = service.spec.as_ref().filter(|spec| is_managed(spec));
+            let Some(selector) = spec.and_then(|spec| spec.selector.as_ref()) else { return false };
+            let selects = |pod: &Object| {
+                let labels = pod.meta().labels.as_ref();
+                selector.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
+            };
+            [&change.old, &change.new].into_iter().flatten().any(|pod| selects(pod))
         };
-        let selects = |labels: Option<&BTreeMap<String, String>>| {
-            selector.iter().all(|(key, value)| labels.and_then(|l| l.get(key)) == Some(value))
-        };
-        if [&change.old, &change.new].into_iter().flatten().any(|pod| selects(pod.meta().labels.as_ref())) {
+        if service.is(selects_it) {
             keys.push(service.key().clone());
         }
     }
@@ -131,7 +132,7 @@ impl Reconciler for EndpointsOfServices {
         let existing = self.caches.endpoints.get(key);
         let Some(object) = self.caches.services.get(key) else {
             // Endpoints carry no owner reference; those that somebody else made stay.
-            let ours = |o: &Arc<balsa_model::Object>| {
+            let ours = |o: &Arc<Object>| {
                 o.meta().labels.as_ref().is_some_and(|labels| labels.contains_key(MANAGER_LABEL))
             };
             if let Some(left) = existing.filter(ours) {
@@ -147,9 +148,9 @@ impl Reconciler for EndpointsOfServices {
         let selector = spec.selector.as_ref().map_or_else(LabelSelector::nothing, LabelSelector::from_map);
         let pods = self.caches.pods.list_in(&key.namespace);
         let chosen = pods.iter().filter(|pod| selector.matches(pod.meta().labels.as_ref()));
-        let chosen: Vec<&Pod> = chosen.filter_map(|pod| pod.typed::<Pod>()).collect();
-        let existing = existing.as_ref().and_then(|object| object.typed::<Endpoints>());
-        let wanted = plan(service, &backings(service, &chosen), existing);
+        let chosen: Vec<Arc<Pod>> = chosen.filter_map(|pod| pod.typed()).collect();
+        let existing = existing.as_ref().and_then(|object| object.typed());
+        let wanted = plan(&service, &backings(&service, &chosen), existing.as_deref());
         let written = match existing {
             Some(existing) if *existing == wanted => return Ok(Next::Wait),
             Some(_) => api.update(&wanted, Part::Main).await?,
@@ -173,7 +174,6 @@ mod tests {
     fn ready_and_not_ready_share_a_subset() {
         let service = service(json!({"ports": [{"port": 80, "targetPort": "http"}]}));
         let pods = [pod("b", "10.0.0.2", true), pod("a", "10.0.0.1", true), pod("c", "10.0.0.3", false)];
-        let pods: Vec<&Pod> = pods.iter().collect();
         let endpoints = plan(&service, &backings(&service, &pods), None);
         let subsets = endpoints.subsets.clone().unwrap();
         assert_eq!(subsets.len(), 1);

@@ -35,10 +35,8 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope
     let schemas = caches.flow_schemas.clone();
     feed(&caches.priority_levels, &queue, scope, move |change| {
         let Some(level) = change.object().map(|object| object.key().name.clone()) else { return Vec::new() };
-        let of_level = schemas
-            .list()
-            .into_iter()
-            .filter(|schema| schema.typed::<FlowSchema>().is_some_and(|schema| level_of(schema) == &*level));
+        let of_level =
+            schemas.list().into_iter().filter(|schema| schema.is(|schema| level_of(schema) == &*level));
         // One that must be there has the name of its level.
         of_level.map(|schema| schema.key().clone()).chain([Key::new("", level.to_string())]).collect()
     });
@@ -93,9 +91,9 @@ impl Reconciler for Schemas {
             return Ok(Next::Wait);
         };
         let Some(present) = object.typed::<FlowSchema>() else { return Ok(Next::Wait) };
-        let level = level_of(present);
+        let level = level_of(&present);
         let mut wanted = dangling(level, self.levels.get(&Key::new("", level)).is_some());
-        let mut schema = present.clone();
+        let mut schema = FlowSchema::clone(&present);
         let conditions = schema.status.get_or_insert_default().conditions.get_or_insert_default();
         let told = conditions.iter().find(|condition| condition.type_ == wanted.type_);
         if let Some(told) = told {

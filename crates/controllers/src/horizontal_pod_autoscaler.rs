@@ -142,7 +142,7 @@ impl Autoscalers {
         let samples: Vec<Sample> = pods
             .iter()
             .filter_map(|object| object.typed::<Pod>())
-            .map(|pod| measured.sample(pod))
+            .map(|pod| measured.sample(&pod))
             .collect::<Result<_, String>>()
             .map_err(failed)?;
         let (replicas, _) = plan::wanted(current, &samples).map_err(|why| failed(why.to_owned()))?;
@@ -402,9 +402,9 @@ impl Reconciler for Autoscalers {
             self.past().remove(key);
             return Ok(Next::Wait);
         };
-        let report = self.run(key, present).await?;
-        if let Some(status) = report.changed(present) {
-            let mut wanted = present.clone();
+        let report = self.run(key, &present).await?;
+        if let Some(status) = report.changed(&present) {
+            let mut wanted = HorizontalPodAutoscaler::clone(&present);
             wanted.status = Some(status);
             match self.client.api::<HorizontalPodAutoscaler>().update(&wanted, Part::Status).await {
                 Ok(written) => settle(&self.caches.autoscalers, written.revision()).await,

@@ -18,6 +18,7 @@ use k8s_openapi::api::networking::v1::{IPAddress, IPAddressSpec, ParentReference
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 
 use crate::caches::{Caches, settle};
+use crate::index::{Index, feed_indexed};
 
 const MANAGED_BY: &str = "ipaddress.kubernetes.io/managed-by";
 const OURS: &str = "ipallocator.k8s.io";
@@ -25,14 +26,15 @@ const FAMILY: &str = "ipaddress.kubernetes.io/ip-family";
 
 struct Addresses {
     client: Client,
-    services: Informer,
+    /// Services by their addresses.
+    owners: Index<String>,
     addresses: Informer,
 }
 
 /// Starts the controllers.
 pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope) {
     let queue: Queue<Key> = Queue::new();
-    feed(&caches.services, &queue, scope, |change| {
+    let owners = feed_indexed(&caches.services, &queue, scope, addresses_of, |change| {
         let of = |object: &Option<Arc<Object>>| object.as_deref().map(addresses_of).unwrap_or_default();
         let mut keys = of(&change.old);
         keys.extend(of(&change.new));
@@ -40,7 +42,7 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope
     });
     feed(&caches.ip_addresses, &queue, scope, |change| change.object().map(|object| object.key().clone()));
     let addresses = caches.ip_addresses.clone();
-    let this = Addresses { client: client.clone(), services: caches.services.clone(), addresses };
+    let this = Addresses { client: client.clone(), owners, addresses };
     balsa_client::run(Arc::new(this), queue, 1, scope);
     let queue: Queue<Key> = Queue::new();
     feed(&caches.service_cidrs, &queue, scope, |change| change.object().map(|object| object.key().clone()));
@@ -50,9 +52,8 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, scope: &Scope
 
 /// The addresses of a Service, in their canonical form.
 fn addresses_of(object: &Object) -> Vec<String> {
-    let Some(spec) = object.typed::<Service>().and_then(|service| service.spec.as_ref()) else {
-        return Vec::new();
-    };
+    let service = object.typed::<Service>();
+    let Some(spec) = service.as_ref().and_then(|service| service.spec.as_ref()) else { return Vec::new() };
     let all = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
     let mut all: Vec<String> =
         all.filter_map(|text| text.parse::<IpAddr>().ok()).map(|address| address.to_string()).collect();
@@ -91,19 +92,15 @@ impl Reconciler for Addresses {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
-        let owner = self
-            .services
-            .list()
-            .into_iter()
-            .find(|service| addresses_of(service).iter().any(|address| *address == *key.name));
+        let owner = self.owners.get(&key.name.to_string()).into_iter().next();
         let present = self.addresses.get(key);
-        let wanted = owner.map(|service| wanted(&key.name, service.key()));
-        let spec =
-            |object: &Arc<Object>| object.typed::<IPAddress>().and_then(|address| address.spec.clone());
+        let wanted = owner.map(|service| wanted(&key.name, &service));
         if let Some(present) = &present {
             let labels = present.meta().labels.as_ref();
             let ours = labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == OURS);
-            let right = wanted.as_ref().is_some_and(|wanted| wanted.spec == spec(present));
+            let right = wanted
+                .as_ref()
+                .is_some_and(|wanted| present.is(|present: &IPAddress| present.spec == wanted.spec));
             if right || !ours {
                 return Ok(Next::Wait);
             }
@@ -147,7 +144,7 @@ impl Reconciler for Ranges {
         if conditions.into_iter().any(is_ready) {
             return Ok(Next::Wait);
         }
-        let mut ready = present.clone();
+        let mut ready = ServiceCIDR::clone(&present);
         let conditions = ready.status.get_or_insert_default().conditions.get_or_insert_default();
         conditions.retain(|condition| condition.type_ != "Ready");
         conditions.push(Condition {

@@ -25,6 +25,7 @@ use balsa_model::{Failure, Key, Revision};
 use balsa_rt::{Clock, Scope};
 use k8s_openapi::api::batch::v1::{Job, JobStatus};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::caches::{Caches, settle};
 use crate::owner::{claim, concerned, settle_claims};
@@ -63,8 +64,8 @@ fn selector(job: &Job) -> LabelSelector {
 }
 
 /// Whether a pod is one whose end is still to be counted.
-fn is_tracked(pod: &Pod) -> bool {
-    pod.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == TRACKING)
+fn is_tracked(pod: &ObjectMeta) -> bool {
+    pod.finalizers.iter().flatten().any(|finalizer| finalizer == TRACKING)
 }
 
 /// Takes the finalizer off; whether it was there.
@@ -121,7 +122,7 @@ impl Jobs {
         let claims = claim(&job.metadata, &selector(job), self.pods.candidates(&key.namespace));
         let children = settle_claims::<Job, Pod>(&self.client, job, claims).await?;
         let doomed = self.pods.doomed(key, &children);
-        let pods: Vec<&Pod> = children.iter().filter_map(|child| child.typed::<Pod>()).collect();
+        let pods: Vec<Arc<Pod>> = children.iter().filter_map(|child| child.typed()).collect();
         let plan = plan::plan(&View { job, pods: &pods, doomed: &doomed, now: self.clock.now_seconds() });
         let outcome = self.carry_out(key, job, &plan).await;
         if outcome.is_err() {
@@ -159,16 +160,16 @@ impl Reconciler for Jobs {
         if manager.is_some_and(|manager| manager != MANAGER) {
             return Ok(Next::Wait);
         }
-        if is_finished(job) {
+        if is_finished(&job) {
             // Nothing changes any more but that the last pods are let go of.
             let pods = self.pods.candidates(&key.namespace);
             let uid = job.metadata.uid.as_deref().unwrap_or_default();
             let own = pods.iter().filter(|pod| crate::owner::controller_uid(pod.meta()) == uid);
-            let held = own.filter(|object| object.typed::<Pod>().is_some_and(is_tracked));
+            let held = own.filter(|pod| is_tracked(pod.meta()));
             let held: Vec<_> = held.map(|pod| (pod.key().clone(), pod.uid().to_owned())).collect();
             self.release(&held).await?;
             return Ok(Next::Wait);
         }
-        self.run(key, job).await
+        self.run(key, &job).await
     }
 }

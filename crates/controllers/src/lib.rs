@@ -38,6 +38,7 @@ mod endpoints;
 mod flow_schemas;
 mod garbage_collector;
 mod horizontal_pod_autoscaler;
+mod index;
 mod ip_addresses;
 mod job;
 mod namespace;
@@ -168,11 +169,12 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     if let Some(cluster) = config.cluster_cidr {
         node_ipam::start(client.clone(), caches, recorder("cidrAllocator"), cluster, scope);
     }
-    let node_recorder = recorder("node-controller");
-    node_lifecycle::start(client.clone(), caches, node_recorder, clock.clone(), config, scope);
     let eviction_recorder = recorder("taint-eviction-controller");
-    taint_eviction::start(client.clone(), caches, eviction_recorder, clock.clone(), config, scope);
-    pod_gc::start(client.clone(), caches, clock.clone(), config, scope);
+    let homes =
+        taint_eviction::start(client.clone(), caches, eviction_recorder, clock.clone(), config, scope);
+    let node_recorder = recorder("node-controller");
+    node_lifecycle::start(client.clone(), caches, homes.clone(), node_recorder, clock.clone(), config, scope);
+    pod_gc::start(client.clone(), caches, homes, clock.clone(), config, scope);
     namespace_objects::start(client.clone(), caches, config.root_ca.clone(), scope);
     volumes::start(client.clone(), caches, recorder("persistentvolume-controller"), config, scope);
     resource_quota::start(client.clone(), caches, scope);

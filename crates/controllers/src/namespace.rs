@@ -229,7 +229,7 @@ impl Reconciler for Namespaces {
             return Ok(Next::Wait);
         };
         let Some(namespace) = object.typed::<Namespace>() else { return Ok(Next::Wait) };
-        if balsa_model::kinds::namespace::is_finalized(namespace) {
+        if balsa_model::kinds::namespace::is_finalized(&namespace) {
             return Ok(Next::Wait);
         }
         let left = self.empty(&key.name).await;
@@ -237,7 +237,7 @@ impl Reconciler for Namespaces {
             self.let_go(key).await?;
             return Ok(Next::Wait);
         }
-        let changed = with_conditions(namespace, &left, self.clock.now_seconds());
+        let changed = with_conditions(&namespace, &left, self.clock.now_seconds());
         if changed != *namespace {
             self.client.api::<Namespace>().update(&changed, Part::Status).await?;
         }

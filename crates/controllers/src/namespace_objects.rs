@@ -91,8 +91,8 @@ impl Reconciler for NamespaceObjects {
             return Ok(Next::Wait);
         }
         let existing = self.caches.config_maps.get(&Key::new(name, ROOT_CA));
-        let existing = existing.as_ref().and_then(|object| object.typed::<ConfigMap>());
-        match (root_ca(name, &self.root_ca, existing), existing) {
+        let existing = existing.and_then(|object| object.typed::<ConfigMap>());
+        match (root_ca(name, &self.root_ca, existing.as_deref()), existing) {
             (Some(wanted), None) => self.create(&self.caches.config_maps, &wanted).await?,
             (Some(wanted), Some(_)) => {
                 self.client.api::<ConfigMap>().update(&wanted, Part::Main).await?;

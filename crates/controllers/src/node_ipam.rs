@@ -67,21 +67,21 @@ impl Reconciler for NodeIpam {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.nodes.get(key) else { return Ok(Next::Wait) };
         let Some(node) = object.typed::<Node>() else { return Ok(Next::Wait) };
-        if node::pod_cidr(node).is_some() || object.is_deleting() {
+        if node::pod_cidr(&node).is_some() || object.is_deleting() {
             return Ok(Next::Wait);
         }
         let all = self.nodes.list();
-        let taken = all.iter().filter_map(|other| other.typed::<Node>().and_then(node::pod_cidr));
-        let taken: Vec<IpNet> = taken.filter_map(|text| text.parse().ok()).collect();
+        let taken = all.iter().filter_map(|other| node::pod_cidr(&*other.typed::<Node>()?)?.parse().ok());
+        let taken: Vec<IpNet> = taken.collect();
         let Some(range) = free_range(self.cluster, &taken) else {
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
-            self.recorder.event(&reference_to(node), "Normal", "CIDRNotAvailable", message);
+            self.recorder.event(&reference_to(&*node), "Normal", "CIDRNotAvailable", message);
             return Err(Failure::internal(format!(
                 "no range of {} is left for node {}",
                 self.cluster, key.name
             )));
         };
-        let mut changed = node.clone();
+        let mut changed = Node::clone(&node);
         let spec = changed.spec.get_or_insert_default();
         spec.pod_cidr = Some(range.to_string());
         spec.pod_cidrs = Some(vec![range.to_string()]);

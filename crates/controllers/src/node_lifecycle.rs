@@ -29,6 +29,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::ControllerConfig;
 use crate::caches::{Caches, every, settle};
 use crate::pods;
+use crate::taint_eviction::Homes;
 
 /// Where nodes keep their leases.
 const LEASES: &str = "kube-node-lease";
@@ -43,6 +44,7 @@ struct Heard {
 struct NodeLifecycle {
     client: Client,
     caches: Caches,
+    homes: Homes,
     recorder: Recorder,
     clock: Clock,
     grace: Duration,
@@ -53,6 +55,7 @@ struct NodeLifecycle {
 pub(crate) fn start(
     client: Client,
     caches: &Caches,
+    homes: Homes,
     recorder: Recorder,
     clock: Clock,
     config: &ControllerConfig,
@@ -67,6 +70,7 @@ pub(crate) fn start(
     let this = NodeLifecycle {
         client,
         caches: caches.clone(),
+        homes,
         recorder,
         clock,
         grace: config.node_grace,
@@ -79,9 +83,8 @@ impl NodeLifecycle {
     /// How long a node has been silent.
     fn silence(&self, key: &Key, node: &Node) -> Duration {
         let lease = self.caches.leases.get(&Key::new(LEASES, key.name.clone()));
-        let lease =
-            lease.as_ref().and_then(|object| object.typed::<Lease>()).and_then(|lease| lease.spec.as_ref());
-        let renewed = lease.and_then(|spec| spec.renew_time.as_ref()).map(|time| time.0);
+        let lease = lease.and_then(|object| object.typed::<Lease>());
+        let renewed = lease.and_then(|lease| Some(lease.spec.as_ref()?.renew_time.as_ref()?.0));
         // Conditions that we have written ourselves are no sign of life.
         let ready = node::condition(node, "Ready").filter(|condition| condition.status != "Unknown");
         let beat = ready.and_then(|condition| condition.last_heartbeat_time.as_ref()).map(|time| time.0);
@@ -99,7 +102,7 @@ impl NodeLifecycle {
         let Some(changed) = plan::silent(node, self.clock.now_seconds()) else { return Ok(None) };
         let written = self.client.api::<Node>().update(&changed, Part::Status).await?;
         settle(&self.caches.nodes, written.revision()).await;
-        Ok(written.typed::<Node>().cloned())
+        Ok(written.to_typed::<Node>())
     }
 
     async fn taint(&self, node: &Node) -> Result<(), Failure> {
@@ -117,13 +120,12 @@ impl NodeLifecycle {
     /// Nobody can ask the pods of a silent node, so nobody sends them traffic.
     async fn mark_pods(&self, node: &str) -> Result<(), Failure> {
         let now = Time(self.clock.now_seconds());
-        for object in self.caches.pods.list() {
-            let Some(pod) = object.typed::<Pod>() else { continue };
-            if pods::node_name(pod) != node || !pods::is_ready(pod) {
+        for key in self.homes.get(&node.to_owned()) {
+            let Some(object) = self.caches.pods.get(&key).filter(|pod| pod.is(pods::is_ready)) else {
                 continue;
-            }
+            };
             let api = self.client.api::<Pod>();
-            api.modify(object.key(), Part::Status, |pod: &mut Pod| plan::not_ready(pod, &now)).await?;
+            api.modify(&key, Part::Status, |pod: &mut Pod| plan::not_ready(pod, &now)).await?;
             let about = balsa_client::events::reference_of(&object);
             self.recorder.event(&about, "Warning", "NodeNotReady", "Node is not ready");
         }
@@ -144,8 +146,7 @@ impl Reconciler for NodeLifecycle {
             self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(key);
             return Ok(Next::Wait);
         };
-        let Some(current) = object.typed::<Node>() else { return Ok(Next::Wait) };
-        let mut node = current.clone();
+        let Some(mut node) = object.to_typed::<Node>() else { return Ok(Next::Wait) };
         if self.silence(key, &node) >= self.grace
             && let Some(silent) = self.mark_silent(&node).await?
         {

@@ -51,7 +51,7 @@ pub(crate) fn concerned<O: Kind>(
     }
     if let Some(orphan) = change.new.as_ref().filter(|new| controller_of(new.meta()).is_none()) {
         for owner in owners.list_in(&orphan.key().namespace) {
-            if owner.typed::<O>().is_some_and(|o| selector(o).matches(orphan.meta().labels.as_ref())) {
+            if owner.is(|o: &O| selector(o).matches(orphan.meta().labels.as_ref())) {
                 keys.push(owner.key().clone());
             }
         }
@@ -69,6 +69,15 @@ pub(crate) struct Claim {
     pub(crate) adopt: Vec<Arc<Object>>,
     /// Its own, but no longer selected: to be released.
     pub(crate) release: Vec<Arc<Object>>,
+}
+
+impl Claim {
+    /// Leaves alone what `keep` does not say yes to.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&Object) -> bool) {
+        for children in [&mut self.owned, &mut self.adopt, &mut self.release] {
+            children.retain(|child| keep(child));
+        }
+    }
 }
 
 /// Sorts `candidates` (all of the owner's namespace) by what they are to the owner. An owner that is

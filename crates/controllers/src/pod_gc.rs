@@ -5,7 +5,7 @@
 //! when a node goes. What is in memory is disposable: since when each node has been missing, so that
 //! one that is just being replaced costs no pods.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,15 +14,17 @@ use async_trait::async_trait;
 use balsa_client::{Client, Next, Queue, Reconciler, feed};
 use balsa_model::kinds::pod::set_disrupted;
 use balsa_model::strategy::DeleteOptions;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, Object};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::ControllerConfig;
 use crate::caches::{Caches, every};
+use crate::index::{Index, feed_indexed};
 use crate::owner::key_of;
 use crate::pods;
+use crate::taint_eviction::Homes;
 
 /// The cluster as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +39,9 @@ impl fmt::Display for Whole {
 struct PodGc {
     client: Client,
     caches: Caches,
+    homes: Homes,
+    /// Pods that have ended.
+    ended: Index<()>,
     clock: Clock,
     grace: Duration,
     ended_pods: usize,
@@ -44,13 +49,24 @@ struct PodGc {
 }
 
 /// Starts the controller.
-pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, config: &ControllerConfig, scope: &Scope) {
+pub(crate) fn start(
+    client: Client,
+    caches: &Caches,
+    homes: Homes,
+    clock: Clock,
+    config: &ControllerConfig,
+    scope: &Scope,
+) {
     let queue: Queue<Whole> = Queue::new();
     feed(&caches.nodes, &queue, scope, |change| change.new.is_none().then_some(Whole));
+    let has_ended = |object: &Object| object.is(pods::is_terminal).then_some(()).into_iter().collect();
+    let ended = feed_indexed(&caches.pods, &queue, scope, has_ended, |_| None);
     every(config.node_period * 4, &queue, scope, || [Whole]);
     let this = PodGc {
         client,
         caches: caches.clone(),
+        homes,
+        ended,
         clock,
         grace: config.node_grace,
         ended_pods: config.ended_pods,
@@ -61,16 +77,16 @@ pub(crate) fn start(client: Client, caches: &Caches, clock: Clock, config: &Cont
 
 /// The pods to delete: those on a node that `is_gone`, those that are to go and have no node, and the
 /// oldest ended ones beyond `keep`.
-fn plan<'a>(all: &[&'a Pod], is_gone: impl Fn(&str) -> bool, keep: usize) -> Vec<&'a Pod> {
+fn plan(all: &[Arc<Pod>], is_gone: impl Fn(&str) -> bool, keep: usize) -> Vec<&Pod> {
     let mut doomed = Vec::new();
     let mut ended = Vec::new();
     for pod in all {
         let node = pods::node_name(pod);
         let unbound = node.is_empty() && pod.metadata.deletion_timestamp.is_some();
         if unbound || (!node.is_empty() && is_gone(node)) {
-            doomed.push(*pod);
+            doomed.push(&**pod);
         } else if pods::is_terminal(pod) {
-            ended.push(*pod);
+            ended.push(&**pod);
         }
     }
     ended.sort_by_key(|pod| pod.metadata.creation_timestamp.as_ref().map(|time| time.0));
@@ -82,14 +98,14 @@ fn plan<'a>(all: &[&'a Pod], is_gone: impl Fn(&str) -> bool, keep: usize) -> Vec
 impl PodGc {
     /// The nodes that pods name, are not there, and have been missing for long enough; and whether
     /// there are some that have not.
-    fn gone(&self, all: &[&Pod]) -> (Vec<String>, bool) {
+    fn gone(&self) -> (Vec<String>, bool) {
         let now = self.clock.now();
         let mut missing = self.missing.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let is_missing = |name: &str| self.caches.nodes.get(&Key::new("", name)).is_none();
         missing.retain(|name, _| is_missing(name));
-        for node in all.iter().map(|pod| pods::node_name(pod)).filter(|node| !node.is_empty()) {
-            if !missing.contains_key(node) && is_missing(node) {
-                missing.insert(node.to_owned(), now);
+        for node in self.homes.values() {
+            if is_missing(&node) {
+                missing.entry(node).or_insert(now);
             }
         }
         let grace = i64::try_from(self.grace.as_secs()).unwrap_or(i64::MAX);
@@ -98,6 +114,19 @@ impl PodGc {
             missing.iter().filter(|(_, since)| long(since)).map(|(name, _)| name.clone()).collect();
         let pending = gone.len() < missing.len();
         (gone, pending)
+    }
+
+    /// The pods that may be among those to delete, when these nodes are gone. There are few of them beside those
+    /// that stay, which nobody decodes here.
+    fn candidates(&self, gone: &[String]) -> Vec<Arc<Pod>> {
+        let mut keys: BTreeSet<Key> = gone.iter().flat_map(|node| self.homes.get(node)).collect();
+        let deleting = self.caches.pods.list().into_iter().filter(|object| object.is_deleting());
+        keys.extend(deleting.map(|object| object.key().clone()));
+        let ended = self.ended.get(&());
+        if ended.len() > self.ended_pods {
+            keys.extend(ended);
+        }
+        keys.iter().filter_map(|key| self.caches.pods.get(key)?.typed()).collect()
     }
 
     async fn delete(&self, pod: &Pod) -> Result<(), Failure> {
@@ -127,10 +156,9 @@ impl Reconciler for PodGc {
     }
 
     async fn reconcile(&self, _key: &Whole) -> Result<Next, Failure> {
-        let objects = self.caches.pods.list();
-        let all: Vec<&Pod> = objects.iter().filter_map(|object| object.typed::<Pod>()).collect();
-        let (gone, pending) = self.gone(&all);
-        for pod in plan(&all, |node| gone.iter().any(|name| name == node), self.ended_pods) {
+        let (gone, pending) = self.gone();
+        for pod in plan(&self.candidates(&gone), |node| gone.iter().any(|name| name == node), self.ended_pods)
+        {
             self.delete(pod).await?;
         }
         Ok(if pending { Next::After(self.grace.min(Duration::from_secs(5))) } else { Next::Wait })
@@ -148,13 +176,13 @@ mod tests {
 
     #[test]
     fn what_is_cleared_away() {
-        let pod = |name: &str, node: &str, phase: &str, age: i64, deleting: bool| -> Pod {
+        let pod = |name: &str, node: &str, phase: &str, age: i64, deleting: bool| {
             let mut pod: Pod = serde_json::from_value(json!({
                 "metadata": {"name": name}, "spec": {"nodeName": node, "containers": []}, "status": {"phase": phase}}))
             .unwrap();
             pod.metadata.creation_timestamp = Some(Time(Timestamp::from_second(100 - age).unwrap()));
             pod.metadata.deletion_timestamp = deleting.then_some(Time(Timestamp::UNIX_EPOCH));
-            pod
+            Arc::new(pod)
         };
         let all = [
             pod("runs", "here", "Running", 1, false),
@@ -165,7 +193,6 @@ mod tests {
             pod("ended-early", "here", "Succeeded", 9, false),
             pod("ended-late", "here", "Failed", 1, false),
         ];
-        let all: Vec<&Pod> = all.iter().collect();
         let doomed = plan(&all, |node| node == "gone", 1);
         let names: Vec<_> = doomed.iter().map(|pod| pod.metadata.name.as_deref().unwrap()).collect();
         assert_eq!(names, ["lost", "never-ran", "ended-early"]);

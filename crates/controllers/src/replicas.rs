@@ -107,16 +107,14 @@ impl<O: ReplicaOwner> Replicas<O> {
 
     async fn run(&self, key: &Key, owner: &O) -> Result<Next, Failure> {
         let selector = owner.selector();
-        let candidates = self.pods.candidates(&key.namespace);
-        let candidates =
-            candidates.into_iter().filter(|o| o.typed::<Pod>().is_some_and(|p| !pods::is_terminal(p)));
-        let claims = claim(owner.metadata(), &selector, candidates.collect());
+        let mut claims = claim(owner.metadata(), &selector, self.pods.candidates(&key.namespace));
+        claims.retain(|object| object.is(|pod| !pods::is_terminal(pod)));
         let children = settle_claims::<O, Pod>(&self.client, owner, claims).await?;
         let doomed = self.pods.doomed(key, &children);
-        let active: Vec<&Pod> = children
+        let active: Vec<Arc<Pod>> = children
             .iter()
             .filter(|child| !child.is_deleting() && !doomed.contains(child.uid()))
-            .filter_map(|child| child.typed::<Pod>())
+            .filter_map(|child| child.typed())
             .collect();
         let deleting = owner.metadata().deletion_timestamp.is_some();
         let plan =
@@ -167,7 +165,7 @@ impl<O: ReplicaOwner> Reconciler for Replicas<O> {
             return Ok(Next::Wait);
         };
         let Some(owner) = object.typed::<O>() else { return Ok(Next::Wait) };
-        match self.run(key, owner).await? {
+        match self.run(key, &owner).await? {
             Next::After(delay) => Ok(Next::After(delay.max(Duration::from_millis(100)))),
             Next::Wait => Ok(Next::Wait),
         }

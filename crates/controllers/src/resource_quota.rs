@@ -16,7 +16,7 @@ use balsa_model::quota::{self, Usage};
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
 use balsa_rt::Scope;
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
 
 use crate::caches::{Caches, every, settle};
 use crate::pods;
@@ -60,11 +60,10 @@ fn redefined(change: &Changed) -> Option<Key> {
 /// The namespace in which a change may have freed something.
 fn freed(change: &Changed) -> Option<Arc<str>> {
     let old = change.old.as_ref()?;
-    let over = |object: &balsa_model::Object| object.typed::<Pod>().is_some_and(pods::is_terminal);
     let gone = match &change.new {
         None => true,
         // A pod that has just ended.
-        Some(new) => over(new) && !over(old),
+        Some(new) => new.is(pods::is_terminal) && !old.is(pods::is_terminal),
     };
     gone.then(|| old.key().namespace.clone())
 }
@@ -96,19 +95,19 @@ impl Reconciler for Quotas {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.quotas.get(key) else { return Ok(Next::Wait) };
         let Some(present) = object.typed::<ResourceQuota>() else { return Ok(Next::Wait) };
-        let hard = quota::hard(present);
+        let hard = quota::hard(&present);
         let mut used: Usage = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
         for (_, informer) in self.caches.all.iter().filter(|(kind, _)| kind.descriptor().is_namespaced()) {
             for object in informer.list_in(&key.namespace) {
                 let Some(decoded) = object.decode() else { continue };
                 let counted = quota::limited(&hard, &quota::usage(decoded.as_ref()));
-                if !counted.is_empty() && quota::covers(present, decoded.as_ref()) {
+                if !counted.is_empty() && quota::covers(&present, decoded.as_ref()) {
                     used = quota::sum(&used, &counted);
                 }
             }
         }
-        let Some(status) = plan(present, &used) else { return Ok(Next::Wait) };
-        let mut wanted = present.clone();
+        let Some(status) = plan(&present, &used) else { return Ok(Next::Wait) };
+        let mut wanted = ResourceQuota::clone(&present);
         wanted.status = Some(status);
         // The version that was read is the precondition: what admission charged meanwhile is counted again.
         let written = self.client.api::<ResourceQuota>().update(&wanted, Part::Status).await?;

@@ -95,7 +95,7 @@ pub(crate) async fn settle_history<O: Revisioned>(
     let claims = claim(owner.metadata(), &owner.selector(), cache.list_in(namespace));
     let owned: Vec<Arc<Object>> = settle_claims::<O, ControllerRevision>(client, owner, claims).await?;
     let mut all: Vec<ControllerRevision> =
-        owned.iter().filter_map(|object| object.typed::<ControllerRevision>().cloned()).collect();
+        owned.iter().filter_map(|object| object.to_typed::<ControllerRevision>()).collect();
     all.sort_by_key(|revision| {
         (revision.revision, revision.metadata.creation_timestamp.as_ref().map(|t| t.0))
     });
@@ -110,7 +110,7 @@ pub(crate) async fn settle_history<O: Revisioned>(
             renewed.revision = highest + 1;
             let written = client.api::<ControllerRevision>().update(&renewed, Part::Main).await?;
             settle(cache, written.revision()).await;
-            let renewed = written.typed::<ControllerRevision>().cloned().unwrap_or(renewed);
+            let renewed = written.to_typed::<ControllerRevision>().unwrap_or(renewed);
             all.push(renewed.clone());
             renewed
         }
@@ -154,7 +154,7 @@ async fn create<O: Revisioned>(
     match api.create(&revision).await {
         Ok(created) => {
             settle(cache, created.revision()).await;
-            Ok(created.typed::<ControllerRevision>().cloned().unwrap_or(revision))
+            Ok(created.to_typed::<ControllerRevision>().unwrap_or(revision))
         }
         Err(failure) if failure.reason == Reason::AlreadyExists => {
             let found = api.get(&key_of(&revision.metadata)).await?;
@@ -164,7 +164,7 @@ async fn create<O: Revisioned>(
             });
             if let Some(same) = same {
                 settle(cache, found.revision()).await;
-                return Ok(same.clone());
+                return Ok(Arc::unwrap_or_clone(same));
             }
             // Another template has the same hash: the next run counts one more and gets another.
             let mut changed = owner.clone();

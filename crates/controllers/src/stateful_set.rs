@@ -124,8 +124,8 @@ impl StatefulSets {
         for wanted in identity::claims(set, ordinal) {
             let key = key_of(&wanted.metadata);
             let Some(object) = self.caches.claims.get(&key) else { continue };
-            let Some(claim) = object.typed::<PersistentVolumeClaim>() else { continue };
-            if identity::tie(&mut claim.clone(), set, pod, condemned) {
+            let Some(mut claim) = object.to_typed::<PersistentVolumeClaim>() else { continue };
+            if identity::tie(&mut claim, set, pod, condemned) {
                 let written = api.modify(&key, Part::Main, |claim| identity::tie(claim, set, pod, condemned));
                 if let Some(written) = written.await? {
                     settle(&self.caches.claims, written.revision()).await;
@@ -157,7 +157,8 @@ impl StatefulSets {
 
     async fn delete(&self, set: &StatefulSet, pod: &Pod, condemned: bool) -> Result<(), Failure> {
         if condemned {
-            self.tie_claims(set, identity::ordinal_of(set, pod).unwrap_or(0), Some(pod), true).await?;
+            self.tie_claims(set, identity::ordinal_of(set, &pod.metadata).unwrap_or(0), Some(pod), true)
+                .await?;
         }
         let key = key_of(&pod.metadata);
         let name = set.metadata.name.as_deref().unwrap_or_default();
@@ -216,11 +217,9 @@ impl StatefulSets {
         let history: History = settle_history(&self.client, &self.caches.controller_revisions, set).await?;
         let mut claims = claim(&set.metadata, &set.selector(), self.caches.pods.list_in(&key.namespace));
         // Orphans with a name that this set would not give are somebody else's.
-        claims.adopt.retain(|object| {
-            object.typed::<Pod>().is_some_and(|pod| identity::ordinal_of(set, pod).is_some())
-        });
+        claims.adopt.retain(|object| identity::ordinal_of(set, object.meta()).is_some());
         let children = settle_claims::<StatefulSet, Pod>(&self.client, set, claims).await?;
-        let pods: Vec<&Pod> = children.iter().filter_map(|child| child.typed::<Pod>()).collect();
+        let pods: Vec<Arc<Pod>> = children.iter().filter_map(|child| child.typed()).collect();
         let now = self.clock.now();
         let plan = plan::plan(&View { set, history: &history, pods: &pods, now });
         let outcome = self.carry_out(set, &plan).await;
@@ -246,6 +245,6 @@ impl Reconciler for StatefulSets {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.stateful_sets.get(key) else { return Ok(Next::Wait) };
         let Some(set) = object.typed::<StatefulSet>() else { return Ok(Next::Wait) };
-        self.run(key, set).await
+        self.run(key, &set).await
     }
 }

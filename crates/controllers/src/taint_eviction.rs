@@ -1,31 +1,30 @@
 //! Evicts pods from nodes whose NoExecute taints they do not tolerate, or no longer.
 //!
 //! Reads nodes and pods; deletes pods, with their own grace. When the time runs out is counted from
-//! the taint's own time, so a new leader counts on. Which pods are on which node is an index in memory,
-//! kept by the task that also wakes the node. While no node at all is ready it is more likely the
+//! the taint's own time, so a new leader counts on. Which pods are on which node it has from an index,
+//! as do others that ask for it. While no node at all is ready it is more likely the
 //! control plane that is cut off: then nobody is evicted from silent nodes.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use balsa_client::events::reference_of;
 use balsa_client::{Client, Next, Queue, Reconciler, Recorder, feed};
-use balsa_model::kinds::node;
-use balsa_model::kinds::pod::set_disrupted;
+use balsa_model::kinds::{node, pod};
 use balsa_model::strategy::DeleteOptions;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, Object};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::ControllerConfig;
 use crate::caches::Caches;
+use crate::index::{Index, feed_indexed};
 use crate::node_lifecycle::{NOT_READY, UNREACHABLE};
-use crate::pods;
 
-type Homes = Arc<Mutex<HashMap<String, HashSet<Key>>>>;
+/// Pods by the node that they are bound to.
+pub(crate) type Homes = Index<String>;
 
 struct TaintEviction {
     client: Client,
@@ -36,7 +35,7 @@ struct TaintEviction {
     homes: Homes,
 }
 
-/// Starts the controller.
+/// Starts the controller; answers where pods are.
 pub(crate) fn start(
     client: Client,
     caches: &Caches,
@@ -44,29 +43,29 @@ pub(crate) fn start(
     clock: Clock,
     config: &ControllerConfig,
     scope: &Scope,
-) {
+) -> Homes {
     let queue: Queue<Key> = Queue::new();
     feed(&caches.nodes, &queue, scope, |change| change.object().map(|o| o.key().clone()));
-    let homes: Homes = Arc::default();
-    let index = homes.clone();
-    feed(&caches.pods, &queue, scope, move |change| {
-        let mut homes = index.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let home = |object: &Arc<balsa_model::Object>| {
-            object.typed::<Pod>().map(|pod| pods::node_name(pod).to_owned())
-        };
-        if let Some(old) = &change.old
-            && let Some(pods) = home(old).and_then(|node| homes.get_mut(&node))
-        {
-            pods.remove(old.key());
-        }
-        let new = change.new.as_ref()?;
-        let node = home(new).filter(|node| !node.is_empty())?;
-        homes.entry(node.clone()).or_default().insert(new.key().clone());
-        Some(Key::new("", node))
+    let homes = feed_indexed(&caches.pods, &queue, scope, home, |change| {
+        let homes = change.new.as_deref().map(home).unwrap_or_default();
+        homes.into_iter().map(|node| Key::new("", node))
     });
-    let this =
-        TaintEviction { client, caches: caches.clone(), recorder, clock, period: config.node_period, homes };
+    let this = TaintEviction {
+        client,
+        caches: caches.clone(),
+        recorder,
+        clock,
+        period: config.node_period,
+        homes: homes.clone(),
+    };
     balsa_client::run(Arc::new(this), queue, 4, scope);
+    homes
+}
+
+/// The node of a pod that has one.
+fn home(object: &Object) -> Vec<String> {
+    let pod = object.typed::<Pod>();
+    pod.and_then(|pod| pod::node_name(&pod).map(str::to_owned)).into_iter().collect()
 }
 
 /// When a pod must leave a node with these taints; `None`: it may stay.
@@ -96,26 +95,15 @@ fn leaves_at(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> O
 impl TaintEviction {
     fn is_cut_off(&self, taints: &[&Taint]) -> bool {
         taints.iter().any(|taint| taint.key == NOT_READY || taint.key == UNREACHABLE)
-            && !self
-                .caches
-                .nodes
-                .list()
-                .iter()
-                .any(|object| object.typed::<Node>().is_some_and(node::is_ready))
-    }
-
-    fn pods_on(&self, node: &str) -> Vec<Key> {
-        let homes = self.homes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        homes.get(node).into_iter().flatten().cloned().collect()
+            && !self.caches.nodes.list().iter().any(|object| object.is(node::is_ready))
     }
 
     /// Deletes the pod if its time is up; how long until then.
     async fn judge(&self, key: &Key, taints: &[&Taint]) -> Result<Option<Duration>, Failure> {
-        let Some(object) = self.caches.pods.get(key) else { return Ok(None) };
-        let Some(pod) = object.typed::<Pod>().filter(|pod| !pods::is_terminal(pod)) else { return Ok(None) };
-        if object.is_deleting() {
+        let Some(object) = self.caches.pods.get(key).filter(|object| !object.is_deleting()) else {
             return Ok(None);
-        }
+        };
+        let Some(pod) = object.typed::<Pod>().filter(|pod| !pod::is_terminal(pod)) else { return Ok(None) };
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
         let now = self.clock.now();
         let Some(at) = leaves_at(taints, tolerations, now) else { return Ok(None) };
@@ -124,7 +112,7 @@ impl TaintEviction {
         }
         let (api, now) = (self.client.api::<Pod>(), self.clock.now_seconds());
         let why = "Taint manager: deleting due to NoExecute taint";
-        let mark = |pod: &mut Pod| set_disrupted(pod, "DeletionByTaintManager", why, now);
+        let mark = |pod: &mut Pod| pod::set_disrupted(pod, "DeletionByTaintManager", why, now);
         api.mark_and_delete(key, object.uid(), mark, DeleteOptions::default()).await?;
         let message = format!("Marking for deletion Pod {key}");
         self.recorder.event(&reference_of(&object), "Normal", "TaintManagerEviction", message);
@@ -145,7 +133,7 @@ impl Reconciler for TaintEviction {
         let Some(object) = self.caches.nodes.get(key) else { return Ok(Next::Wait) };
         let Some(node) = object.typed::<Node>() else { return Ok(Next::Wait) };
         let taints: Vec<&Taint> =
-            node::taints(node).iter().filter(|taint| taint.effect == "NoExecute").collect();
+            node::taints(&node).iter().filter(|taint| taint.effect == "NoExecute").collect();
         if taints.is_empty() {
             return Ok(Next::Wait);
         }
@@ -153,7 +141,7 @@ impl Reconciler for TaintEviction {
             return Ok(Next::After(self.period));
         }
         let mut soonest: Option<Duration> = None;
-        for pod in self.pods_on(&key.name) {
+        for pod in self.homes.get(&key.name.to_string()) {
             let left = self.judge(&pod, &taints).await?;
             soonest = soonest.into_iter().chain(left).min();
         }

@@ -53,7 +53,7 @@ impl Reconciler for TtlAfterFinished {
         let Some(object) = self.caches.jobs.get(key).filter(|object| !object.is_deleting()) else {
             return Ok(Next::Wait);
         };
-        let Some(left) = object.typed::<Job>().and_then(|job| left(job, self.clock.now())) else {
+        let Some(left) = object.typed::<Job>().and_then(|job| left(&job, self.clock.now())) else {
             return Ok(Next::Wait);
         };
         if !left.is_zero() {

@@ -14,12 +14,13 @@ mod released;
 use std::sync::Arc;
 
 use balsa_client::{Client, Queue, Recorder, feed};
-use balsa_model::Key;
+use balsa_model::{Key, Object};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::ControllerConfig;
 use crate::caches::Caches;
+use crate::index::feed_indexed;
 
 /// The name of the built-in provisioner.
 const PROVISIONER: &str = "balsa.dev/local-path";
@@ -41,38 +42,45 @@ pub(crate) fn start(
     feed(&caches.pods, &queue, scope, |change| {
         // A claim that is to go waits for the last pod that uses it.
         let Some(object) = change.object() else { return Vec::new() };
-        let used = object.typed::<Pod>().map(plan::claims_of).unwrap_or_default();
-        used.into_iter().map(|name| Key::new(object.key().namespace.clone(), name)).collect()
+        let Some(pod) = object.typed::<Pod>() else { return Vec::new() };
+        let used = plan::claims_of(&pod).into_iter();
+        used.map(|name| Key::new(object.key().namespace.clone(), name)).collect()
     });
     let claims = caches.claims.clone();
-    feed(&caches.volumes, &queue, scope, move |change| {
-        let volume = change.object().and_then(|object| object.typed::<PersistentVolume>());
-        let reference = volume.and_then(|v| v.spec.as_ref()).and_then(|spec| spec.claim_ref.as_ref());
-        match reference {
-            Some(claim) => vec![plan::key_of_reference(claim)],
+    let volumes = feed_indexed(&caches.volumes, &queue, scope, promised_to, move |change| {
+        let promised = change.object().and_then(|volume| promised_to(volume).pop().flatten());
+        match promised {
+            Some(claim) => vec![claim],
             // A free volume: whoever waits may have it.
-            None => claims.list().iter().filter(|c| !is_bound(c)).map(|c| c.key().clone()).collect(),
+            None => claims.list().iter().filter(|c| !c.is(is_bound)).map(|c| c.key().clone()).collect(),
         }
     });
     let local_path_dir = config.local_path_dir.clone();
-    let this = claims::Claims { client: client.clone(), caches: caches.clone(), recorder, local_path_dir };
+    let this =
+        claims::Claims { client: client.clone(), caches: caches.clone(), volumes, recorder, local_path_dir };
     balsa_client::run(Arc::new(this), queue, 1, scope);
 
     let queue: Queue<Key> = Queue::new();
-    feed(&caches.volumes, &queue, scope, |change| change.object().map(|o| o.key().clone()));
-    let volumes = caches.volumes.clone();
+    // An index of its own: a claim may be heard of before its volume, which is then woken by itself.
+    let volumes = feed_indexed(&caches.volumes, &queue, scope, promised_to, |change| {
+        change.object().map(|o| o.key().clone())
+    });
     feed(&caches.claims, &queue, scope, move |change| {
-        let claim = change.object().map(|object| object.key().clone());
-        let of =
-            |volume: &PersistentVolume| volume.spec.as_ref()?.claim_ref.as_ref().map(plan::key_of_reference);
-        let all = volumes.list().into_iter();
-        let mine = all.filter(|o| claim.is_some() && o.typed::<PersistentVolume>().and_then(of) == claim);
-        mine.map(|o| o.key().clone()).collect::<Vec<_>>()
+        change.object().map(|claim| volumes.get(&Some(claim.key().clone()))).unwrap_or_default()
     });
     balsa_client::run(Arc::new(released::Volumes { client, caches: caches.clone() }), queue, 1, scope);
 }
 
-fn is_bound(object: &balsa_model::Object) -> bool {
-    let status = object.typed::<PersistentVolumeClaim>().and_then(|claim| claim.status.as_ref());
+/// The claim that a volume is promised to, or bound to; `None`: it is free.
+type PromisedTo = Option<Key>;
+
+fn promised_to(object: &Object) -> Vec<PromisedTo> {
+    let volume = object.typed::<PersistentVolume>();
+    let reference = volume.as_ref().and_then(|volume| volume.spec.as_ref()?.claim_ref.as_ref());
+    vec![reference.map(plan::key_of_reference)]
+}
+
+fn is_bound(claim: &PersistentVolumeClaim) -> bool {
+    let status = claim.status.as_ref();
     status.and_then(|status| status.phase.as_deref()) == Some("Bound")
 }

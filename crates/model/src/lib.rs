@@ -35,6 +35,7 @@ pub mod selector;
 pub mod status;
 pub mod strategy;
 pub mod table;
+mod typed;
 pub mod yaml;
 
 pub use kind::{AnyObject, Descriptor, Kind, KindRef, Scope, Subresource};

@@ -2,6 +2,7 @@
 //! too much for one container, pod or claim. Admission asks this.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{
     Container, LimitRange, LimitRangeItem, PersistentVolumeClaim, Pod, PodSpec,
@@ -14,10 +15,10 @@ use crate::quantity::Quantity;
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 
 /// Gives the containers of a new pod the amounts that they do not name.
-pub fn set_defaults(pod: &mut Pod, ranges: &[&LimitRange]) {
+pub fn set_defaults(pod: &mut Pod, ranges: &[Arc<LimitRange>]) {
     let Some(spec) = &mut pod.spec else { return };
     let mut given = Vec::new();
-    let of_containers = |range: &&LimitRange| {
+    let of_containers = |range: &Arc<LimitRange>| {
         let limits = range.spec.iter().flat_map(|spec| spec.limits.clone());
         limits.filter(|item| item.type_ == "Container").collect::<Vec<_>>()
     };
@@ -62,7 +63,7 @@ fn amounts(list: Option<&ResourceList>) -> Amounts {
 }
 
 /// What is wrong with a pod's amounts; empty: nothing.
-pub fn check_pod(pod: &Pod, ranges: &[&LimitRange]) -> Vec<String> {
+pub fn check_pod(pod: &Pod, ranges: &[Arc<LimitRange>]) -> Vec<String> {
     let mut wrong = Vec::new();
     let Some(spec) = &pod.spec else { return wrong };
     for item in ranges.iter().flat_map(|range| range.spec.iter().flat_map(|spec| &spec.limits)) {
@@ -84,7 +85,7 @@ pub fn check_pod(pod: &Pod, ranges: &[&LimitRange]) -> Vec<String> {
 }
 
 /// What is wrong with a claim's amount; empty: nothing.
-pub fn check_claim(claim: &PersistentVolumeClaim, ranges: &[&LimitRange]) -> Vec<String> {
+pub fn check_claim(claim: &PersistentVolumeClaim, ranges: &[Arc<LimitRange>]) -> Vec<String> {
     let mut wrong = Vec::new();
     let resources = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref());
     let requests = amounts(resources.and_then(|resources| resources.requests.as_ref()));
@@ -169,8 +170,9 @@ mod tests {
 
     use super::*;
 
-    fn range(item: Value) -> LimitRange {
-        serde_json::from_value(json!({"metadata": {"name": "l"}, "spec": {"limits": [item]}})).unwrap()
+    fn ranges(item: Value) -> [Arc<LimitRange>; 1] {
+        let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [item]}});
+        [Arc::new(serde_json::from_value(range).unwrap())]
     }
 
     fn pod(resources: Value) -> Pod {
@@ -181,11 +183,11 @@ mod tests {
 
     #[test]
     fn what_is_not_said_is_given() {
-        let range = range(
+        let ranges = ranges(
             json!({"type": "Container", "default": {"cpu": "1"}, "defaultRequest": {"cpu": "100m", "memory": "1Mi"}}),
         );
         let mut pod = pod(json!({"requests": {"cpu": "200m"}}));
-        set_defaults(&mut pod, &[&range]);
+        set_defaults(&mut pod, &ranges);
         let value = serde_json::to_value(&pod).unwrap();
         assert_eq!(
             value["spec"]["containers"][0]["resources"],
@@ -200,7 +202,7 @@ mod tests {
     #[test]
     fn too_little_and_too_much() {
         let bounds = json!({"type": "Container", "min": {"cpu": "100m"}, "max": {"cpu": "2"}, "maxLimitRequestRatio": {"cpu": "2"}});
-        let range = range(bounds);
+        let ranges = ranges(bounds);
         for (resources, wrong) in [
             (json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}), vec![]),
             (
@@ -224,24 +226,24 @@ mod tests {
                 vec!["cpu max limit to request ratio per Container is 2, but provided ratio is 4.000000"],
             ),
         ] {
-            assert_eq!(check_pod(&pod(resources), &[&range]), wrong);
+            assert_eq!(check_pod(&pod(resources), &ranges), wrong);
         }
     }
 
     #[test]
     fn pods_as_a_whole_and_claims() {
-        let whole = range(json!({"type": "Pod", "max": {"cpu": "1"}}));
+        let whole = ranges(json!({"type": "Pod", "max": {"cpu": "1"}}));
         let two: Pod = serde_json::from_value(json!({"metadata": {}, "spec": {"containers": [
             {"name": "a", "resources": {"limits": {"cpu": "600m"}}}, {"name": "b", "resources": {"limits": {"cpu": "600m"}}}]}}))
         .unwrap();
-        assert_eq!(check_pod(&two, &[&whole]), ["maximum cpu usage per Pod is 1, but limit is 1200m"]);
-        let claims = range(json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}));
+        assert_eq!(check_pod(&two, &whole), ["maximum cpu usage per Pod is 1, but limit is 1200m"]);
+        let claims = ranges(json!({"type": "PersistentVolumeClaim", "max": {"storage": "1Gi"}}));
         let claim: PersistentVolumeClaim = serde_json::from_value(
             json!({"metadata": {}, "spec": {"resources": {"requests": {"storage": "2Gi"}}}}),
         )
         .unwrap();
         assert_eq!(
-            check_claim(&claim, &[&claims]),
+            check_claim(&claim, &claims),
             ["maximum storage usage per PersistentVolumeClaim is 1Gi, but limit is 2Gi"]
         );
     }

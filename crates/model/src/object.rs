@@ -7,11 +7,10 @@
 //! `metadata.managedFields`, which can be as long as all the rest, stands last in the metadata and only in
 //! the bytes: neither the decoded metadata nor the typed form have it.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -22,6 +21,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::kind::{AnyObject, Kind, KindRef, kind_of};
+use crate::typed::Typed;
 
 /// The number of a Mutation in the whole log: an object's `resourceVersion`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -77,7 +77,7 @@ pub struct Object {
     meta: ObjectMeta,
     /// Where the text of its managedFields is.
     managed: Range<usize>,
-    typed: OnceLock<Option<Box<dyn Any + Send + Sync>>>,
+    typed: Typed,
 }
 
 /// Why stored bytes are not an object. It is an alarm: what is stored was checked when it came in.
@@ -218,7 +218,7 @@ impl Object {
         });
         let key =
             Key::new(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        Ok(Self { kind, key, revision, bytes, meta, managed, typed: OnceLock::new() })
+        Ok(Self { kind, key, revision, bytes, meta, managed, typed: Typed::default() })
     }
 
     /// Reads an object that came over the wire; its revision is its resourceVersion.
@@ -295,17 +295,26 @@ impl Object {
         }
     }
 
-    /// Its typed form, decoded at most once a version. `None` when it is of another kind, or does not
-    /// decode, which the checks at the front door exclude.
-    pub fn typed<K: Kind>(&self) -> Option<&K> {
+    /// Its typed form, decoded unless it was lately: whoever walks over many objects sorts out by
+    /// [`Self::meta`] or an index first. `None` when it is of another kind, or does not decode, which the
+    /// checks at the front door exclude.
+    pub fn typed<K: Kind>(&self) -> Option<Arc<K>> {
         // Before the cache: a question of another kind must not settle what this object decodes to.
         if self.kind != kind_of::<K>() {
             return None;
         }
-        self.typed
-            .get_or_init(|| self.kind.read(&self.bare_bytes()).ok())
-            .as_ref()
-            .and_then(|any| any.downcast_ref())
+        let size = self.bytes.len() - self.managed.len();
+        self.typed.get_or_make(size, || self.kind.read(&self.bare_bytes()).ok())?.downcast().ok()
+    }
+
+    /// Whether it is of kind `K`, and `question` says yes to it.
+    pub fn is<K: Kind>(&self, question: impl FnOnce(&K) -> bool) -> bool {
+        self.typed().is_some_and(|typed| question(&typed))
+    }
+
+    /// A copy of its typed form, to be changed; as [`Self::typed`].
+    pub fn to_typed<K: Kind>(&self) -> Option<K> {
+        self.typed().map(Arc::unwrap_or_clone)
     }
 
     /// Its typed form behind the object-safe face, for code that is generic over kinds.

@@ -162,7 +162,7 @@ impl Sources {
 /// A kind's name and new version, typed.
 fn parts<K: Kind>(change: &Changed) -> Option<(String, Option<K>)> {
     let name = change.object()?.key().name.to_string();
-    Some((name, change.new.as_ref().and_then(|new| new.typed::<K>().cloned())))
+    Some((name, change.new.as_ref().and_then(|new| new.to_typed::<K>())))
 }
 
 impl Scheduler {
@@ -178,7 +178,7 @@ impl Scheduler {
             }
             Heard::Claim(change) => {
                 let Some(object) = change.object() else { return };
-                let claim = change.new.as_ref().and_then(|new| new.typed::<PersistentVolumeClaim>().cloned());
+                let claim = change.new.as_ref().and_then(|new| new.to_typed::<PersistentVolumeClaim>());
                 self.view.set_claim(object.key(), claim);
                 self.waiting.wake();
             }
@@ -196,7 +196,7 @@ impl Scheduler {
             Heard::Budget(change) => {
                 let Some(object) = change.object() else { return };
                 let budget = change.new.as_ref().and_then(|new| new.typed::<PodDisruptionBudget>());
-                self.view.set_budget(object.key(), budget);
+                self.view.set_budget(object.key(), budget.as_deref());
             }
             Heard::Results(results) => self.on_results(results),
             Heard::Due => {}
@@ -215,11 +215,11 @@ impl Scheduler {
         let same = |old: &Node| {
             old.spec == node.spec
                 && old.metadata.labels == node.metadata.labels
-                && allocatable(old) == allocatable(node)
+                && allocatable(old) == allocatable(&node)
         };
-        let same = old.is_some_and(same);
-        if !same || old.is_some_and(|old| images(old) != images(node)) {
-            self.view.set_node(node);
+        let same = old.as_deref().is_some_and(same);
+        if !same || old.is_some_and(|old| images(&old) != images(&node)) {
+            self.view.set_node(&node);
         }
         if !same {
             self.waiting.wake();
@@ -234,7 +234,7 @@ impl Scheduler {
         }
         let Some(object) = &change.new else { return };
         let Some(pod) = object.typed::<Pod>() else { return };
-        if pod::is_terminal(pod) {
+        if pod::is_terminal(&pod) {
             return self.forget(object.key(), object.uid());
         }
         let old = change.old.as_ref().and_then(|old| old.typed::<Pod>());
@@ -243,22 +243,22 @@ impl Scheduler {
                 && old.spec == pod.spec
                 && old.metadata.labels == pod.metadata.labels
                 && old.metadata.deletion_timestamp == pod.metadata.deletion_timestamp
-                && is_too_large(old) == is_too_large(pod)
+                && is_too_large(&old) == is_too_large(&pod)
         });
         if same {
             return;
         }
-        if let Some(node) = pod::node_name(pod) {
+        if let Some(node) = pod::node_name(&pod) {
             self.waiting.remove(object.key());
             self.view.forget_nomination(object.uid());
-            self.view.place_pod(Arc::new(Needs::of(pod)), node);
+            self.view.place_pod(Arc::new(Needs::of(&pod)), node);
             // It may be the company that others wait for.
             self.waiting.wake();
-        } else if pod::is_deleting(pod) || pod::is_gated(pod) || !is_ours(pod) {
+        } else if pod::is_deleting(&pod) || pod::is_gated(&pod) || !is_ours(&pod) {
             self.waiting.remove(object.key());
             self.view.forget_nomination(object.uid());
         } else if !self.view.has_pod(object.uid()) {
-            let needs = Arc::new(Needs::of(pod));
+            let needs = Arc::new(Needs::of(&pod));
             let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
             if let Some(node) = nominated.filter(|node| !node.is_empty()) {
                 // What an earlier leader has begun.

@@ -295,7 +295,7 @@ mod story {
         let holds = async {
             loop {
                 let all = client.api::<Pod>().list(Filter::everything()).await.unwrap();
-                let all: Vec<Pod> = all.iter().map(|o| o.typed::<Pod>().unwrap().clone()).collect();
+                let all: Vec<Pod> = all.iter().map(|o| o.to_typed::<Pod>().unwrap()).collect();
                 if condition(&all) {
                     return;
                 }
@@ -314,7 +314,7 @@ mod story {
         let namespace: Namespace = serde_json::from_value(json!({"metadata": {"name": "default"}})).unwrap();
         client.api::<Namespace>().create(&namespace).await.unwrap();
         let created = client.api::<Node>().create(&node("a", json!({}))).await.unwrap();
-        let mut value = created.typed::<Node>().unwrap().clone();
+        let mut value = created.to_typed::<Node>().unwrap();
         let ready = node("a", json!({}));
         (value.spec, value.status) = (ready.spec, ready.status);
         client.api::<Node>().update(&value, balsa_model::strategy::Part::Whole).await.unwrap();
@@ -353,7 +353,7 @@ mod story {
         let put_node = async |name: &str| {
             let created = client.api::<Node>().create(&node(name, json!({}))).await.unwrap();
             // A new node has a taint and no status until it says that it is ready.
-            let mut value = created.typed::<Node>().unwrap().clone();
+            let mut value = created.to_typed::<Node>().unwrap();
             let ready = node(name, json!({}));
             (value.spec, value.status) = (ready.spec, ready.status);
             client.api::<Node>().update(&value, balsa_model::strategy::Part::Whole).await.unwrap();

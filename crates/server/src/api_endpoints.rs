@@ -114,12 +114,11 @@ async fn put<K: Kind>(
 async fn remove_others(client: &Client, wanted: &[EndpointSlice]) -> Result<(), Failure> {
     let api = client.api::<EndpointSlice>();
     for object in api.list(Filter::namespaced(NAMESPACE)).await? {
-        let Some(slice) = object.typed::<EndpointSlice>() else { continue };
-        let label = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
-        let is_wanted = wanted.iter().any(|wanted| wanted.metadata.name == slice.metadata.name);
+        let meta = object.meta();
+        let label = meta.labels.as_ref().and_then(|labels| labels.get(SERVICE_LABEL));
+        let is_wanted = wanted.iter().any(|wanted| wanted.metadata.name == meta.name);
         if label.map(String::as_str) == Some(NAME) && !is_wanted {
-            let uid = slice.metadata.uid.as_deref().unwrap_or_default();
-            api.delete_in_background(object.key(), uid).await?;
+            api.delete_in_background(object.key(), object.uid()).await?;
         }
     }
     Ok(())

@@ -36,7 +36,7 @@ impl Front {
         let status = pod.status.clone().unwrap_or_default();
         let statuses = [status.container_statuses, status.init_container_statuses];
         let waiting = waiting_reason(statuses.iter().flatten().flatten(), &container);
-        Ok(Target { container, waiting, ..target(&object, pod)? })
+        Ok(Target { container, waiting, ..target(&object, &pod)? })
     }
 
     /// Finds a pod.
@@ -45,7 +45,7 @@ impl Front {
     /// `NotFound`, or `BadRequest` when it has no node yet.
     pub(crate) fn pod(&self, key: &Key) -> Result<Target, Failure> {
         let object = self.find_pod(key)?;
-        target(&object, typed(&object)?)
+        target(&object, &*typed(&object)?)
     }
 
     fn find_pod(&self, key: &Key) -> Result<Arc<Object>, Failure> {
@@ -64,7 +64,7 @@ impl Front {
     }
 }
 
-fn typed(object: &Object) -> Result<&Pod, Failure> {
+fn typed(object: &Object) -> Result<Arc<Pod>, Failure> {
     object.typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))
 }
 

@@ -177,10 +177,10 @@ impl Reconciler for Signers {
         let Some(request) = object.typed::<CertificateSigningRequest>() else { return Ok(Next::Wait) };
         let signed = request.status.as_ref().is_some_and(|status| status.certificate.is_some());
         let Some(signer) = Signer::of(&request.spec.signer_name) else { return Ok(Next::Wait) };
-        if signed || !is_approved(request) || has_condition(request, "Failed") {
+        if signed || !is_approved(&request) || has_condition(&request, "Failed") {
             return Ok(Next::Wait);
         }
-        let mut wanted = request.clone();
+        let mut wanted = CertificateSigningRequest::clone(&request);
         let status = wanted.status.get_or_insert_default();
         match self.sign(signer, &request.spec) {
             Ok(certificate) => status.certificate = Some(ByteString(certificate.into_bytes())),

@@ -75,8 +75,7 @@ impl Keeper {
             let listed = self.slices.list();
             let slices = by_service(&listed);
             let services: Vec<Arc<Object>> = self.services.list();
-            let services: Vec<&Service> =
-                services.iter().filter_map(|object| object.typed::<Service>()).collect();
+            let services: Vec<Arc<Service>> = services.iter().filter_map(|object| object.typed()).collect();
             let input = self.proxy_input(&services, &slices);
             match self.network.sync_services(&input).await {
                 Ok(()) => self.shown.publish(Picture::of(&listed, &self.config.node_name, reached)),
@@ -114,7 +113,7 @@ impl Keeper {
         }
     }
 
-    fn proxy_input(&self, services: &[&Service], slices: &Slices) -> ProxyInput {
+    fn proxy_input(&self, services: &[Arc<Service>], slices: &Slices) -> ProxyInput {
         let on_machine = |node: &str| self.config.is_on_machine(node);
         let dns = self.config.cluster_dns;
         let cluster_cidr = Some(self.config.cluster_cidr);
@@ -131,7 +130,7 @@ impl Keeper {
         input
     }
 
-    fn dns_view(&self, services: &[&Service], slices: &Slices, serial: u32) -> DnsView {
+    fn dns_view(&self, services: &[Arc<Service>], slices: &Slices, serial: u32) -> DnsView {
         let namespaces =
             self.namespaces.list().iter().map(|object| object.key().name.to_string()).collect::<Vec<_>>();
         let services = services
@@ -148,16 +147,16 @@ impl Keeper {
     }
 }
 
-type Slices = BTreeMap<Key, Vec<EndpointSlice>>;
+type Slices = BTreeMap<Key, Vec<Arc<EndpointSlice>>>;
 
 fn by_service(objects: &[Arc<Object>]) -> Slices {
     let mut slices = Slices::new();
-    for slice in objects.iter().filter_map(|object| object.typed::<EndpointSlice>()) {
-        let Some(name) = slice.metadata.labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else {
+    for object in objects {
+        let Some(name) = object.meta().labels.as_ref().and_then(|labels| labels.get(SERVICE_NAME)) else {
             continue;
         };
-        let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-        slices.entry(Key::new(namespace, name.as_str())).or_default().push(slice.clone());
+        let Some(slice) = object.typed() else { continue };
+        slices.entry(Key::new(object.key().namespace.clone(), name.as_str())).or_default().push(slice);
     }
     slices
 }
@@ -178,7 +177,7 @@ fn addresses<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<Ipv4Addr> {
 /// A service with rules; none for headless and external ones.
 fn proxy_service(
     service: &Service,
-    slices: &[EndpointSlice],
+    slices: &[Arc<EndpointSlice>],
     on_machine: &dyn Fn(&str) -> bool,
 ) -> Option<ProxyService> {
     let spec = service.spec.as_ref()?;
@@ -233,7 +232,7 @@ fn proxy_service(
 /// Where a port leads: the slices' endpoints at the port of the same name.
 fn endpoints(
     port: &ServicePort,
-    slices: &[EndpointSlice],
+    slices: &[Arc<EndpointSlice>],
     on_machine: &dyn Fn(&str) -> bool,
 ) -> Vec<ProxyEndpoint> {
     let name = port.name.as_deref().unwrap_or_default();
@@ -300,7 +299,7 @@ fn host_ports(pod: &Pod) -> Option<ProxyService> {
 }
 
 /// A service as DNS sees it.
-fn dns_service(service: &Service, slices: &[EndpointSlice]) -> DnsService {
+fn dns_service(service: &Service, slices: &[Arc<EndpointSlice>]) -> DnsService {
     let key = key(service);
     let spec = service.spec.clone().unwrap_or_default();
     let target = if spec.type_.as_deref() == Some("ExternalName") {
@@ -330,7 +329,7 @@ fn dns_service(service: &Service, slices: &[EndpointSlice]) -> DnsService {
     }
 }
 
-fn dns_endpoints(slices: &[EndpointSlice]) -> Vec<DnsEndpoint> {
+fn dns_endpoints(slices: &[Arc<EndpointSlice>]) -> Vec<DnsEndpoint> {
     let mut found = Vec::new();
     for slice in slices {
         let ports: Vec<DnsPort> = slice
@@ -364,14 +363,14 @@ mod tests {
 
     use super::*;
 
-    fn slice(ready: bool) -> EndpointSlice {
-        serde_json::from_value(json!({
+    fn slice(ready: bool) -> Arc<EndpointSlice> {
+        let slice = json!({
             "metadata": {"name": "web-1", "namespace": "n", "labels": {SERVICE_NAME: "web"}},
             "addressType": "IPv4",
             "ports": [{"name": "http", "port": 8080}],
             "endpoints": [{"addresses": ["10.0.0.2"], "nodeName": "n1", "hostname": "web-0", "conditions": {"ready": ready}}],
-        }))
-        .unwrap()
+        });
+        Arc::new(serde_json::from_value(slice).unwrap())
     }
 
     fn service(cluster_ip: &str) -> Service {

@@ -237,8 +237,8 @@ impl Registrar {
         loop {
             tokio::select! {
                 Some(changed) = changes.recv() => {
-                    let spec = changed.new.as_ref().and_then(|o| o.typed::<Node>()).and_then(|node| node.spec.as_ref());
-                    let told = spec.and_then(|spec| spec.pod_cidr.as_deref()).and_then(|text| text.parse().ok());
+                    let node = changed.new.as_ref().and_then(|object| object.typed::<Node>());
+                    let told = node.and_then(|node| node.spec.as_ref()?.pod_cidr.as_deref()?.parse().ok());
                     if told.is_none() || told == cidr && *self.network_ready.borrow() {
                         continue;
                     }

@@ -181,8 +181,8 @@ impl Admission {
 
     /// What there is for pods, as far as it is known.
     fn capacity(&self) -> Requests {
-        let known = self.node.get(&Key::new("", self.node_name.as_str()));
-        capacity_of(known.as_ref().and_then(|node| node.typed()), &self.own)
+        let known = self.node.get(&Key::new("", self.node_name.as_str())).and_then(|node| node.typed());
+        capacity_of(known.as_deref(), &self.own)
     }
 
     /// The node as the server tells it, changed.
@@ -192,11 +192,8 @@ impl Admission {
 
     async fn judge(&self, pod: &Pod) -> Result<(), PutOut> {
         let key = Key::new("", self.node_name.as_str());
-        let known = self.node.get(&key);
-        let Err(refused) = judge(pod, known.as_ref().and_then(|node| node.typed()), &self.own, &self.lock())
-        else {
-            return Ok(());
-        };
+        let known = self.node.get(&key).and_then(|node| node.typed());
+        let Err(refused) = judge(pod, known.as_deref(), &self.own, &self.lock()) else { return Ok(()) };
         // The node may have changed, and word of it come later than the pod.
         let api = self.client.api::<Node>();
         match tokio::time::timeout(ASK, api.find(&key)).await {

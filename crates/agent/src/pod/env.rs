@@ -2,7 +2,9 @@
 //! those before it. What Kubernetes gives where two have the same name: the later one.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use balsa_model::Key;
 use k8s_openapi::api::core::v1::{Container, EnvVar, EnvVarSource, Pod, Service};
 
 use crate::objects::ObjectSource;
@@ -151,27 +153,20 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
-/// The variables that tell a pod of a namespace where services are: those of its own namespace (unless
-/// `links` is false), and always those of `kubernetes` in `default`.
-pub(crate) fn service_variables<'a>(
-    services: impl IntoIterator<Item = &'a Service>,
-    namespace: &str,
-    links: bool,
-) -> Vec<(String, String)> {
-    let mut variables = Vec::new();
-    for service in services {
-        let meta = &service.metadata;
-        let (of, name) =
-            (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
-        let api = of == "default" && name == "kubernetes";
-        if api || (links && of == namespace) {
-            variables.extend(variables_of(service, name));
-        }
-    }
-    variables
+/// Whether a pod of a namespace is told where a service is: if that is in its own namespace (unless `links` is
+/// false), and always of `kubernetes` in `default`.
+pub(crate) fn is_told_of(service: &Key, namespace: &str, links: bool) -> bool {
+    let api = *service.namespace == *"default" && *service.name == *"kubernetes";
+    api || (links && *service.namespace == *namespace)
 }
 
-fn variables_of(service: &Service, name: &str) -> Vec<(String, String)> {
+/// The variables that tell where services are.
+pub(crate) fn service_variables(services: &[Arc<Service>]) -> Vec<(String, String)> {
+    services.iter().flat_map(|service| variables_of(service)).collect()
+}
+
+fn variables_of(service: &Service) -> Vec<(String, String)> {
+    let name = service.metadata.name.as_deref().unwrap_or_default();
     let Some(spec) = &service.spec else { return Vec::new() };
     let Some(ip) = spec.cluster_ip.as_deref().filter(|ip| !ip.is_empty() && *ip != "None") else {
         return Vec::new();
@@ -265,21 +260,28 @@ mod tests {
 
     #[test]
     fn services_become_variables() {
-        let service = |namespace: &str, name: &str| -> Service {
-            serde_json::from_value(json!({
-                "metadata": {"name": name, "namespace": namespace},
+        let service = |name: &str| {
+            let service = json!({
+                "metadata": {"name": name, "namespace": "n"},
                 "spec": {"clusterIP": "10.0.0.11", "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]},
-            }))
-            .unwrap()
+            });
+            Arc::new(serde_json::from_value(service).unwrap())
         };
-        let all = [service("default", "kubernetes"), service("n", "redis-primary"), service("other", "x")];
-        let found = service_variables(&all, "n", true);
+        let found = service_variables(&[service("kubernetes"), service("redis-primary")]);
         let get = |name: &str| found.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         assert_eq!(get("REDIS_PRIMARY_SERVICE_HOST"), Some("10.0.0.11"));
         assert_eq!(get("REDIS_PRIMARY_PORT"), Some("tcp://10.0.0.11:80"));
         assert_eq!(get("REDIS_PRIMARY_PORT_53_UDP_PROTO"), Some("udp"));
         assert_eq!(get("KUBERNETES_SERVICE_PORT_HTTP"), Some("80"));
-        assert_eq!(get("X_SERVICE_HOST"), None);
-        assert!(service_variables(&all, "n", false).iter().all(|(name, _)| name.starts_with("KUBERNETES_")));
+    }
+
+    #[test]
+    fn pods_are_told_of_their_namespaces_services() {
+        let told = |links: bool| {
+            let all = [("default", "kubernetes"), ("n", "redis"), ("other", "x")];
+            all.map(|(namespace, name)| is_told_of(&Key::new(namespace, name), "n", links))
+        };
+        assert_eq!(told(true), [true, true, false]);
+        assert_eq!(told(false), [true, false, false]);
     }
 }

@@ -172,7 +172,7 @@ impl Pods {
                 if !self.has(object.uid()) {
                     self.adopt(informer);
                 }
-                self.want(Arc::new(pod.clone())).await;
+                self.want(pod).await;
             }
             None => tracing::error!(pod = %object.key(), "pod does not decode"),
         }
@@ -182,7 +182,7 @@ impl Pods {
     fn adopt(&self, informer: &Informer) {
         let (pods, admission) = (informer.list(), &self.node.admission);
         let known = pods.iter().filter_map(|object| object.typed::<Pod>());
-        known.filter(|pod| admission.was_taken_up(pod)).for_each(|pod| admission.adopt(pod));
+        known.filter(|pod| admission.was_taken_up(pod)).for_each(|pod| admission.adopt(&pod));
     }
 
     async fn want(&self, pod: Arc<Pod>) {
@@ -348,7 +348,7 @@ fn differs(old: &Object, new: &Object) -> bool {
     let (old, new) = (old.typed::<Pod>(), new.typed::<Pod>());
     let key = |pod: &Pod| (pod.spec.clone(), pod.metadata.deletion_timestamp.clone(), container_ids(pod));
     match (old, new) {
-        (Some(old), Some(new)) => key(old) != key(new),
+        (Some(old), Some(new)) => key(&old) != key(&new),
         _ => true,
     }
 }

@@ -35,12 +35,12 @@ pub(crate) fn start(client: Client, node: String, scope: &Scope) {
 }
 
 async fn clean(client: &Client, node: &str, object: &Object) {
-    let Some(volume) = object.typed::<PersistentVolume>() else { return };
-    let held = volume.metadata.finalizers.iter().flatten().any(|finalizer| finalizer == CLEANUP_FINALIZER);
-    if !held || !object.is_deleting() || !belongs_to(volume, node) {
+    let held = object.meta().finalizers.iter().flatten().any(|finalizer| finalizer == CLEANUP_FINALIZER);
+    if !held || !object.is_deleting() {
         return;
     }
-    let outcome = match directory(volume) {
+    let Some(volume) = object.typed().filter(|volume| belongs_to(volume, node)) else { return };
+    let outcome = match directory(&volume) {
         Some(path) => remove(path).await.map_err(Failure::internal),
         None => Ok(()),
     };

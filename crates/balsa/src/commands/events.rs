@@ -67,7 +67,7 @@ impl Args {
             let own = event.type_.as_deref().unwrap_or_default();
             self.types.iter().any(|wanted| wanted.eq_ignore_ascii_case(own))
         };
-        self.types.is_empty() || object.typed::<Event>().is_some_and(of_type)
+        self.types.is_empty() || object.is(of_type)
     }
 }
 

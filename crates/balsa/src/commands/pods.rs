@@ -20,8 +20,8 @@ pub(crate) async fn find(session: &Session, word: &str) -> anyhow::Result<Pod> {
     let (kind, name) =
         if word.contains('/') { target::one(word)? } else { (kind_of::<Pod>(), word.to_owned()) };
     let object = session.remote.get(kind, &session.key(kind, &name)).await?;
-    if let Some(pod) = object.typed::<Pod>() {
-        return Ok(pod.clone());
+    if let Some(pod) = object.to_typed::<Pod>() {
+        return Ok(pod);
     }
     let selector = selector_of(kind, &object)?;
     let mut pods = matching(session, selector).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn find(session: &Session, word: &str) -> anyhow::Result<Pod> {
 pub(crate) async fn matching(session: &Session, labels: LabelSelector) -> anyhow::Result<Vec<Pod>> {
     let filter = Filter { labels, ..Filter::namespaced(&session.namespace) };
     let list = session.remote.list(kind_of::<Pod>(), &ListQuery::matching(filter)).await?;
-    Ok(list.items.iter().filter_map(|object| object.typed::<Pod>().cloned()).collect())
+    Ok(list.items.iter().filter_map(|object| object.to_typed::<Pod>()).collect())
 }
 
 fn phase(pod: &Pod) -> &str {

@@ -178,7 +178,7 @@ async fn paths(backend: &dyn Backend) -> anyhow::Result<Vec<PathBuf>> {
     let query = ListQuery { stale_allowed: true, ..ListQuery::matching(Filter::everything()) };
     let list = backend.list(kind_of::<PersistentVolume>(), &query).await?;
     let volumes = list.items.iter().filter_map(|object| object.typed::<PersistentVolume>());
-    Ok(volumes.filter_map(deletable).collect())
+    Ok(volumes.filter_map(|volume| deletable(&volume)).collect())
 }
 
 /// The directory of a volume that goes with its claim.

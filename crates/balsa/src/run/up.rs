@@ -269,7 +269,7 @@ async fn ready(session: &Session, node: &AgentHandle) -> anyhow::Result<()> {
 /// Whether a node is Ready, and what it says about it.
 fn condition(object: &Object) -> (bool, String) {
     let node = object.typed::<Node>();
-    let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+    let conditions = node.as_ref().and_then(|node| node.status.as_ref()?.conditions.as_ref());
     let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
     ready.map_or((false, "it has not reported yet".to_owned()), |ready| {
         (ready.status == "True", ready.message.clone().unwrap_or_default())

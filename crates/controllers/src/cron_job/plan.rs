@@ -1,6 +1,7 @@
 //! Which time of a CronJob is due, which of its Jobs are over, and when to look again. Pure.
 
 use std::cmp::Reverse;
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_model::kinds::job::{has_condition, is_finished};
@@ -22,7 +23,7 @@ pub(super) struct View<'a> {
     /// The CronJob.
     pub(super) cron: &'a CronJob,
     /// Its Jobs.
-    pub(super) jobs: &'a [&'a Job],
+    pub(super) jobs: &'a [Arc<Job>],
     /// Now.
     pub(super) now: Timestamp,
 }
@@ -102,7 +103,7 @@ fn surplus<'a>(view: &View<'a>, spec: &CronJobSpec) -> Vec<&'a Job> {
         let mut ended: Vec<&Job> = view
             .jobs
             .iter()
-            .copied()
+            .map(|job| &**job)
             .filter(|job| has_condition(job, condition) && job.metadata.deletion_timestamp.is_none())
             .collect();
         ended.sort_by_key(|job| {
@@ -194,13 +195,11 @@ mod tests {
         .unwrap()
     }
 
-    fn job(name: &str, condition: &str) -> Job {
-        serde_json::from_value(
-            json!({"metadata": {"name": name, "uid": name}, "spec": {"template": {}}, "status":
+    fn job(name: &str, condition: &str) -> Arc<Job> {
+        let job = json!({"metadata": {"name": name, "uid": name}, "spec": {"template": {}}, "status":
             {"startTime": format!("2025-01-01T00:0{name}:00Z"), "completionTime": "2025-01-01T00:09:00Z",
-             "conditions": [{"type": condition, "status": "True"}]}}),
-        )
-        .unwrap()
+             "conditions": [{"type": condition, "status": "True"}]}});
+        Arc::new(serde_json::from_value(job).unwrap())
     }
 
     fn due(cron: &CronJob, now: &str) -> Option<String> {
@@ -237,7 +236,6 @@ mod tests {
             job("4", "Failed"),
             job("5", ""),
         ];
-        let jobs: Vec<&Job> = jobs.iter().collect();
         let plan = plan(&View { cron: &cron, jobs: &jobs, now: "2025-01-01T00:05:00Z".parse().unwrap() });
         let gone: Vec<&str> = plan.delete.iter().map(|job| job.metadata.name.as_deref().unwrap()).collect();
         assert_eq!(gone, ["2", "1"]);

@@ -5,6 +5,7 @@
 //! than `maxSurge` have two.
 
 use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_model::Key;
@@ -29,9 +30,9 @@ pub(super) struct View<'a> {
     /// The hash of its present template.
     pub(super) hash: &'a str,
     /// All nodes.
-    pub(super) nodes: &'a [&'a Node],
+    pub(super) nodes: &'a [Arc<Node>],
     /// Its pods.
-    pub(super) pods: &'a [&'a Pod],
+    pub(super) pods: &'a [Arc<Pod>],
     /// UIDs of pods that are being deleted though they do not say so yet.
     pub(super) doomed: &'a HashSet<String>,
     /// Now.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -25,15 +26,15 @@ fn rolling(surge: Value, unavailable: Value) -> Value {
     json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
 }
 
-fn node(name: &str, extra: Value) -> Node {
+fn node(name: &str, extra: Value) -> Arc<Node> {
     let mut node = json!({"metadata": {"name": name, "labels": {"kind": "x"}}, "spec": {}});
     node.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-    serde_json::from_value(node).unwrap()
+    Arc::new(serde_json::from_value(node).unwrap())
 }
 
 /// `a:old:ready`: a pod of that template on node `a`.
-fn pods(text: &str) -> Vec<Pod> {
-    let one = |(place, word): (usize, &str)| -> Pod {
+fn pods(text: &str) -> Vec<Arc<Pod>> {
+    let one = |(place, word): (usize, &str)| {
         let parts: Vec<&str> = word.split(':').collect();
         let phase = if parts[2] == "failed" { "Failed" } else { "Running" };
         let ready = if parts[2] == "ready" { "True" } else { "False" };
@@ -49,16 +50,14 @@ fn pods(text: &str) -> Vec<Pod> {
             )
             .unwrap(),
         );
-        pod
+        Arc::new(pod)
     };
     text.split_whitespace().enumerate().map(one).collect()
 }
 
-fn run(set: &DaemonSet, nodes: &[Node], there: &str) -> Plan {
-    let (pods, nodes): (Vec<Pod>, Vec<&Node>) = (pods(there), nodes.iter().collect());
-    let pods: Vec<&Pod> = pods.iter().collect();
+fn run(set: &DaemonSet, nodes: &[Arc<Node>], there: &str) -> Plan {
     let now = Timestamp::from_second(1000).unwrap();
-    plan(&View { set, hash: "new", nodes: &nodes, pods: &pods, doomed: &HashSet::new(), now })
+    plan(&View { set, hash: "new", nodes, pods: &pods(there), doomed: &HashSet::new(), now })
 }
 
 fn steps(plan: &Plan) -> Vec<String> {

@@ -8,6 +8,7 @@
 mod count;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_model::Key;
@@ -31,7 +32,7 @@ pub(super) struct View<'a> {
     /// The Job, not finished.
     pub(super) job: &'a Job,
     /// Its pods, ended and leaving ones included.
-    pub(super) pods: &'a [&'a Pod],
+    pub(super) pods: &'a [Arc<Pod>],
     /// UIDs of pods that are being deleted though they do not say so yet.
     pub(super) doomed: &'a HashSet<String>,
     /// Now.
@@ -98,7 +99,7 @@ impl<'a> Work<'a> {
         let (terminating, active): (Vec<&Pod>, Vec<&Pod>) = view
             .pods
             .iter()
-            .copied()
+            .map(|pod| &**pod)
             .filter(|pod| !pods::is_terminal(pod))
             .partition(|pod| pod.metadata.deletion_timestamp.is_some() || is_doomed(pod));
         let status = view.job.status.clone().unwrap_or_default();

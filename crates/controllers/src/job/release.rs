@@ -23,16 +23,13 @@ pub(super) fn start(client: Client, caches: &Caches, scope: &Scope) {
     let queue: Queue<Key> = Queue::new();
     feed(&caches.pods, &queue, scope, |change| {
         let pod = change.new.as_ref()?;
-        pod.typed::<Pod>().is_some_and(is_tracked).then(|| pod.key().clone())
+        is_tracked(pod.meta()).then(|| pod.key().clone())
     });
     let pods = caches.pods.clone();
     feed(&caches.jobs, &queue, scope, move |change| {
         let gone = change.old.as_ref().filter(|_| change.new.is_none());
         let left = gone.map(|job| pods.list_in(&job.key().namespace)).unwrap_or_default();
-        left.into_iter()
-            .filter(|pod| pod.typed::<Pod>().is_some_and(is_tracked))
-            .map(|pod| pod.key().clone())
-            .collect::<Vec<_>>()
+        left.into_iter().filter(|pod| is_tracked(pod.meta())).map(|pod| pod.key().clone()).collect::<Vec<_>>()
     });
     balsa_client::run(Arc::new(Orphans { client, caches: caches.clone() }), queue, 1, scope);
 }
@@ -46,9 +43,10 @@ impl Reconciler for Orphans {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
-        let Some(object) = self.caches.pods.get(key) else { return Ok(Next::Wait) };
-        let Some(pod) = object.typed::<Pod>().filter(|pod| is_tracked(pod)) else { return Ok(Next::Wait) };
-        if let Some(owner) = controller_of(&pod.metadata).filter(|owner| owner.kind == "Job") {
+        let Some(pod) = self.caches.pods.get(key).filter(|pod| is_tracked(pod.meta())) else {
+            return Ok(Next::Wait);
+        };
+        if let Some(owner) = controller_of(pod.meta()).filter(|owner| owner.kind == "Job") {
             let job = self.caches.jobs.get(&Key::new(key.namespace.clone(), owner.name.as_str()));
             if job.is_some_and(|job| job.uid() == owner.uid) {
                 return Ok(Next::Wait);

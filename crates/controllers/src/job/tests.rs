@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::Job;
@@ -23,8 +24,8 @@ fn job(spec: Value, status: Value) -> Job {
 }
 
 /// `a:run`, `b:ok`, `c:fail`, `d:leave`; `!` at the end: not tracked any more; `0:ok`: of that index.
-fn pods(text: &str) -> Vec<Pod> {
-    let one = |word: &str| -> Pod {
+fn pods(text: &str) -> Vec<Arc<Pod>> {
+    let one = |word: &str| {
         let (name, state) = word.split_once(':').unwrap();
         let tracked = !state.ends_with('!');
         let phase = match state.trim_end_matches('!') {
@@ -43,14 +44,13 @@ fn pods(text: &str) -> Vec<Pod> {
             pod.metadata.deletion_timestamp =
                 Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
         }
-        pod
+        Arc::new(pod)
     };
     text.split_whitespace().map(one).collect()
 }
 
 fn run(job: &Job, text: &str) -> Plan {
     let pods = pods(text);
-    let pods: Vec<&Pod> = pods.iter().collect();
     let now = Timestamp::from_second(100).unwrap();
     plan(&View { job, pods: &pods, doomed: &HashSet::new(), now })
 }
@@ -113,16 +113,17 @@ fn failures_wait_and_are_limited() {
     assert_eq!(first.create.len(), 1, "the wait is over");
     let fresh = {
         let mut all = pods("a:fail");
-        let end = &mut all[0].status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0].state;
+        let end =
+            &mut Arc::make_mut(&mut all[0]).status.as_mut().unwrap().container_statuses.as_mut().unwrap()[0]
+                .state;
         end.as_mut().unwrap().terminated.as_mut().unwrap().finished_at =
             Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::from_second(95).unwrap()));
         all
     };
     let job_object = job(json!({}), json!({}));
-    let pods: Vec<&Pod> = fresh.iter().collect();
     let doomed = HashSet::new();
     let now = Timestamp::from_second(100).unwrap();
-    let waits = plan(&View { job: &job_object, pods: &pods, doomed: &doomed, now });
+    let waits = plan(&View { job: &job_object, pods: &fresh, doomed: &doomed, now });
     assert_eq!((waits.create.len(), waits.look_again.map(|d| d.as_secs())), (0, Some(5)));
     let lost = run(&job(json!({}), json!({})), "a:fail b:fail c:run");
     assert_eq!(conditions(&lost), ["FailureTarget:BackoffLimitExceeded"]);

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_model::Key;
@@ -28,7 +29,7 @@ pub(crate) enum Plan {
 }
 
 /// Compares what is active with what is wanted.
-pub(crate) fn plan(active: &[&Pod], wanted: usize, now: Timestamp) -> Plan {
+pub(crate) fn plan(active: &[Arc<Pod>], wanted: usize, now: Timestamp) -> Plan {
     if active.len() < wanted {
         return Plan::Create(wanted - active.len());
     }
@@ -40,7 +41,7 @@ pub(crate) fn plan(active: &[&Pod], wanted: usize, now: Timestamp) -> Plan {
     for pod in active {
         *on_node.entry(pods::node_name(pod)).or_default() += 1;
     }
-    let mut order: Vec<&&Pod> = active.iter().collect();
+    let mut order: Vec<&Arc<Pod>> = active.iter().collect();
     order.sort_by_cached_key(|pod| rank(pod, on_node.get(pods::node_name(pod)).copied().unwrap_or(0), now));
     let victims = order.into_iter().take(surplus);
     Plan::Delete(
@@ -84,7 +85,7 @@ fn age_class(since: Timestamp, now: Timestamp) -> u32 {
 
 /// The status that these pods make.
 pub(crate) fn count(
-    active: &[&Pod],
+    active: &[Arc<Pod>],
     template: Option<&PodTemplateSpec>,
     min_ready: i32,
     now: Timestamp,
@@ -105,7 +106,7 @@ pub(crate) fn count(
 }
 
 /// When the next ready pod becomes available.
-pub(crate) fn next_available(active: &[&Pod], min_ready: i32, now: Timestamp) -> Option<Duration> {
+pub(crate) fn next_available(active: &[Arc<Pod>], min_ready: i32, now: Timestamp) -> Option<Duration> {
     let waits = active.iter().filter_map(|pod| pods::until_available(pod, min_ready, now));
     waits.filter(|wait| !wait.is_zero()).min()
 }
@@ -122,21 +123,21 @@ mod tests {
         "2025-01-01T01:00:00Z".parse().unwrap()
     }
 
-    fn pod(name: &str, node: &str, phase: &str, ready: bool, cost: &str, created: &str) -> Pod {
-        serde_json::from_value(json!({
+    fn pod(name: &str, node: &str, phase: &str, ready: bool, cost: &str, created: &str) -> Arc<Pod> {
+        let pod = json!({
             "metadata": {"name": name, "namespace": "n", "uid": name, "creationTimestamp": created,
                          "annotations": {DELETION_COST: cost}},
             "spec": {"nodeName": node, "containers": []},
             "status": {"phase": phase, "conditions": [
                 {"type": "Ready", "status": if ready { "True" } else { "False" }, "lastTransitionTime": created}]},
-        }))
-        .unwrap()
+        });
+        Arc::new(serde_json::from_value(pod).unwrap())
     }
 
     #[test]
     fn victims_are_the_least_useful_pods() {
         let old = "2025-01-01T00:00:00Z";
-        let all = [
+        let active = [
             pod("old", "a", "Running", true, "", old),
             pod("young", "b", "Running", true, "", "2025-01-01T00:59:00Z"),
             pod("costly", "c", "Running", true, "10", "2025-01-01T00:59:59Z"),
@@ -144,7 +145,6 @@ mod tests {
             pod("starting", "e", "Pending", false, "", old),
             pod("waiting", "", "Pending", false, "100", old),
         ];
-        let active: Vec<&Pod> = all.iter().collect();
         let Plan::Delete(victims) = plan(&active, 0, now()) else { panic!("there are too many") };
         let names: Vec<&str> = victims.iter().map(|(_, uid)| uid.as_str()).collect();
         assert_eq!(names, ["waiting", "starting", "broken", "young", "old", "costly"]);
@@ -157,22 +157,21 @@ mod tests {
     #[test]
     fn crowded_nodes_give_first() {
         let at = "2025-01-01T00:00:00Z";
-        let all = [
+        let active = [
             pod("a", "lonely", "Running", true, "", at),
             pod("b", "crowded", "Running", true, "", at),
             pod("c", "crowded", "Running", true, "", at),
         ];
-        let active: Vec<&Pod> = all.iter().collect();
         let Plan::Delete(victims) = plan(&active, 2, now()) else { panic!("there is one too many") };
         assert_eq!(victims[0].1, "b");
     }
 
     #[test]
     fn available_after_min_ready_seconds() {
-        let young = pod("a", "x", "Running", true, "", "2025-01-01T00:59:50Z");
-        let counts = count(&[&young], None, 30, now());
+        let young = [pod("a", "x", "Running", true, "", "2025-01-01T00:59:50Z")];
+        let counts = count(&young, None, 30, now());
         assert_eq!((counts.replicas, counts.ready, counts.available), (1, 1, 0));
-        assert_eq!(next_available(&[&young], 30, now()), Some(Duration::from_secs(20)));
-        assert_eq!(count(&[&young], None, 10, now()).available, 1);
+        assert_eq!(next_available(&young, 30, now()), Some(Duration::from_secs(20)));
+        assert_eq!(count(&young, None, 10, now()).available, 1);
     }
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::owner::controller_reference;
 use crate::pod_control::pod_of;
@@ -25,8 +25,8 @@ pub(super) fn pod_name(set: &StatefulSet, ordinal: i32) -> String {
 }
 
 /// The number in a pod's name; `None` when it is no name that this set gives.
-pub(super) fn ordinal_of(set: &StatefulSet, pod: &Pod) -> Option<i32> {
-    let digits = pod.metadata.name.as_deref()?.strip_prefix(name(set))?.strip_prefix('-')?;
+pub(super) fn ordinal_of(set: &StatefulSet, pod: &ObjectMeta) -> Option<i32> {
+    let digits = pod.name.as_deref()?.strip_prefix(name(set))?.strip_prefix('-')?;
     let ordinal = digits.parse().ok()?;
     (digits == i32::to_string(&ordinal) && ordinal >= 0).then_some(ordinal)
 }

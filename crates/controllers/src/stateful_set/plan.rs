@@ -4,6 +4,7 @@
 //! goes first; in parallel, pods come and go as they like. An update always takes one pod at a time,
 //! from the last down to the partition.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ pub(super) struct View<'a> {
     /// Its revisions.
     pub(super) history: &'a History,
     /// Its pods, ended and leaving ones included.
-    pub(super) pods: &'a [&'a Pod],
+    pub(super) pods: &'a [Arc<Pod>],
     /// Now.
     pub(super) now: Timestamp,
 }
@@ -88,14 +89,14 @@ impl<'a> Rollout<'a> {
         let mut replicas: Vec<Option<&Pod>> = vec![None; wanted];
         let mut condemned = Vec::new();
         for pod in view.pods {
-            let Some(ordinal) = ordinal_of(view.set, pod) else { continue };
+            let Some(ordinal) = ordinal_of(view.set, &pod.metadata) else { continue };
             let place = usize::try_from(ordinal - start).ok();
             match place.and_then(|place| replicas.get_mut(place)) {
-                Some(slot) => *slot = Some(*pod),
-                None => condemned.push(*pod),
+                Some(slot) => *slot = Some(pod),
+                None => condemned.push(&**pod),
             }
         }
-        condemned.sort_by_key(|pod| std::cmp::Reverse(ordinal_of(view.set, pod)));
+        condemned.sort_by_key(|pod| std::cmp::Reverse(ordinal_of(view.set, &pod.metadata)));
         let update = view.history.update.metadata.name.clone().unwrap_or_default();
         let before = view.set.status.as_ref().and_then(|status| status.current_revision.clone());
         // What it was rolled from may be forgotten; a new set starts with what it is told first.

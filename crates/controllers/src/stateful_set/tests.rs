@@ -1,6 +1,8 @@
 //! Tables for the plan of a StatefulSet.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
@@ -36,8 +38,8 @@ fn history() -> History {
 }
 
 /// `0:old:ready`, `1:new:starting`, `2:old:leaving`, `3:old:failed`.
-fn pods(text: &str) -> Vec<Pod> {
-    let one = |word: &str| -> Pod {
+fn pods(text: &str) -> Vec<Arc<Pod>> {
+    let one = |word: &str| {
         let parts: Vec<&str> = word.split(':').collect();
         let phase = match parts[2] {
             "starting" => "Pending",
@@ -55,14 +57,13 @@ fn pods(text: &str) -> Vec<Pod> {
             pod.metadata.deletion_timestamp =
                 Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
         }
-        pod
+        Arc::new(pod)
     };
     text.split_whitespace().map(one).collect()
 }
 
 fn steps(set: &StatefulSet, text: &str) -> Vec<String> {
     let (history, pods) = (history(), pods(text));
-    let pods: Vec<&Pod> = pods.iter().collect();
     let plan = plan(&View { set, history: &history, pods: &pods, now: Timestamp::UNIX_EPOCH });
     let name = |step: &Step| match step {
         Step::Create(ordinal, pod) => {
@@ -129,7 +130,6 @@ fn partitions_ordinals_and_on_delete() {
 #[test]
 fn the_status_ends_an_update() {
     let (set, history, pods) = (set(json!({})), history(), pods("0:new:ready 1:new:ready 2:new:ready"));
-    let pods: Vec<&Pod> = pods.iter().collect();
     let plan = plan(&View { set: &set, history: &history, pods: &pods, now: Timestamp::UNIX_EPOCH });
     let status = serde_json::to_value(plan.status).unwrap();
     assert_eq!(
@@ -150,9 +150,9 @@ fn pods_and_claims_have_their_names() {
     assert_eq!(value["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"], "data-db-1");
     let claims = identity::claims(&set, 1);
     assert_eq!(claims[0].metadata.name.as_deref(), Some("data-db-1"));
-    assert_eq!(identity::ordinal_of(&set, &pod), Some(1));
+    assert_eq!(identity::ordinal_of(&set, &pod.metadata), Some(1));
     let other: Pod = serde_json::from_value(json!({"metadata": {"name": "db-01"}})).unwrap();
-    assert_eq!(identity::ordinal_of(&set, &other), None);
+    assert_eq!(identity::ordinal_of(&set, &other.metadata), None);
 }
 
 #[test]

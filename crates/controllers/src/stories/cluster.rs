@@ -45,7 +45,7 @@ impl Cluster {
 
     pub(super) async fn list<K: Kind>(&self) -> Vec<K> {
         let all = self.client.api::<K>().list(Filter::everything()).await.unwrap();
-        all.iter().map(|object| object.typed::<K>().unwrap().clone()).collect()
+        all.iter().map(|object| object.to_typed::<K>().unwrap()).collect()
     }
 
     pub(super) async fn find<K: Kind>(&self, namespace: &str, name: &str) -> Option<K> {

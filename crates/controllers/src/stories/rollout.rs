@@ -77,7 +77,7 @@ fn watch_bounds(cluster: &Cluster) -> (Arc<AtomicI64>, Arc<AtomicI64>) {
         while let Some(change) = changes.recv().await {
             let key = change.object().unwrap().key().clone();
             match change.new {
-                Some(pod) => all.insert(key, pods::is_ready(pod.typed::<Pod>().unwrap())),
+                Some(pod) => all.insert(key, pod.is(pods::is_ready)),
                 None => all.remove(&key),
             };
             let ready = all.values().filter(|ready| **ready).count() as i64;

@@ -1,5 +1,7 @@
 //! The controller of claims.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
 use balsa_client::{Client, Next, Reconciler, Recorder};
@@ -11,8 +13,9 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::{CLAIM_PROTECTION, PROVISIONER, plan};
+use super::{CLAIM_PROTECTION, PROVISIONER, PromisedTo, plan};
 use crate::caches::{Caches, settle};
+use crate::index::Index;
 use crate::owner::key_of;
 use crate::pods;
 
@@ -22,6 +25,7 @@ const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 pub(super) struct Claims {
     pub(super) client: Client,
     pub(super) caches: Caches,
+    pub(super) volumes: Index<PromisedTo>,
     pub(super) recorder: Recorder,
     pub(super) local_path_dir: String,
 }
@@ -31,7 +35,7 @@ impl Claims {
     async fn write(&self, claim: &PersistentVolumeClaim) -> Result<PersistentVolumeClaim, Failure> {
         let written = self.client.api::<PersistentVolumeClaim>().update(claim, Part::Main).await?;
         settle(&self.caches.claims, written.revision()).await;
-        Ok(written.typed().cloned().unwrap_or_else(|| claim.clone()))
+        Ok(written.to_typed().unwrap_or_else(|| claim.clone()))
     }
 
     async fn write_status(
@@ -51,8 +55,9 @@ impl Claims {
 
     fn is_used(&self, key: &Key) -> bool {
         self.caches.pods.list_in(&key.namespace).iter().any(|object| {
-            let pod = object.typed::<Pod>().filter(|pod| !pods::is_terminal(pod));
-            pod.is_some_and(|pod| plan::claims_of(pod).iter().any(|name| *name == *key.name))
+            object.is(|pod: &Pod| {
+                !pods::is_terminal(pod) && plan::claims_of(pod).iter().any(|name| *name == *key.name)
+            })
         })
     }
 
@@ -80,7 +85,7 @@ impl Claims {
         let spec = changed.spec.get_or_insert_default();
         if spec.storage_class_name.is_none() && spec.volume_name.is_none() {
             let classes = self.caches.storage_classes.list();
-            let classes: Vec<&StorageClass> = classes.iter().filter_map(|o| o.typed()).collect();
+            let classes: Vec<Arc<StorageClass>> = classes.iter().filter_map(|o| o.typed()).collect();
             spec.storage_class_name =
                 plan::default_class(&classes).and_then(|class| class.metadata.name.clone());
         }
@@ -103,7 +108,7 @@ impl Claims {
         if grows || !complete {
             let written = volumes.update(&changed, Part::Main).await?;
             settle(&self.caches.volumes, written.revision()).await;
-            changed = written.typed().cloned().unwrap_or(changed);
+            changed = written.to_typed().unwrap_or(changed);
         }
         let status: &mut PersistentVolumeStatus = changed.status.get_or_insert_default();
         if status.phase.as_deref() != Some("Bound") {
@@ -132,12 +137,12 @@ impl Claims {
     /// A claim that names its volume: bound to it, or waiting for it, or, once bound, lost with it.
     async fn bind_named(&self, claim: &PersistentVolumeClaim, name: &str) -> Result<(), Failure> {
         let volume = self.caches.volumes.get(&Key::new("", name));
-        let volume = volume.as_ref().and_then(|object| object.typed::<PersistentVolume>());
+        let volume = volume.and_then(|object| object.typed::<PersistentVolume>());
         let was_bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
         match volume {
-            Some(volume) if plan::is_promised(volume, claim) => self.bind(claim, volume).await,
+            Some(volume) if plan::is_promised(&volume, claim) => self.bind(claim, &volume).await,
             Some(volume) if volume.spec.as_ref().is_some_and(|spec| spec.claim_ref.is_none()) => {
-                self.bind(claim, volume).await
+                self.bind(claim, &volume).await
             }
             None if was_bound => {
                 self.write_status(claim, |status| status.phase = Some("Lost".to_owned())).await
@@ -148,7 +153,7 @@ impl Claims {
 
     fn selected_node(&self, claim: &PersistentVolumeClaim) -> Option<Node> {
         let name = claim.metadata.annotations.as_ref()?.get(SELECTED_NODE)?;
-        self.caches.nodes.get(&Key::new("", name.as_str()))?.typed::<Node>().cloned()
+        self.caches.nodes.get(&Key::new("", name.as_str()))?.to_typed::<Node>()
     }
 
     /// Makes a volume for a claim that nothing fits; says what the claim waits for otherwise.
@@ -169,7 +174,7 @@ impl Claims {
         }
         let any_ready = || {
             let nodes = self.caches.nodes.list();
-            nodes.iter().filter_map(|o| o.typed::<Node>()).find(|node| node::is_ready(node)).cloned()
+            nodes.iter().find(|object| object.is(node::is_ready))?.to_typed::<Node>()
         };
         let Some(node) = self.selected_node(claim).or_else(|| if waits { None } else { any_ready() }) else {
             return Ok(());
@@ -194,20 +199,27 @@ impl Claims {
             "ProvisioningSucceeded",
             format!("Successfully provisioned volume {name}"),
         );
-        match self.caches.volumes.get(&Key::new("", name)).as_ref().and_then(|object| object.typed()) {
-            Some(made) => self.bind(claim, made).await,
+        match self.caches.volumes.get(&Key::new("", name)).and_then(|object| object.typed()) {
+            Some(made) => self.bind(claim, &made).await,
             None => Ok(()),
         }
+    }
+
+    /// The volumes that are promised to the claim, and those that are free.
+    fn candidates(&self, claim: &PersistentVolumeClaim) -> Vec<Arc<PersistentVolume>> {
+        let mut keys = self.volumes.get(&Some(key_of(&claim.metadata)));
+        keys.extend(self.volumes.get(&None));
+        keys.iter().filter_map(|key| self.caches.volumes.get(key)?.typed()).collect()
     }
 
     async fn find(&self, claim: &PersistentVolumeClaim) -> Result<(), Failure> {
         let name = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default();
         let class = self.caches.storage_classes.get(&Key::new("", name.as_str()));
-        let class = class.as_ref().and_then(|object| object.typed::<StorageClass>());
-        let waits = class.and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
+        let class = class.and_then(|object| object.typed::<StorageClass>());
+        let waits =
+            class.as_ref().and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
         let node = self.selected_node(claim);
-        let objects = self.caches.volumes.list();
-        let volumes: Vec<&PersistentVolume> = objects.iter().filter_map(|object| object.typed()).collect();
+        let volumes = self.candidates(claim);
         let promised = volumes.iter().any(|volume| plan::is_promised(volume, claim));
         let about = reference_to(claim);
         if waits && node.is_none() && !promised {
@@ -219,7 +231,7 @@ impl Claims {
             return self.bind(claim, volume).await;
         }
         match class {
-            Some(class) => self.provision(claim, class, waits).await,
+            Some(class) => self.provision(claim, &class, waits).await,
             None if name.is_empty() => {
                 let message = "no persistent volumes available for this claim and no storage class is set";
                 self.recorder.event(&about, "Normal", "FailedBinding", message);
@@ -247,10 +259,10 @@ impl Reconciler for Claims {
         let Some(claim) = object.typed::<PersistentVolumeClaim>() else { return Ok(Next::Wait) };
         debug_assert_eq!(key_of(&claim.metadata), *key);
         if object.is_deleting() {
-            self.release(key, claim).await?;
+            self.release(key, &claim).await?;
             return Ok(Next::Wait);
         }
-        let claim = self.prepare(claim).await?;
+        let claim = self.prepare(&claim).await?;
         let named =
             claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).filter(|name| !name.is_empty());
         match named {

@@ -1,6 +1,7 @@
 //! Which volume fits a claim, and what a provisioned one looks like. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use balsa_model::Key;
 use balsa_model::node_selector;
@@ -77,7 +78,7 @@ pub(super) fn growth(
 /// `node` is where it must be reachable.
 pub(super) fn best<'a>(
     claim: &PersistentVolumeClaim,
-    volumes: &[&'a PersistentVolume],
+    volumes: &'a [Arc<PersistentVolume>],
     node: Option<&Node>,
 ) -> Option<&'a PersistentVolume> {
     let usable = || volumes.iter().filter(|volume| volume.metadata.deletion_timestamp.is_none());
@@ -89,7 +90,7 @@ pub(super) fn best<'a>(
         .min_by_key(|volume| {
             (storage(volume.spec.as_ref().and_then(|s| s.capacity.as_ref())), &volume.metadata.name)
         })
-        .copied()
+        .map(|volume| &**volume)
 }
 
 fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&Node>) -> bool {
@@ -115,8 +116,8 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&
 }
 
 /// The default class: the youngest of those that say so.
-pub(super) fn default_class<'a>(classes: &[&'a StorageClass]) -> Option<&'a StorageClass> {
-    let says_so = |class: &&&StorageClass| {
+pub(super) fn default_class(classes: &[Arc<StorageClass>]) -> Option<&StorageClass> {
+    let says_so = |class: &&Arc<StorageClass>| {
         let annotations = class.metadata.annotations.as_ref();
         annotations
             .and_then(|a| a.get("storageclass.kubernetes.io/is-default-class"))
@@ -126,7 +127,7 @@ pub(super) fn default_class<'a>(classes: &[&'a StorageClass]) -> Option<&'a Stor
         .iter()
         .filter(says_so)
         .max_by_key(|class| class.metadata.creation_timestamp.as_ref().map(|t| t.0))
-        .copied()
+        .map(|class| &**class)
 }
 
 /// The volume that the built-in provisioner makes for a claim on a node.
@@ -210,8 +211,8 @@ mod tests {
             volume("small", "1Gi", "slow", Value::Null),
             volume("other-class", "2Gi", "fast", Value::Null),
             volume("taken", "3Gi", "slow", json!({"namespace": "n", "name": "other", "uid": "x"})),
-        ];
-        let volumes: Vec<&PersistentVolume> = volumes.iter().collect();
+        ]
+        .map(Arc::new);
         let best = |claim| best(&claim, &volumes, None).and_then(|v| v.metadata.name.as_deref());
         assert_eq!(best(claim("2Gi", "ReadWriteOnce")), Some("medium"));
         assert_eq!(best(claim("20Gi", "ReadWriteOnce")), None);
@@ -222,7 +223,8 @@ mod tests {
     fn a_promised_volume_comes_first() {
         let promised = volume("promised", "100Gi", "fast", json!({"namespace": "n", "name": "data"}));
         let free = volume("free", "5Gi", "slow", Value::Null);
-        let found = best(&claim("1Gi", "ReadWriteOnce"), &[&free, &promised], None).unwrap();
+        let volumes = [free, promised].map(Arc::new);
+        let found = best(&claim("1Gi", "ReadWriteOnce"), &volumes, None).unwrap();
         assert_eq!(found.metadata.name.as_deref(), Some("promised"));
     }
 

@@ -1,10 +1,12 @@
 //! The controller of volumes: their phases, and what becomes of those whose claim is gone.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use balsa_client::{Client, Next, Reconciler};
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key};
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
 use super::{CLEANUP, PROVISIONER, VOLUME_PROTECTION, plan};
 use crate::caches::{Caches, settle};
@@ -37,9 +39,9 @@ impl Volumes {
         let hosts: Vec<&String> =
             expressions.flat_map(|expression| expression.values.iter().flatten()).collect();
         let nodes = self.caches.nodes.list();
-        let names = |object: &std::sync::Arc<balsa_model::Object>, host: &String| {
+        let names = |object: &Arc<balsa_model::Object>, host: &String| {
             let label = object.meta().labels.as_ref().and_then(|labels| labels.get("kubernetes.io/hostname"));
-            object.typed::<Node>().is_some() && (label == Some(host) || *object.key().name == **host)
+            label == Some(host) || *object.key().name == **host
         };
         !hosts.is_empty() && !hosts.iter().any(|host| nodes.iter().any(|object| names(object, host)))
     }
@@ -71,19 +73,19 @@ impl Reconciler for Volumes {
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
         let Some(object) = self.caches.volumes.get(key) else { return Ok(Next::Wait) };
         let Some(volume) = object.typed::<PersistentVolume>() else { return Ok(Next::Wait) };
-        let phase = self.phase(volume).await?;
+        let phase = self.phase(&volume).await?;
         if object.is_deleting() {
-            self.let_go(volume, phase).await?;
+            self.let_go(&volume, phase).await?;
             return Ok(Next::Wait);
         }
         let api = self.client.api::<PersistentVolume>();
-        let mut volume = volume.clone();
+        let mut volume = Arc::unwrap_or_clone(volume);
         let finalizers = volume.metadata.finalizers.get_or_insert_default();
         if !finalizers.iter().any(|finalizer| finalizer == VOLUME_PROTECTION) {
             finalizers.push(VOLUME_PROTECTION.to_owned());
             let written = api.update(&volume, Part::Main).await?;
             settle(&self.caches.volumes, written.revision()).await;
-            volume = written.typed().cloned().unwrap_or(volume);
+            volume = written.to_typed().unwrap_or(volume);
         }
         let status = volume.status.get_or_insert_default();
         if status.phase.as_deref() != Some(phase) {

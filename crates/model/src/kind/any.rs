@@ -31,7 +31,7 @@ pub trait KindApi: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it does not decode.
-    fn read(&self, json: &[u8]) -> Result<Box<dyn Any + Send + Sync>, serde_json::Error>;
+    fn read(&self, json: &[u8]) -> Result<Arc<dyn Any + Send + Sync>, serde_json::Error>;
     /// The JSON tree of an object of the kind's own type, with apiVersion and kind; null for any other.
     fn write(&self, object: &dyn Any) -> Value;
     /// A reference to its schema, which goes into the generator's definitions.
@@ -316,8 +316,8 @@ impl<K: Kind> KindApi for KindOf<K> {
         Ok(Box::new(typed))
     }
 
-    fn read(&self, json: &[u8]) -> Result<Box<dyn Any + Send + Sync>, serde_json::Error> {
-        Ok(Box::new(serde_json::from_slice::<K>(json)?))
+    fn read(&self, json: &[u8]) -> Result<Arc<dyn Any + Send + Sync>, serde_json::Error> {
+        Ok(Arc::new(serde_json::from_slice::<K>(json)?))
     }
 
     fn write(&self, object: &dyn Any) -> Value {
@@ -344,7 +344,7 @@ pub fn kind_of<K: Kind>() -> KindRef {
 /// When it does not decode.
 pub fn from_slice<K: Kind>(json: &[u8]) -> Result<K, serde_json::Error> {
     let typed = kind_of::<K>().read(json)?.downcast::<K>();
-    typed.map(|object| *object).map_err(|_| serde::de::Error::custom("registered as another kind"))
+    typed.map(Arc::unwrap_or_clone).map_err(|_| serde::de::Error::custom("registered as another kind"))
 }
 
 /// The JSON tree of a typed object, with apiVersion and kind.

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
@@ -84,13 +85,14 @@ fn check_wanted(config: &AdmissionConfig, kind: &str, name: &str, spec: &Service
     Failure::invalid(kind_of::<Service>().descriptor(), name, errors).map_or(Ok(()), Err)
 }
 
-fn services(state: &State) -> Vec<ServiceSpec> {
-    let view = state.view(kind_of::<Service>());
-    view.iter().filter_map(|o| o.typed::<Service>().and_then(|s| s.spec.clone())).collect()
+fn services(state: &State) -> Vec<Arc<Service>> {
+    state.view(kind_of::<Service>()).iter().filter_map(|object| object.typed()).collect()
 }
 
 fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
-    let used: HashSet<String> = services(state).into_iter().filter_map(|spec| spec.cluster_ip).collect();
+    let services = services(state);
+    let used: HashSet<&str> =
+        services.iter().filter_map(|service| service.spec.as_ref()?.cluster_ip.as_deref()).collect();
     let IpNet::V4(range) = range else {
         return Err(Failure::internal("the service range must be IPv4"));
     };
@@ -99,7 +101,7 @@ fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
     let mut random = balsa_rt::Random;
     let free = |n: u32| {
         let ip = IpAddr::V4(n.into());
-        (!used.contains(&ip.to_string())).then_some(ip)
+        (!used.contains(ip.to_string().as_str())).then_some(ip)
     };
     let lucky = (0..PICKS).find_map(|_| free(random.random_range(first..=last)));
     lucky.or_else(|| (first..=last).find_map(free)).ok_or_else(|| {
@@ -108,7 +110,7 @@ fn pick_address(state: &State, range: IpNet) -> Result<IpAddr, Failure> {
 }
 
 fn pick_node_ports(state: &State, range: (u16, u16), spec: &mut ServiceSpec) -> Result<(), Failure> {
-    let mut used = used_ports(services(state).iter());
+    let mut used = used_ports(services(state).iter().flat_map(|service| &service.spec));
     for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
         let protocol = protocol(port);
         let free = free_port(&used, &protocol, range)?;
@@ -121,7 +123,7 @@ fn pick_node_ports(state: &State, range: (u16, u16), spec: &mut ServiceSpec) -> 
 /// Load balancers ask at a port of its own which nodes have pods of the service.
 fn pick_health_check_port(state: &State, range: (u16, u16), service: &mut Service) -> Result<(), Failure> {
     let all = services(state);
-    let used = used_ports(all.iter().chain(&service.spec));
+    let used = used_ports(all.iter().flat_map(|service| &service.spec).chain(&service.spec));
     service::set_health_check_port(service, free_port(&used, "TCP", range)?);
     Ok(())
 }

@@ -37,9 +37,9 @@ pub(super) fn require_signer(
         let certificate = request.status.as_ref().and_then(|status| status.certificate.clone());
         (certificate, has_condition(request, "Failed"))
     };
-    let verb = if approval(new) != approval(old) {
+    let verb = if approval(new) != approval(&old) {
         "approve"
-    } else if signed(new) != signed(old) {
+    } else if signed(new) != signed(&old) {
         "sign"
     } else {
         return Ok(());

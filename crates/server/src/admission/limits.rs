@@ -1,5 +1,7 @@
 //! LimitRanges of a namespace, applied to its new pods and claims: see [`balsa_model::limits`].
 
+use std::sync::Arc;
+
 use balsa_model::kind::kind_of;
 use balsa_model::{AnyObject, Failure, limits};
 use balsa_state::State;
@@ -11,7 +13,7 @@ pub(super) fn apply(state: &State, object: &mut dyn AnyObject) -> Result<(), Fai
     }
     let namespace = object.meta().namespace.clone().unwrap_or_default();
     let view = state.view(kind_of::<LimitRange>());
-    let ranges: Vec<&LimitRange> = view.list(&namespace).filter_map(|object| object.typed()).collect();
+    let ranges: Vec<Arc<LimitRange>> = view.list(&namespace).filter_map(|object| object.typed()).collect();
     if ranges.is_empty() {
         return Ok(());
     }

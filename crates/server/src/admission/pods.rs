@@ -36,7 +36,7 @@ pub(super) fn complete(state: &State, object: &mut dyn AnyObject) -> Result<(), 
     };
     let account = account.typed::<ServiceAccount>();
     if spec.image_pull_secrets.as_ref().is_none_or(Vec::is_empty) {
-        spec.image_pull_secrets = account.and_then(|a| a.image_pull_secrets.clone());
+        spec.image_pull_secrets = account.as_ref().and_then(|a| a.image_pull_secrets.clone());
     }
     let wanted = spec
         .automount_service_account_token
@@ -87,7 +87,7 @@ fn set_priority(state: &State, name: &str, spec: &mut PodSpec) -> Result<(), Fai
         view.get(&Key::new("", wanted.as_str())).and_then(|object| object.typed())
     };
     let system = SYSTEM_CLASSES.iter().find(|(known, _)| *known == wanted);
-    let (priority, policy) = match (class, system) {
+    let (priority, policy) = match (&class, system) {
         (Some(class), _) => (class.value, class.preemption_policy.clone()),
         (None, Some((_, value))) => (*value, None),
         (None, None) if wanted.is_empty() => (0, None),

@@ -40,9 +40,9 @@ pub(super) fn charge(
     let mut charges = Vec::new();
     for stored in quotas {
         let Some(present) = stored.typed::<ResourceQuota>() else { continue };
-        let hard = quota::hard(present);
+        let hard = quota::hard(&present);
         let wanted = quota::limited(&hard, &counted);
-        if wanted.is_empty() || !quota::covers(present, object) {
+        if wanted.is_empty() || !quota::covers(&present, object) {
             continue;
         }
         let refuse = |why: String| Err(Failure::forbidden(descriptor, name, why));
@@ -52,11 +52,11 @@ pub(super) fn charge(
         {
             return refuse(why);
         }
-        let used = used(state, namespace, present, &hard);
+        let used = used(state, namespace, &present, &hard);
         if let Some(why) = quota::exceeded(quota_name, &hard, &used, &wanted) {
             return refuse(why);
         }
-        let mut new = present.clone();
+        let mut new = ResourceQuota::clone(&present);
         let status = new.status.get_or_insert_default();
         status.hard = present.spec.as_ref().and_then(|spec| spec.hard.clone());
         let total = quota::sum(&used, &wanted);

@@ -28,9 +28,9 @@ pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
 pub(super) fn require_expandable(state: &State, object: &dyn AnyObject, old: &Object) -> Result<(), Failure> {
     let new = object.as_any().downcast_ref::<PersistentVolumeClaim>();
     let (Some(new), Some(old)) = (new, old.typed::<PersistentVolumeClaim>()) else { return Ok(()) };
-    let grows = persistent_volume_claim::is_bound(old)
-        && persistent_volume_claim::requested_bytes(new) > persistent_volume_claim::requested_bytes(old);
-    if !grows || lets_grow(state, new, old) {
+    let grows = persistent_volume_claim::is_bound(&old)
+        && persistent_volume_claim::requested_bytes(new) > persistent_volume_claim::requested_bytes(&old);
+    if !grows || lets_grow(state, new, &old) {
         return Ok(());
     }
     let name = new.metadata.name.as_deref().unwrap_or_default();
@@ -42,8 +42,7 @@ fn lets_grow(state: &State, new: &PersistentVolumeClaim, old: &PersistentVolumeC
     let name = persistent_volume_claim::class_name(new).filter(|name| !name.is_empty());
     let Some(name) = name.filter(|_| name == persistent_volume_claim::class_name(old)) else { return false };
     let class = state.get(kind_of::<StorageClass>(), &Key::new("", name));
-    let class = class.as_ref().and_then(|object| object.typed::<StorageClass>());
-    class.is_some_and(|class| class.allow_volume_expansion == Some(true))
+    class.is_some_and(|object| object.is(|class: &StorageClass| class.allow_volume_expansion == Some(true)))
 }
 
 /// Puts the finalizers on that the volume controllers take away when nobody uses the object.

@@ -1,8 +1,9 @@
 //! What a node may do: read what every node needs, write what is its own, and read just the
 //! ConfigMaps, Secrets and accounts that its pods name.
 
+use balsa_model::Key;
 use balsa_model::kind::kind_of;
-use balsa_model::{Key, Object};
+use balsa_model::kinds::pod::node_name;
 use balsa_state::State;
 use k8s_openapi::api::core::v1::{Pod, PodSpec, Volume};
 
@@ -43,12 +44,8 @@ fn pods(state: &State, node: &str, wanted: &Attributes, read: bool) -> bool {
     let view = state.view(kind_of::<Pod>());
     let key = Key::new(wanted.namespace.as_str(), wanted.name.as_str());
     // A pod that is gone is nobody's secret: the answer will be NotFound.
-    let own = view.get(&key).is_none_or(|pod| node_of(pod) == Some(node));
+    let own = view.get(&key).is_none_or(|object| object.is(|pod| node_name(pod) == Some(node)));
     own && (read || matches!(wanted.verb.as_str(), "update" | "patch" | "delete"))
-}
-
-fn node_of(pod: &Object) -> Option<&str> {
-    pod.typed::<Pod>()?.spec.as_ref()?.node_name.as_deref()
 }
 
 fn referred(state: &State, node: &str, wanted: &Attributes, read: bool) -> bool {
@@ -65,10 +62,7 @@ fn referred(state: &State, node: &str, wanted: &Attributes, read: bool) -> bool 
     let Some(mut pods) = view.by_field("spec.nodeName", node) else { return false };
     pods.any(|pod| {
         *pod.key().namespace == *wanted.namespace
-            && pod
-                .typed::<Pod>()
-                .and_then(|pod| pod.spec.as_ref())
-                .is_some_and(|spec| refers(spec, &wanted.resource, name))
+            && pod.is(|pod: &Pod| pod.spec.as_ref().is_some_and(|spec| refers(spec, &wanted.resource, name)))
     })
 }
 

@@ -122,12 +122,12 @@ fn with_rules(state: &State, role: &RoleRef, namespace: &str, show: impl FnOnce(
     let name = role.name.as_str();
     if role.kind == "ClusterRole" {
         let found = state.get(kind_of::<ClusterRole>(), &Key::new("", name));
-        if let Some(role) = found.as_ref().and_then(|object| object.typed::<ClusterRole>()) {
+        if let Some(role) = found.and_then(|object| object.typed::<ClusterRole>()) {
             show(role.rules.as_deref().unwrap_or_default());
         }
     } else {
         let found = state.get(kind_of::<Role>(), &Key::new(namespace, name));
-        if let Some(role) = found.as_ref().and_then(|object| object.typed::<Role>()) {
+        if let Some(role) = found.and_then(|object| object.typed::<Role>()) {
             show(role.rules.as_deref().unwrap_or_default());
         }
     }

@@ -178,7 +178,7 @@ impl Engine {
         let precondition =
             Precondition { uid: (!uid.is_empty()).then(|| uid.clone()), ..Precondition::default() };
         check_precondition(&old, &precondition)?;
-        let mut pod = old.typed::<Pod>().cloned().ok_or_else(|| Failure::internal("pod does not decode"))?;
+        let mut pod = old.to_typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))?;
         if old.is_deleting() {
             return Err(Failure::conflict(
                 pods.descriptor(),

@@ -1,6 +1,7 @@
 //! Which requests belong together, and how much of a server is whose: FlowSchemas and
 //! PriorityLevelConfigurations as a server follows them. Pure.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -141,15 +142,16 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Of these objects, with their uids. What every cluster must have is there even if it is missing.
-    pub(super) fn new<'a>(
-        schemas: impl Iterator<Item = &'a FlowSchema>,
-        levels: impl Iterator<Item = &'a PriorityLevelConfiguration>,
+    pub(super) fn new(
+        schemas: impl Iterator<Item = impl Borrow<FlowSchema>>,
+        levels: impl Iterator<Item = impl Borrow<PriorityLevelConfiguration>>,
     ) -> Self {
         let built_in = [EXEMPT, CATCH_ALL].map(|name| {
             let spec = priority_level_configuration::mandatory(name).unwrap_or_default();
             Level::new(name, "", &spec)
         });
         let stored = levels.map(|level| {
+            let level = level.borrow();
             let (name, uid) = named(&level.metadata);
             Level::new(name, uid, &level.spec.clone().unwrap_or_default())
         });
@@ -165,6 +167,7 @@ impl Rules {
             found.extend(schema.map(|schema| (schema.name.clone(), schema)));
         }
         for schema in schemas {
+            let schema = schema.borrow();
             let (name, uid) = named(&schema.metadata);
             let schema = of(name, uid, schema.spec.clone().unwrap_or_default());
             found.extend(schema.map(|schema| (schema.name.clone(), schema)));
@@ -350,7 +353,7 @@ mod tests {
                 "rules": flow_schema::all_requests(&flow_schema::groups(&["system:authenticated"]))},
         }))
         .unwrap();
-        let rules = Rules::new([lost].iter(), [].iter());
+        let rules = Rules::new([lost].iter(), std::iter::empty::<PriorityLevelConfiguration>());
         let ticket = rules.classify(&user("kim", &[]), &wanted("get", "", "pods", "", "zoo"));
         assert_eq!((&**ticket.schema(), &*ticket.level().name), (CATCH_ALL, CATCH_ALL));
         assert_eq!(ticket.level().queue, None);

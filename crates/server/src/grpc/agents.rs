@@ -112,7 +112,7 @@ impl AgentService for Agents {
         let kind = kind_of::<ServiceAccount>();
         let key = Key::new(wanted.namespace.as_str(), wanted.service_account.as_str());
         let found = self.0.engine.state().get(kind, &key);
-        let account = found.as_ref().and_then(|object| object.typed::<ServiceAccount>());
+        let account = found.and_then(|object| object.typed::<ServiceAccount>());
         let account = account.ok_or_else(|| to_status(&Failure::not_found(kind.descriptor(), &key.name)))?;
         let token_request = TokenRequest {
             audiences: wanted.audiences,
@@ -121,7 +121,7 @@ impl AgentService for Agents {
         };
         let now = self.0.engine.clock().now_seconds();
         let (token, expires) =
-            self.0.tokens.issue(account, &token_request, now).map_err(|failure| to_status(&failure))?;
+            self.0.tokens.issue(&account, &token_request, now).map_err(|failure| to_status(&failure))?;
         Ok(Response::new(agent::CreateTokenResponse { token, expires: expires.to_string() }))
     }
 

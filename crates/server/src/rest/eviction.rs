@@ -3,6 +3,8 @@
 //! A budget is charged before the pod goes, under the version that was read, so that two evictions
 //! never share one disruption; its controller gives back what came to nothing.
 
+use std::sync::Arc;
+
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::kind::{kind_of, to_value};
@@ -55,7 +57,7 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
     let object =
         engine.state().get(pods, &key).ok_or_else(|| Failure::not_found(pods.descriptor(), &key.name))?;
     if let Some(pod) = object.typed::<Pod>().filter(|pod| counts(pod)) {
-        charge(engine, &who, &object, pod, dry_run).await?;
+        charge(engine, &who, &object, &pod, dry_run).await?;
     }
     let precondition = if dry_run { precondition } else { marked(engine, &who, &key, precondition).await? };
     engine.delete(&who, pods, &key, &options, &precondition, dry_run).await?;
@@ -84,7 +86,7 @@ async fn marked(
         let Some(object) = engine.state().get(pods, key) else { return Ok(precondition) };
         let holds = precondition.uid.as_deref().is_none_or(|uid| uid == object.uid())
             && precondition.revision.is_none_or(|revision| revision == object.revision());
-        let Some(mut pod) = object.typed::<Pod>().filter(|_| holds).cloned() else { return Ok(precondition) };
+        let Some(mut pod) = object.to_typed::<Pod>().filter(|_| holds) else { return Ok(precondition) };
         let now = engine.clock().now_seconds();
         if is_terminal(&pod) || !set_disrupted(&mut pod, REASON, "Eviction API: evicting", now) {
             return Ok(precondition);
@@ -136,8 +138,8 @@ fn budget_of(engine: &Engine, pod: &Object) -> Result<Option<(Key, PodDisruption
         selector.is_some_and(|selector| selector.matches(pod.meta().labels.as_ref()))
     };
     let budgets = view.list(&pod.key().namespace).filter_map(|object| {
-        let budget = object.typed::<PodDisruptionBudget>().filter(|budget| selects(budget))?;
-        Some((object.key().clone(), budget.clone()))
+        let budget = object.typed().filter(|budget| selects(budget))?;
+        Some((object.key().clone(), Arc::unwrap_or_clone(budget)))
     });
     let mut found: Vec<_> = budgets.collect();
     if found.len() > 1 {

@@ -185,7 +185,8 @@ fn columns(kind: KindRef) -> Vec<Value> {
 }
 
 fn row(object: &Arc<Object>, now: Timestamp, shown: &Shown) -> Value {
-    let cells: Vec<Value> = match object.decode() {
+    let decoded = object.decode();
+    let cells: Vec<Value> = match &decoded {
         Some(typed) => typed.row(now).into_iter().map(|cell| cell.0).collect(),
         None => vec![Value::from(&*object.key().name)],
     };
@@ -195,7 +196,8 @@ fn row(object: &Arc<Object>, now: Timestamp, shown: &Shown) -> Value {
         "Object" => row["object"] = object.value(),
         _ => row["object"] = partial(object, shown),
     }
-    if let Some(condition) = object.typed::<Pod>().and_then(completed) {
+    let pod = decoded.as_ref().and_then(|decoded| decoded.as_any().downcast_ref::<Pod>());
+    if let Some(condition) = pod.and_then(completed) {
         row["conditions"] = json!([condition]);
     }
     row

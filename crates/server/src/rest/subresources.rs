@@ -203,7 +203,7 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
         seconds: value.pointer("/spec/expirationSeconds").and_then(Value::as_i64),
         pod: bound_pod(&call, &value)?,
     };
-    let (token, expires) = front.tokens.issue(account, &request, front.engine.clock().now_seconds())?;
+    let (token, expires) = front.tokens.issue(&account, &request, front.engine.clock().now_seconds())?;
     value["kind"] = "TokenRequest".into();
     value["apiVersion"] = "authentication.k8s.io/v1".into();
     value["metadata"] = json!({"name": &*key.name, "namespace": &*key.namespace});

@@ -117,10 +117,8 @@ async fn pods(call: &Call, path: &ResourcePath, filter: &Filter) -> Vec<Value> {
         usage::of_all(&call.front).await
     } else {
         // Only its own node knows.
-        let pod = get(&path.namespace, &path.name);
-        let node =
-            pod.as_ref().and_then(|pod| pod.typed::<Pod>()).and_then(balsa_model::kinds::pod::node_name);
-        match node {
+        let pod = get(&path.namespace, &path.name).and_then(|object| object.typed::<Pod>());
+        match pod.as_deref().and_then(balsa_model::kinds::pod::node_name) {
             Some(node) => usage::of_node(&call.front, node).await.into_iter().collect(),
             None => Vec::new(),
         }

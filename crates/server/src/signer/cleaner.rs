@@ -74,7 +74,7 @@ impl Reconciler for Cleaner {
         let Some(object) = self.requests.get(key).filter(|object| !object.is_deleting()) else {
             return Ok(Next::Wait);
         };
-        let Some(ends) = object.typed::<CertificateSigningRequest>().and_then(ends_at) else {
+        let Some(ends) = object.typed().and_then(|request| ends_at(&request)) else {
             return Ok(Next::Wait);
         };
         let left = Duration::try_from(ends.duration_since(self.clock.now())).unwrap_or_default();

@@ -79,8 +79,8 @@ fn running(page: &mut Page, node: &Value, pods: &[Arc<Object>]) {
     let (mut rows, mut asked, mut allowed) = (Vec::new(), Requests::default(), Requests::default());
     for object in pods {
         let ended = matches!(text(&object.value(), "/status/phase"), "Succeeded" | "Failed");
-        let spec = object.typed::<Pod>().and_then(|pod| pod.spec.as_ref()).filter(|_| !ended);
-        let Some(spec) = spec else { continue };
+        let pod = object.typed::<Pod>().filter(|_| !ended);
+        let Some(spec) = pod.as_ref().and_then(|pod| pod.spec.as_ref()) else { continue };
         let (own_asked, own_allowed) = (requests(spec), limits(spec));
         let created = object.meta().creation_timestamp.as_ref();
         rows.push(vec![

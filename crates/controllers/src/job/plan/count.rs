@@ -17,7 +17,7 @@ impl Work<'_> {
     /// Takes in what has ended.
     pub(super) fn count_ends(&mut self) {
         self.settle_counted();
-        for pod in self.view.pods.iter().copied().filter(|pod| is_tracked(pod)) {
+        for pod in self.view.pods.iter().filter(|pod| is_tracked(&pod.metadata)) {
             if pods::phase(pod) == "Succeeded" {
                 self.count_success(pod);
             } else if self.has_failed(pod) {
@@ -32,7 +32,7 @@ impl Work<'_> {
             .view
             .pods
             .iter()
-            .filter(|pod| is_tracked(pod))
+            .filter(|pod| is_tracked(&pod.metadata))
             .filter_map(|pod| pod.metadata.uid.as_deref())
             .collect();
         let status = &mut self.plan.status;

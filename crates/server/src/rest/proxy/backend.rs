@@ -62,7 +62,8 @@ fn declared_port(front: &Front, key: &Key) -> Result<u16, Failure> {
     let kind = kind_of::<Pod>();
     let found = front.engine.state().get(kind, key);
     let object = found.ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
-    let spec = object.typed::<Pod>().and_then(|pod| pod.spec.as_ref());
+    let pod = object.typed::<Pod>();
+    let spec = pod.as_ref().and_then(|pod| pod.spec.as_ref());
     let mut ports = spec.iter().flat_map(|spec| &spec.containers).flat_map(|c| c.ports.iter().flatten());
     let port = ports.next().and_then(|port| u16::try_from(port.container_port).ok());
     Ok(port.unwrap_or(80))
@@ -87,9 +88,9 @@ pub(super) async fn service(front: &Front, key: &Key, address: &Address) -> Resu
     let found = state.get(kind, key).ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
     let service = found.typed::<Service>().ok_or_else(|| Failure::internal("service does not decode"))?;
     let endpoints = state.get(kind_of::<Endpoints>(), key);
-    let endpoints = endpoints.as_ref().and_then(|object| object.typed::<Endpoints>());
-    let name = port_name(service, &address.port);
-    let chosen = name.and_then(|name| choose(endpoints?, &name));
+    let endpoints = endpoints.and_then(|object| object.typed::<Endpoints>());
+    let name = port_name(&service, &address.port);
+    let chosen = name.and_then(|name| choose(&*endpoints?, &name));
     let none = || {
         let why = format!("no endpoints available for service \"{}\"", key.name);
         Failure::new(Reason::ServiceUnavailable, why)
