@@ -56,6 +56,9 @@ fn a_cluster_lives_in_the_ranges_that_it_is_given() {
 }
 
 fn what_every_cluster_has_is_there(cluster: &Cluster) {
+    // The node may be ready before the leader has made it.
+    let there = || cluster.balsa(["get", "service/kubernetes"]).result();
+    wait_until("the API has its Service", PATIENCE, there);
     // The first address and the tenth.
     assert_eq!(value(cluster, "service/kubernetes", "{.spec.clusterIP}"), "10.122.16.1");
     let dns = "get svc kube-dns -n kube-system -o jsonpath={.spec.clusterIP}";
