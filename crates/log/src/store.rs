@@ -75,10 +75,8 @@ impl Family {
         options.set_compression_type(compression);
         if matches!(self, Self::Objects | Self::History) {
             // What is asked is answered from memory; these are read when a server starts. Many files that are not
-            // merged yet cost no reader, and merging four at a time took 7 % of a write's processor time.
+            // merged yet cost no reader, and merging (of all families) took 7 % of a write's processor time.
             options.set_level_zero_file_num_compaction_trigger(12);
-            options.set_level_zero_slowdown_writes_trigger(24);
-            options.set_level_zero_stop_writes_trigger(36);
         }
         options
     }
