@@ -5,6 +5,8 @@
 //! in `PATH` (or `KUBECTL`) is looked at, and that kubectl alone is used where there are no others.
 #![allow(clippy::unwrap_used)]
 
+#[path = "streaming/between.rs"]
+mod between;
 #[path = "streaming/terminal.rs"]
 mod terminal;
 
@@ -110,6 +112,8 @@ fn streams_with_every_kubectl() {
         attach_and_run_work(&kubectl, &image);
         proxies_work(&kubectl, &node);
         debuggers_are_seen(&kubectl, &image);
+        between::a_proxy_for_connections(&kubectl);
+        between::a_proxy_of_kubectl(&kubectl);
     }
     let balsa = Tool { program: balsa_testkit::balsa().to_owned(), kubeconfig: cluster.kubeconfig() };
     exec_works(&balsa, &["exec"]);
