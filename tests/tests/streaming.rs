@@ -5,6 +5,8 @@
 //! in `PATH` (or `KUBECTL`) is looked at, and that kubectl alone is used where there are no others.
 #![allow(clippy::unwrap_used)]
 
+#[path = "streaming/between.rs"]
+mod between;
 #[path = "streaming/terminal.rs"]
 mod terminal;
 
@@ -109,6 +111,9 @@ fn streams_with_every_kubectl() {
         ports_are_forwarded(&kubectl, digest);
         attach_and_run_work(&kubectl, &image);
         proxies_work(&kubectl, &node);
+        debuggers_are_seen(&kubectl, &image);
+        between::a_proxy_for_connections(&kubectl);
+        between::a_proxy_of_kubectl(&kubectl);
     }
     let balsa = Tool { program: balsa_testkit::balsa().to_owned(), kubeconfig: cluster.kubeconfig() };
     exec_works(&balsa, &["exec"]);
@@ -251,6 +256,24 @@ fn attach_and_run_work(tool: &Tool, image: &str) {
     let said = tool.with(run.iter().chain(&words), b"a line\n");
     let out = String::from_utf8_lossy(&said.out);
     assert!(said.code == 0 && out.contains("got a line"), "{}: {out} {}", tool.name(), said.err);
+}
+
+/// Of a container that was put into a pod for a look, as of any other.
+fn debuggers_are_seen(tool: &Tool, image: &str) {
+    let of = tool.program.file_name().unwrap().to_string_lossy().replace('.', "-");
+    let name = format!("look-{of}");
+    let (image, container) = (format!("--image={image}"), format!("--container={name}"));
+    let words = ["--", "sh", "-c", "echo looking; sleep 1000"];
+    tool.ok(["debug", "ticker", &image, &container].iter().chain(&words));
+    let logs = ["logs", "ticker", "-c", &name];
+    wait_until("what it says", PATIENCE, || match tool.run(logs) {
+        Said { out, .. } if out == b"looking\n" => Ok(()),
+        said => Err(said.err),
+    });
+    let said = tool.ok(["exec", "ticker", "-c", &name, "--", "echo", "here"]);
+    assert_eq!(said, "here\n", "{}", tool.name());
+    let said = tool.run(["logs", "ticker", "-c", "nobody"]);
+    assert!(said.err.contains("container nobody is not valid for pod ticker"), "{}", said.err);
 }
 
 fn proxies_work(tool: &Tool, node: &str) {

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind, Object};
@@ -57,7 +58,13 @@ impl Recorder {
     /// A recorder for `component`, with a task of its own that writes.
     pub fn new(client: Client, component: &'static str, clock: Clock) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING);
-        let writer = Writer { api: client.api(), component, clock, known: Mutex::default() };
+        let writer = Writer {
+            api: client.api(),
+            component,
+            clock,
+            known: Mutex::default(),
+            latest: AtomicI64::new(0),
+        };
         balsa_rt::spawn(TaskKind::Helper, writer.run(receiver));
         Self { sender }
     }
@@ -132,6 +139,8 @@ struct Writer {
     component: &'static str,
     clock: Clock,
     known: Mutex<Known>,
+    /// When the latest Event was made, in microseconds.
+    latest: AtomicI64,
 }
 
 impl Writer {
@@ -200,11 +209,10 @@ impl Writer {
         let namespace = if namespace.is_empty() { "default" } else { namespace };
         let stem =
             &name[..(0..=name.len().min(NAME_MAX)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0)];
-        let suffix: String = balsa_rt::new_uid().chars().filter(char::is_ascii_hexdigit).take(16).collect();
         let now = Time(self.clock.now_seconds());
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{stem}.{suffix}")),
+                name: Some(format!("{stem}.{}", self.suffix())),
                 namespace: Some(namespace.to_owned()),
                 ..ObjectMeta::default()
             },
@@ -220,6 +228,16 @@ impl Writer {
             reporting_instance: Some(String::new()),
             ..Event::default()
         }
+    }
+
+    /// Later Events of an object have later names: what is shown by time, in whole seconds, falls back on the
+    /// order of the list. Time comes first in it; what is random keeps two writers apart.
+    fn suffix(&self) -> String {
+        let now = self.clock.now().as_microsecond();
+        let after = |latest: i64| Some(now.max(latest.saturating_add(1)));
+        let latest = self.latest.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        let time = latest.ok().and_then(after).unwrap_or(now);
+        format!("{time:013x}{}", balsa_rt::random_suffix(3))
     }
 }
 
@@ -275,5 +293,34 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(10), counted).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_list_has_them_in_their_order() {
+        let client = Client::new(MemoryBackend::new(Clock::system()), "test");
+        let recorder = Recorder::new(client.clone(), "tester", Clock::system());
+        let about = ObjectReference {
+            name: Some("web".to_owned()),
+            namespace: Some("default".to_owned()),
+            ..ObjectReference::default()
+        };
+        let steps = ["Scheduled", "Pulled", "Created", "Started", "Killing"];
+        for reason in steps {
+            recorder.event(&about, "Normal", reason, "of a pod");
+        }
+        let listed = async {
+            loop {
+                let events = client.api::<Event>().list(Filter::namespaced("default")).await.unwrap();
+                if events.len() == steps.len() {
+                    return events
+                        .iter()
+                        .map(|e| e.typed::<Event>().unwrap().reason.clone().unwrap())
+                        .collect();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let reasons: Vec<String> = tokio::time::timeout(Duration::from_secs(10), listed).await.unwrap();
+        assert_eq!(reasons, steps);
     }
 }

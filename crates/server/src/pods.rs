@@ -34,7 +34,8 @@ impl Front {
         let spec = pod.spec.clone().unwrap_or_default();
         let container = choose(&spec, &annotations, &key.name, container)?;
         let status = pod.status.clone().unwrap_or_default();
-        let statuses = [status.container_statuses, status.init_container_statuses];
+        let statuses =
+            [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];
         let waiting = waiting_reason(statuses.iter().flatten().flatten(), &container);
         Ok(Target { container, waiting, ..target(&object, &pod)? })
     }
@@ -162,14 +163,21 @@ fn choose(
                 Err(Failure::bad_request(text))
             }
         },
-        name if names.contains(&name) || init.contains(&name) => Ok(name.to_owned()),
+        name if names.contains(&name) || init.contains(&name) || is_ephemeral(spec, name) => {
+            Ok(name.to_owned())
+        }
         name => Err(Failure::bad_request(format!("container {name} is not valid for pod {pod}"))),
     }
 }
 
+/// Whether it is one that `kubectl debug` has put there. Such a container is never meant without its name.
+fn is_ephemeral(spec: &PodSpec, name: &str) -> bool {
+    spec.ephemeral_containers.iter().flatten().any(|container| container.name == name)
+}
+
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Container;
+    use k8s_openapi::api::core::v1::{Container, EphemeralContainer};
 
     use super::*;
 
@@ -180,6 +188,10 @@ mod tests {
         let none = std::collections::BTreeMap::new();
         assert_eq!(choose(&spec, &none, "p", "").unwrap(), "a");
         assert!(choose(&spec, &none, "p", "x").is_err());
+        let debugger = EphemeralContainer { name: "debugger".to_owned(), ..EphemeralContainer::default() };
+        spec.ephemeral_containers = Some(vec![debugger]);
+        assert_eq!(choose(&spec, &none, "p", "debugger").unwrap(), "debugger");
+        assert_eq!(choose(&spec, &none, "p", "").unwrap(), "a");
         spec.containers.push(container("b"));
         let failure = choose(&spec, &none, "p", "").unwrap_err();
         assert_eq!(failure.message, "a container name must be specified for pod p, choose one of: [a b]");

@@ -21,7 +21,7 @@ mod wait;
 mod web;
 
 pub use binary::{balsa, previous_balsa, root};
-pub use clients::clients;
+pub use clients::{clients, go};
 pub use cluster::{Cluster, Options};
 pub use footprint::{Container, Footprint, containers, docker, rules};
 pub use kubectl::{Output, has_kubectl, kubectl_program, kubectl_programs};

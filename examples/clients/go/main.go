@@ -4,6 +4,7 @@
 //	  --go_opt=Mbalsa/v1/api.proto=balsa.dev/examples/follow/balsa/v1 \
 //	  --go-grpc_out=. --go-grpc_opt=module=balsa.dev/examples/follow \
 //	  --go-grpc_opt=Mbalsa/v1/api.proto=balsa.dev/examples/follow/balsa/v1 balsa/v1/api.proto
+//	go mod tidy
 //	go run . SERVER CA CERTIFICATE KEY NAMESPACE [LAST]
 package main
 

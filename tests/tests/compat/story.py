@@ -4,13 +4,16 @@ Everything goes through what a user of the client calls; a wrong answer is an As
 exception, and the program ends with 1.
 """
 
+import base64
 import faulthandler
+import json
 import queue
 import sys
 import threading
 import time
 
 import urllib3
+import websocket
 import yaml
 from kubernetes import client, config, dynamic, utils, watch
 from kubernetes.client.exceptions import ApiException
@@ -200,6 +203,40 @@ def reads_logs(pod):
         break
 
 
+def listens(pod):
+    """Watches and logs over a WebSocket, as dashboards in browsers follow them."""
+    address = api.configuration.host.replace("https", "wss", 1) + f"/api/v1/namespaces/{NAMESPACE}"
+    said = api.configuration
+    tls = {"ca_certs": said.ssl_ca_cert, "certfile": said.cert_file, "keyfile": said.key_file}
+
+    def opened(path, *protocols):
+        return websocket.create_connection(address + path, subprotocols=protocols, sslopt=tls, timeout=PATIENCE)
+
+    seen = opened("/pods?watch=1&labelSelector=app%3Dweb", "any.name")
+    assert seen.subprotocol == "any.name"
+    event = json.loads(seen.recv())
+    assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", pod), event
+    core.patch_namespaced_pod(pod, NAMESPACE, {"metadata": {"annotations": {"seen": "yes"}}})
+    while "seen" not in event["object"]["metadata"].get("annotations", {}):
+        event = json.loads(seen.recv())
+        assert event["type"] == "MODIFIED", event
+    seen.close()
+    short = opened("/configmaps?watch=1&timeoutSeconds=1&resourceVersion=0")
+    while short.recv():
+        pass
+    short.close()
+    assert opened(f"/pods/{pod}/log").recv() == b"serving\n"
+    encoded = opened(f"/pods/{pod}/log?follow=1", "nothing.we.know", "base64.binary.k8s.io")
+    assert base64.b64decode(encoded.recv()) == b"serving\n"
+    encoded.close()
+    for path, protocols, code in ((f"/pods/{pod}/log", ["nothing.we.know"], 400), ("/nothing?watch=1", [], 404)):
+        try:
+            opened(path, *protocols)
+            raise AssertionError(f"{path}: this should have been refused")
+        except websocket.WebSocketBadStatusException as error:
+            assert error.status_code == code, error
+
+
 def executes(pod):
     def run(command, **streams):
         return stream(core.connect_get_namespaced_pod_exec, pod, NAMESPACE, command=command, **streams)
@@ -263,6 +300,7 @@ act(writes)
 act(applies, objects)
 pod = act(scales)
 act(reads_logs, pod)
+act(listens, pod)
 act(executes, pod)
 act(forwards, pod)
 act(deletes)

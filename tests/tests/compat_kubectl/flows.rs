@@ -6,6 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use balsa_testkit::{Cluster, Lines, Output, wait_until};
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::Version;
 
@@ -26,6 +28,7 @@ pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
     an_object_is_edited(&hand, folder);
     a_deletion_is_not_waited_for(&hand);
     dependents_stay_or_go(&hand);
+    a_token_ends_with_what_it_is_bound_to(&hand);
     hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
 }
 
@@ -58,6 +61,29 @@ fn a_change_is_watched(hand: &Hand<'_>) {
     rows.until("what comes", is(["ADDED", "later", "0"]));
     hand.ok("delete configmap seen");
     rows.until("the end", is(["DELETED", "seen", "1"]));
+}
+
+fn a_token_ends_with_what_it_is_bound_to(hand: &Hand<'_>) {
+    hand.ok("create serviceaccount bound");
+    hand.ok("create secret generic lease --from-literal=a=b");
+    let token = hand.ok("create token bound --bound-object-kind=Secret --bound-object-name=lease");
+    let is_good = || {
+        let review = json!({"spec": {"token": token.trim()}});
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let answer = hand.cluster.rest().call_now(Method::POST, path, &review).unwrap();
+        answer.body.pointer("/status/authenticated").and_then(Value::as_bool).unwrap_or_default()
+    };
+    assert!(is_good(), "while the secret is there");
+    hand.ok("delete secret lease");
+    assert!(!is_good(), "after it has gone");
+    // Another one of that name is not meant.
+    hand.ok("create secret generic lease --from-literal=a=b");
+    assert!(!is_good(), "while another secret is there");
+    let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "kube-root-ca.crt"});
+    let path = format!("/api/v1/namespaces/{}/serviceaccounts/bound/token", hand.namespace);
+    let request = json!({"spec": {"boundObjectRef": reference}});
+    let refused = hand.cluster.rest().call_now(Method::POST, &path, &request).unwrap();
+    assert_eq!(refused.body["message"], "cannot bind token to object of type /v1, Kind=ConfigMap");
 }
 
 /// A program that changes the file it is given, and keeps a copy of what it was given last.

@@ -9,6 +9,16 @@ pub(crate) const FILES: &[(&str, &str)] = &[
         "generated.yaml",
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: one-of-many-, namespace: '{ns}'}\n",
     ),
+    (
+        "two.yaml",
+        "apiVersion: v1\nkind: List\nitems:\n\
+        - {apiVersion: v1, kind: ConfigMap, metadata: {name: stays, namespace: '{ns}', labels: {prune: me}}}\n\
+        - {apiVersion: v1, kind: ConfigMap, metadata: {name: goes, namespace: '{ns}', labels: {prune: me}}}\n",
+    ),
+    (
+        "one.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: stays, namespace: '{ns}', labels: {prune: me}}\n",
+    ),
     ("raw.json", "{\"metadata\":{\"name\":\"raw\"},\"data\":{\"a\":\"b\"}}"),
 ];
 
@@ -74,5 +84,56 @@ pub(crate) const MORE: &[Row] = &[
     ok("auth can-i get pods/log -n {ns}", &["yes"]),
     ok("explain cm --output=plaintext-openapiv2", &["ConfigMap", "binaryData"]),
     ok("api-resources --sort-by=kind --cached", &["configmaps"]),
+    ok("get deployment web -n {ns} --subresource=scale", &["DESIRED", "AVAILABLE"]),
+    ok("apply -f {dir}/two.yaml", &["configmap/stays created", "configmap/goes created"]),
+    ok(
+        "apply -f {dir}/one.yaml -n {ns} -l prune=me --prune --prune-allowlist=core/v1/ConfigMap",
+        &["configmap/stays unchanged", "configmap/goes pruned"],
+    ),
+    ok(
+        "set env deployment/web -n {ns} --from=configmap/c --prefix=OF_",
+        &["deployment.apps/web env updated"],
+    ),
+    ok("set env deployment/web -n {ns} --list --resolve", &["OF_A=b"]),
+    fails("set image deployment/web nobody=x -n {ns}", &["unable to find container named \"nobody\""]),
+    fails(
+        "set resources deployment/web -n {ns} --requests=cpu=2 --limits=cpu=1",
+        &["must be less than or equal to cpu limit of 1"],
+    ),
+    fails("rollout undo deployment/web -n {ns} --to-revision=99", &["unable to find specified revision 99"]),
+    ok("rollout undo deployment/web -n {ns} --dry-run=server", &["rolled back (server dry run)"]),
+    ok("annotate deployment web -n {ns} kubernetes.io/change-cause=tried", &["annotate"]),
+    since(
+        31,
+        ok(
+            "wait --for=jsonpath={.metadata.generation} deployment/web -n {ns} --timeout=20s",
+            &["deployment.apps/web condition met"],
+        ),
+    ),
+    ok("rollout pause deployment/web -n {ns}", &["paused"]),
+    fails("rollout pause deployment/web -n {ns}", &["is already paused"]),
+    fails("rollout undo deployment/web -n {ns}", &["you cannot rollback a paused deployment"]),
+    fails("rollout restart deployment/web -n {ns}", &["can't restart paused deployment"]),
+    ok("rollout resume deployment/web -n {ns}", &["resumed"]),
+    fails("wait --for=condition=Nothing deployment/web -n {ns} --timeout=1s", &["timed out waiting"]),
+    ok("wait --for=delete pod/nothing -n {ns} --timeout=5s", &[]),
+    fails("get pods -n {ns} --field-selector=foo=bar", &["field label not supported: foo"]),
+    fails("get cm -n {ns} --field-selector=data.a=1", &["is not a known field selector: only"]),
+    fails("label cm c -n {ns} bad/=x", &["name part must be non-empty"]),
+    ok("get events -n {ns} --sort-by=.lastTimestamp", &["LAST SEEN"]),
+    ok("get cm -n {ns} --sort-by={.metadata.creationTimestamp} --chunk-size=1", &["stays"]),
+    ok("create token sa -n {ns} --bound-object-kind=Secret --bound-object-name=s", &["."]),
+    fails(
+        "create token sa -n {ns} --bound-object-kind=Pod --bound-object-name=nothing",
+        &["pods \"nothing\" not found"],
+    ),
+    fails("create token sa -n {ns} --duration=1s", &["may not specify a duration less than 10 minutes"]),
+    ok("auth can-i --list -n {ns} --as=system:serviceaccount:{ns}:sa", &["selfsubjectreviews", "/api/*"]),
+    since(28, ok("auth whoami --as=joe --as-group=dev", &["joe", "[dev system:authenticated]"])),
+    ok("explain hpa --api-version=autoscaling/v1 --recursive", &["targetCPUUtilizationPercentage"]),
+    ok("explain netpol --recursive", &["namespaceSelector", "ipBlock"]),
+    ok("explain csr --recursive", &["signerName"]),
+    ok("explain pv.spec.csi --recursive", &["volumeAttributes"]),
+    fails("explain pod.spec.nothing", &["field \"nothing\" does not exist"]),
     ok("config view --minify", &["server: https://"]),
 ];

@@ -1,7 +1,7 @@
 //! examples/clients, run as their README says.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 
@@ -16,19 +16,49 @@ fn python() -> PathBuf {
 
 pub(crate) fn follow(cluster: &Cluster, credentials: &Credentials) {
     let generated = tempfile::tempdir().unwrap();
-    let (proto, out) = (root().join("proto"), generated.path().display().to_string());
-    let status = Command::new(python())
-        .args(["-m", "grpc_tools.protoc", "-I"])
-        .arg(&proto)
-        .args([format!("--python_out={out}"), format!("--grpc_python_out={out}")])
-        .arg(proto.join("balsa/v1/api.proto"))
-        .status()
-        .unwrap();
-    assert!(status.success());
+    let out = generated.path().display().to_string();
+    protoc(&[format!("--python_out={out}"), format!("--grpc_python_out={out}")]);
     let mut in_python = Command::new(python());
     in_python.arg(root().join("examples/clients/python/follow.py")).env("PYTHONPATH", generated.path());
     tells_what_happens(cluster, credentials, in_python, "python");
     tells_what_happens(cluster, credentials, Command::new(env!("CARGO_BIN_EXE_follow")), "rust");
+    match in_go(generated.path()) {
+        Some(in_go) => tells_what_happens(cluster, credentials, in_go, "go"),
+        None => {
+            println!("NOT TESTED: the example in Go, which scripts/clients.sh could not get on this system")
+        }
+    }
+}
+
+/// Generates code from the API's definition.
+fn protoc(arguments: &[String]) {
+    let proto = root().join("proto");
+    let mut protoc = Command::new(python());
+    protoc.args(["-m", "grpc_tools.protoc", "-I"]).arg(&proto).args(arguments);
+    assert!(protoc.arg(proto.join("balsa/v1/api.proto")).status().unwrap().success());
+}
+
+/// The example in Go, built in a workspace below `folder`.
+fn in_go(folder: &Path) -> Option<Command> {
+    let mut go = balsa_testkit::go(folder)?;
+    let module = "balsa.dev/examples/follow";
+    let home = folder.join("src").join(module);
+    std::fs::create_dir_all(&home).unwrap();
+    std::fs::copy(root().join("examples/clients/go/main.go"), home.join("main.go")).unwrap();
+    let mut arguments = Vec::new();
+    for language in ["go", "go-grpc"] {
+        let plugin = balsa_testkit::clients().join("go/bin").join(format!("protoc-gen-{language}"));
+        arguments.push(format!("--plugin=protoc-gen-{language}={}", plugin.display()));
+        arguments.push(format!("--{language}_out={}", home.display()));
+        arguments.push(format!("--{language}_opt=module={module}"));
+        arguments.push(format!("--{language}_opt=Mbalsa/v1/api.proto={module}/balsa/v1"));
+    }
+    protoc(&arguments);
+    let program = folder.join("follow");
+    let vetted = balsa_testkit::go(folder)?.args(["vet", module]).status().unwrap();
+    let built = go.args(["build", "-o"]).arg(&program).arg(module).status().unwrap();
+    assert!(vetted.success() && built.success());
+    Some(Command::new(program))
 }
 
 /// It applies its ConfigMap, follows what comes and goes of two kinds, and ends with the last one.

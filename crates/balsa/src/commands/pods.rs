@@ -78,13 +78,19 @@ pub(crate) fn has_terminal(pod: &Pod, container: &str) -> bool {
     all.any(|of| of.name == container && of.tty == Some(true))
 }
 
+/// Whether it is one that `kubectl debug` has put there.
+fn is_ephemeral(pod: &Pod, name: &str) -> bool {
+    let ephemeral = pod.spec.as_ref().and_then(|spec| spec.ephemeral_containers.as_ref());
+    ephemeral.into_iter().flatten().any(|container| container.name == name)
+}
+
 /// The container that is meant: the one named, else the pod's default one, which is said when there
 /// are several.
 pub(crate) fn container(pod: &Pod, named: Option<&str>) -> anyhow::Result<String> {
     let all = containers(pod);
     let pod_name = pod.metadata.name.as_deref().unwrap_or_default();
     if let Some(name) = named {
-        if !all.iter().any(|container| container == name) {
+        if !all.iter().any(|container| container == name) && !is_ephemeral(pod, name) {
             bail!("container {name} is not valid for pod {pod_name}; it has {}", all.join(", "));
         }
         return Ok(name.to_owned());

@@ -10,7 +10,7 @@ use balsa_proto::agent::agent_service_server::AgentService;
 use balsa_proto::{agent, to_status};
 use balsa_rt::TaskKind;
 use futures::{Stream, StreamExt as _};
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{authenticate, authenticate_fresh, authorize};
 use crate::authorize::{Attributes, MASTERS};
 use crate::front::Front;
-use crate::identity::{Authenticated, JOIN_GROUP, SERVER_GROUP, TokenRequest};
+use crate::identity::{Authenticated, Bound, JOIN_GROUP, SERVER_GROUP, TokenRequest};
 use crate::leases;
 
 /// How long somebody may wait for all proxies.
@@ -114,10 +114,11 @@ impl AgentService for Agents {
         let found = self.0.engine.state().get(kind, &key);
         let account = found.and_then(|object| object.typed::<ServiceAccount>());
         let account = account.ok_or_else(|| to_status(&Failure::not_found(kind.descriptor(), &key.name)))?;
+        let pod = Bound { kind: kind_of::<Pod>(), name: wanted.pod_name, uid: wanted.pod_uid };
         let token_request = TokenRequest {
             audiences: wanted.audiences,
             seconds: (wanted.expiration_seconds > 0).then_some(wanted.expiration_seconds),
-            pod: (!wanted.pod_uid.is_empty()).then_some((wanted.pod_name, wanted.pod_uid)),
+            bound: Some(pod).filter(|pod| !pod.uid.is_empty()),
         };
         let now = self.0.engine.clock().now_seconds();
         let (token, expires) =

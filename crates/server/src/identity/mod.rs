@@ -14,4 +14,4 @@ pub(crate) use authority::{ClusterKeys, SERVER_USER, SERVERS};
 pub(crate) use bootstrap_token::{JOIN_GROUP, SERVER_GROUP, Usage, create_token};
 pub(crate) use certificates::{Certificates, Wanted};
 pub use server_id::{ServerId, SharedSettings};
-pub(crate) use service_account::{ServiceAccountTokens, TokenRequest};
+pub(crate) use service_account::{Bound, ServiceAccountTokens, TokenRequest, bindable};

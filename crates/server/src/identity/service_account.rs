@@ -1,14 +1,15 @@
-//! Tokens of service accounts: signed by the cluster's key, bound to an account and perhaps a pod.
+//! Tokens of service accounts: signed by the cluster's key, bound to an account and perhaps to a pod, a secret or
+//! a node.
 //!
-//! A token is good while its signature is, its time has not passed, and the account (and the pod) it
-//! names still exist with the same UID.
+//! A token is good while its signature is, its time has not passed, and the account (and what it is bound to)
+//! still exist with the same UID.
 
 use balsa_model::kind::kind_of;
-use balsa_model::{Failure, Key};
+use balsa_model::{Failure, Key, KindRef};
 use balsa_state::State;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use rcgen::KeyPair;
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +25,25 @@ pub(crate) struct TokenRequest {
     pub audiences: Vec<String>,
     /// How long it is good for, in seconds; `None`: about an hour.
     pub seconds: Option<i64>,
-    /// The pod that it is bound to, as name and UID.
-    pub pod: Option<(String, String)>,
+    /// What it is bound to.
+    pub bound: Option<Bound>,
+}
+
+/// An object with which a token ends.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    /// One of [`bindable`].
+    pub kind: KindRef,
+    /// Of the object.
+    pub name: String,
+    /// Of the object: another one of the same name is not meant.
+    pub uid: String,
+}
+
+/// The kind of that name that a token can be bound to.
+pub(crate) fn bindable(kind: &str) -> Option<KindRef> {
+    let kinds = [kind_of::<Pod>(), kind_of::<Secret>(), kind_of::<Node>()];
+    kinds.into_iter().find(|one| one.descriptor().kind == kind)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,12 +65,24 @@ struct KubernetesClaims {
     serviceaccount: Named,
     #[serde(skip_serializing_if = "Option::is_none")]
     pod: Option<Named>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<Named>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<Named>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Named {
     name: String,
     uid: String,
+}
+
+impl TokenRequest {
+    fn bound_to(&self, kind: KindRef) -> Option<Named> {
+        let bound =
+            self.bound.as_ref().filter(|bound| bound.kind.descriptor().kind == kind.descriptor().kind)?;
+        Some(Named { name: bound.name.clone(), uid: bound.uid.clone() })
+    }
 }
 
 /// The account that a token stands for.
@@ -108,7 +138,9 @@ impl ServiceAccountTokens {
             kubernetes: KubernetesClaims {
                 namespace,
                 serviceaccount: Named { name, uid: meta.uid.clone().unwrap_or_default() },
-                pod: request.pod.clone().map(|(name, uid)| Named { name, uid }),
+                pod: request.bound_to(kind_of::<Pod>()),
+                secret: request.bound_to(kind_of::<Secret>()),
+                node: request.bound_to(kind_of::<Node>()),
             },
         };
         let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encoding)
@@ -134,15 +166,17 @@ impl ServiceAccountTokens {
         if claims.exp <= now.as_second() || claims.nbf > now.as_second() + 60 {
             return Err(unauthorized());
         }
-        let KubernetesClaims { namespace, serviceaccount: account, pod } = claims.kubernetes;
-        let exists = |kind, named: &Named| {
+        let KubernetesClaims { namespace, serviceaccount: account, pod, secret, node } = claims.kubernetes;
+        let exists = |kind: KindRef, named: &Named| {
+            let namespace = if kind.descriptor().is_namespaced() { namespace.as_str() } else { "" };
             let view = state.view(kind);
-            view.get(&Key::new(namespace.as_str(), named.name.as_str())).is_some_and(|o| o.uid() == named.uid)
+            view.get(&Key::new(namespace, named.name.as_str())).is_some_and(|o| o.uid() == named.uid)
         };
         if !exists(kind_of::<ServiceAccount>(), &account) {
             return Err(unauthorized());
         }
-        if pod.as_ref().is_some_and(|pod| !exists(kind_of::<Pod>(), pod)) {
+        let bound = [(kind_of::<Pod>(), pod), (kind_of::<Secret>(), secret), (kind_of::<Node>(), node)];
+        if bound.iter().any(|(kind, named)| named.as_ref().is_some_and(|named| !exists(*kind, named))) {
             return Err(unauthorized());
         }
         Ok(AccountClaims { namespace, name: account.name, uid: account.uid })

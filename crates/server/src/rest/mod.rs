@@ -36,6 +36,7 @@ use crate::identity::Authenticated;
 pub(crate) use counted::{Asked, Counted, Watching};
 use path::ResourcePath;
 use query::Query;
+use streams::told::Listener;
 
 /// A request, taken apart.
 pub(crate) struct Call {
@@ -144,13 +145,28 @@ async fn route(
     };
     let call = ResourceCall { call, kind, path };
     match call.path.subresource.as_str() {
+        "" if call.call.query.flag("watch") => {
+            let listener = Listener::to_watch(&call.call.headers, &mut extensions);
+            told(listener, resources::serve(call, body).await)
+        }
         "" => resources::serve(call, body).await,
         "exec" | "attach" | "portforward" if is_pod(&call.path) => {
             streams::serve(call, extensions.remove::<OnUpgrade>()).await
         }
         "proxy" => proxy::serve(call, body, extensions.remove::<OnUpgrade>()).await,
-        "log" => logs::serve(call).await,
+        "log" => {
+            let listener = Listener::to_log(&call.call.headers, &mut extensions)?;
+            told(listener, logs::serve(call).await)
+        }
         _ => subresources::serve(call, body).await,
+    }
+}
+
+/// An answer, to who listens over a WebSocket.
+fn told(listener: Option<Listener>, answer: Result<Response, Failure>) -> Result<Response, Failure> {
+    match listener {
+        Some(listener) => answer.map(|answer| listener.tell(answer)),
+        None => answer,
     }
 }
 

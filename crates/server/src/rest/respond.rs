@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::Response;
+use balsa_model::table::Column;
 use balsa_model::{Failure, KindRef, Object, Revision};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
@@ -92,7 +93,7 @@ pub(super) fn audit_id(response: &mut Response, id: &str) {
 pub(super) struct Shown {
     pub(super) form: Form,
     /// The apiVersion of Tables and bare metadata.
-    version: &'static str,
+    pub(super) version: &'static str,
     /// The parameter `includeObject` of Tables.
     include: String,
 }
@@ -105,6 +106,15 @@ impl Shown {
     pub(super) fn new(accepted: Accepted, include: &str) -> Result<Self, Failure> {
         check_include(accepted.form, include)?;
         Ok(Self { form: accepted.form, version: accepted.version, include: include.to_owned() })
+    }
+
+    /// Puts into a Table's row what the client wants of its object.
+    pub(super) fn include_in(&self, row: &mut Value, object: &Object, whole: impl FnOnce() -> Value) {
+        match self.include.as_str() {
+            "None" => {}
+            "Object" => row["object"] = whole(),
+            _ => row["object"] = partial(object, self),
+        }
     }
 }
 
@@ -165,7 +175,7 @@ pub(super) fn table(
     with_columns: bool,
 ) -> Value {
     let rows: Vec<Value> = objects.iter().map(|object| row(object, now, shown)).collect();
-    let columns: Vec<Value> = if with_columns { columns(kind) } else { Vec::new() };
+    let columns = if with_columns { definitions(kind.descriptor().columns) } else { Vec::new() };
     json!({
         "kind": "Table", "apiVersion": shown.version, "metadata": meta,
         "columnDefinitions": if with_columns { Value::from(columns) } else { Value::Null },
@@ -173,15 +183,15 @@ pub(super) fn table(
     })
 }
 
-fn columns(kind: KindRef) -> Vec<Value> {
-    let columns = kind.descriptor().columns.iter();
-    let definition = |column: &balsa_model::table::Column| {
+/// The columns of a Table.
+pub(super) fn definitions(columns: &[Column]) -> Vec<Value> {
+    let definition = |column: &Column| {
         json!({
             "name": column.name, "type": column.kind, "format": column.format,
             "description": column.name, "priority": column.priority,
         })
     };
-    columns.map(definition).collect()
+    columns.iter().map(definition).collect()
 }
 
 fn row(object: &Arc<Object>, now: Timestamp, shown: &Shown) -> Value {
@@ -191,11 +201,7 @@ fn row(object: &Arc<Object>, now: Timestamp, shown: &Shown) -> Value {
         None => vec![Value::from(&*object.key().name)],
     };
     let mut row = json!({"cells": cells});
-    match shown.include.as_str() {
-        "None" => {}
-        "Object" => row["object"] = object.value(),
-        _ => row["object"] = partial(object, shown),
-    }
+    shown.include_in(&mut row, object, || object.value());
     let pod = decoded.as_ref().and_then(|decoded| decoded.as_any().downcast_ref::<Pod>());
     if let Some(condition) = pod.and_then(completed) {
         row["conditions"] = json!([condition]);

@@ -6,15 +6,19 @@ use axum::response::Response;
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
 use balsa_model::strategy::Part;
+use balsa_model::table::{Cell, Column};
 use balsa_model::{Descriptor, Failure, Key, Object, Reason, Subresource, schema};
 use http::{Method, StatusCode};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use serde_json::{Value, json};
 
+use super::accept::{self, Form};
 use super::resources::Change;
+use super::respond::Shown;
 use super::{Call, ResourceCall, body, eviction, resources, respond};
 use crate::engine::{Binding, SCALE, Wanted, Written, scale_of};
-use crate::identity::TokenRequest;
+use crate::identity::{Bound, TokenRequest, bindable};
 
 /// What refusals say a request for a token is.
 const TOKEN_REQUEST: Descriptor =
@@ -70,7 +74,14 @@ async fn get_scale(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("get")?;
     let found = call.call.front.engine.get(&who, call.kind, &call.key(), Wanted::Latest).await;
     let object = found.map_err(|failure| scale_not_found(failure, &call))?;
-    Ok(respond::value(StatusCode::OK, &shown_scale(&object)?))
+    let scale = shown_scale(&object)?;
+    let accepted = accept::negotiate(&call.call.headers)?;
+    if accepted.form != Form::Table {
+        return Ok(respond::value(StatusCode::OK, &scale));
+    }
+    let shown = Shown::new(accepted, call.call.query.get("includeObject"))?;
+    let now = call.call.front.engine.clock().now();
+    Ok(respond::value(StatusCode::OK, &scale_table(&object, &scale, &shown, now)))
 }
 
 /// That there is nothing to scale: the refusal of a read names the part, too, and of core kinds the group
@@ -86,6 +97,25 @@ fn scale_not_found(failure: Failure, call: &ResourceCall) -> Failure {
     }
     named.message = format!("{}.{} \"{}\" not found", named.kind, named.group, call.path.name);
     named
+}
+
+/// What `kubectl get --subresource=scale` prints.
+fn scale_table(object: &Object, scale: &Value, shown: &Shown, now: Timestamp) -> Value {
+    let number = |part: &str| scale.pointer(part).and_then(Value::as_i64).unwrap_or_default();
+    let columns = [Column::NAME, Column::number("Desired"), Column::number("Available"), Column::AGE];
+    let cells = [
+        Cell::name(object.meta()),
+        Cell::number(number("/spec/replicas")),
+        Cell::number(number("/status/replicas")),
+        Cell::age(object.meta(), now),
+    ];
+    let mut row = json!({"cells": cells.map(|cell| cell.0)});
+    shown.include_in(&mut row, object, || scale.clone());
+    json!({
+        "kind": "Table", "apiVersion": shown.version,
+        "metadata": {"resourceVersion": object.revision().to_string()},
+        "columnDefinitions": respond::definitions(&columns), "rows": [row],
+    })
 }
 
 /// A Scale as it is answered: no replicas are left out.
@@ -201,7 +231,7 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let request = TokenRequest {
         audiences: audiences.into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
         seconds: value.pointer("/spec/expirationSeconds").and_then(Value::as_i64),
-        pod: bound_pod(&call, &value)?,
+        bound: bound_object(&call, &value)?,
     };
     let (token, expires) = front.tokens.issue(&account, &request, front.engine.clock().now_seconds())?;
     value["kind"] = "TokenRequest".into();
@@ -220,24 +250,28 @@ fn check_life(seconds: Option<i64>) -> Result<(), Failure> {
     Failure::invalid(&TOKEN_REQUEST, "", errors).map_or(Ok(()), Err)
 }
 
-/// The pod that a token is to be bound to, which must be there.
-fn bound_pod(call: &ResourceCall, request: &Value) -> Result<Option<(String, String)>, Failure> {
-    let text = |field: &str| {
-        request.pointer(&format!("/spec/boundObjectRef/{field}")).and_then(Value::as_str).unwrap_or_default()
-    };
-    if text("kind") != "Pod" {
+/// What a token is to be bound to, which must be there.
+fn bound_object(call: &ResourceCall, request: &Value) -> Result<Option<Bound>, Failure> {
+    let Some(reference) = request.pointer("/spec/boundObjectRef").filter(|reference| !reference.is_null())
+    else {
         return Ok(None);
-    }
-    let (name, uid) = (text("name"), text("uid"));
-    let pods = kind_of::<Pod>();
-    let pod = call.call.front.engine.state().get(pods, &Key::new(call.path.namespace.as_str(), name));
-    let pod = pod.ok_or_else(|| Failure::not_found(pods.descriptor(), name))?;
-    if !uid.is_empty() && pod.uid() != uid {
+    };
+    let text = |field: &str| reference.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (version, name, uid) = (text("apiVersion"), text("name"), text("uid"));
+    let kind = bindable(text("kind")).filter(|_| matches!(version, "" | "v1")).ok_or_else(|| {
+        let (group, version) = version.split_once('/').unwrap_or(("", version));
+        let kind = text("kind");
+        Failure::bad_request(format!("cannot bind token to object of type {group}/{version}, Kind={kind}"))
+    })?;
+    let namespace = if kind.descriptor().is_namespaced() { call.path.namespace.as_str() } else { "" };
+    let object = call.call.front.engine.state().get(kind, &Key::new(namespace, name));
+    let object = object.ok_or_else(|| Failure::not_found(kind.descriptor(), name))?;
+    if !uid.is_empty() && object.uid() != uid {
         return Err(Failure::conflict(
-            pods.descriptor(),
+            kind.descriptor(),
             name,
             "the UID in the bound object reference does not match",
         ));
     }
-    Ok(Some((name.to_owned(), pod.uid().to_owned())))
+    Ok(Some(Bound { kind, name: name.to_owned(), uid: object.uid().to_owned() }))
 }

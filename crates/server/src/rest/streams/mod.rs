@@ -5,7 +5,9 @@
 //! | exec, attach | [`channels`]: `v5.channel.k8s.io` and all before it | [`console`], kubectl up to 1.29 |
 //! | port-forward | [`ports`]: `v4.channel.k8s.io`; [`tunnel`]: SPDY inside, kubectl since 1.31 | [`forward`] |
 //!
-//! Below all of them is one [`PodStream`](crate::sessions::PodStream) for each command or connection,
+//! A watch or a log is [`told`] over a WebSocket to who asks for one.
+//!
+//! Below all of the others is one [`PodStream`](crate::sessions::PodStream) for each command or connection,
 //! which the agent of the pod's node opens. Each direction of a stream is a loop of its own, so that a
 //! process that neither reads nor ends never holds up what it writes, and every queue is short: who is slow
 //! is felt by who is fast. When the client goes, both ends of the pod's stream are dropped, and the agent
@@ -15,6 +17,7 @@ mod channels;
 mod console;
 mod forward;
 mod ports;
+pub(super) mod told;
 mod tunnel;
 mod upgrade;
 mod websocket;

@@ -76,13 +76,15 @@ impl WebSocketUpgrade {
     /// Answers that `protocol` (none when empty) is spoken from here on, and lets `serve` speak it.
     pub(super) fn accept<F: Future<Output = ()> + Send + 'static>(
         self,
-        protocol: &'static str,
+        protocol: &str,
         serve: impl FnOnce(Io) -> F + Send + 'static,
     ) -> Response {
         let mut response = switching("websocket", self.switch, serve);
         let headers = response.headers_mut();
-        if !protocol.is_empty() {
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
+        if !protocol.is_empty()
+            && let Ok(protocol) = HeaderValue::from_str(protocol)
+        {
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(self.key.as_bytes())) {
             headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
