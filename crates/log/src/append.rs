@@ -63,7 +63,7 @@ struct Appending<'s, S> {
 enum Way<S> {
     /// By itself, or as the first of a stream.
     Calls(S),
-    Stream(Call<S>),
+    Stream(Box<Call<S>>),
     /// Not at all.
     Ended,
 }
@@ -118,7 +118,7 @@ where
                 };
                 call.send(&first);
                 let answer = call.next(self.peer).await;
-                self.way = Way::Stream(call);
+                self.way = Way::Stream(Box::new(call));
                 answer
             }
             Err(status) if status.code() == Code::Unimplemented => {
