@@ -117,7 +117,7 @@ impl LogConfig {
             purge_batch_size: (self.snapshot_after / 2).max(1),
             enable_pre_vote: Some(true),
             // openraft would let a restarted leader lead on in its term, with what it still knows to be committed. We
-            // do not sync that (the log is the truth, see `Write::Committed`), so after a loss of power it may be less
+            // do not sync that (the log is the truth, see `writer::Committed`), so after a loss of power it may be less
             // than what was shown to readers before: only an election, and the entry that it begins with, is certain.
             enable_leader_restore: Some(false),
             ..openraft::Config::default()

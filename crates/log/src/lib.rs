@@ -20,6 +20,7 @@
 //!
 //! openraft's types end in this crate. It has a single member or many; nothing here knows which.
 
+mod append;
 pub mod backup;
 mod codec;
 mod compaction;

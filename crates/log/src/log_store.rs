@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use crate::error::LogError;
 use crate::store::{Key, Store};
 use crate::types::{Entry, EntryPayload, LogId, Types, Vote};
-use crate::writer::{Write, Writer};
+use crate::writer::{Committed, Write, Writer};
 
 /// Bytes of one piece when entries are replicated: well below what a message may have.
 const PIECE_BYTES: usize = 2 << 20;
@@ -306,8 +306,10 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), io::Error> {
-        self.state().committed = committed;
-        self.shared.writer.send(Write::Committed(committed))
+        let mut state = self.state();
+        state.committed = committed;
+        self.shared.writer.put_committed(Committed { log_id: committed, sequence: state.sequence });
+        Ok(())
     }
 
     async fn read_committed(&mut self) -> Result<Option<LogId>, io::Error> {

@@ -1,16 +1,17 @@
 //! openraft's network: calls from this server to the others.
 
-use std::future::Future;
+use std::future::{self, Future};
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use balsa_rt::Backoff;
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt as _};
+use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::RPCOption;
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderError,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
@@ -18,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
+use crate::append;
 use crate::codec::pb;
 use crate::codec::pb::raft_service_client::RaftServiceClient;
 use crate::codec::{self, CodecError};
@@ -36,9 +38,9 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(10);
 /// tables that it keeps.
 const RESUME_PATIENCE: Duration = Duration::from_secs(60);
 /// Entries are answered after the other side synced them, which takes longer than a heartbeat may.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const APPEND_TIMEOUT: Duration = Duration::from_secs(3);
 
-type RpcError = RPCError<Types>;
+pub(crate) type RpcError = RPCError<Types>;
 
 /// Makes a [`Peer`] for each other server.
 pub(crate) struct Network {
@@ -49,7 +51,8 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, place: &Place) -> Peer {
-        Peer { transport: self.transport.clone(), target, address: place.address.clone() }
+        let (transport, address) = (self.transport.clone(), place.address.clone());
+        Peer { transport, target, address, no_streams_until: None }
     }
 }
 
@@ -58,13 +61,42 @@ pub(crate) struct Peer {
     transport: TransportConfig,
     target: NodeId,
     address: String,
+    /// It is of a build that knows no streams of appends; it may be of another one after this.
+    no_streams_until: Option<tokio::time::Instant>,
 }
 
 impl Peer {
-    fn client(&self, lane: Lane) -> Result<RaftServiceClient<Channel>, RpcError> {
+    pub(crate) fn target(&self) -> NodeId {
+        self.target
+    }
+
+    pub(crate) fn knows_no_streams(&self) -> bool {
+        self.no_streams_until.is_some_and(|until| tokio::time::Instant::now() < until)
+    }
+
+    pub(crate) fn learn_no_streams(&mut self) {
+        self.no_streams_until = Some(tokio::time::Instant::now() + append::LIFE);
+    }
+
+    pub(crate) fn client(&self, lane: Lane) -> Result<RaftServiceClient<Channel>, RpcError> {
         self.transport
             .client(self.target, &self.address, lane)
             .map_err(|error| RPCError::Unreachable(Unreachable::new(&error)))
+    }
+
+    /// Appends with a call of its own.
+    pub(crate) async fn append(
+        &self,
+        rpc: AppendEntriesRequest<Types>,
+        option: &RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let (timeout, lane) = match rpc.entries.is_empty() {
+            true => (option.hard_ttl(), Lane::Control),
+            false => (APPEND_TIMEOUT, Lane::Entries),
+        };
+        let mut client = self.client(lane)?;
+        let call = client.append_entries(append::request(self.target, &rpc));
+        append::read_response(&self.within(timeout, call).await?)
     }
 
     async fn vote_call(
@@ -100,7 +132,7 @@ impl Peer {
         answer.map(tonic::Response::into_inner).map_err(|status| self.failed(&status))
     }
 
-    fn failed(&self, status: &tonic::Status) -> RpcError {
+    pub(crate) fn failed(&self, status: &tonic::Status) -> RpcError {
         use tonic::Code;
         if status.code() == Code::PermissionDenied {
             self.transport.refused(self.target, status.message());
@@ -174,29 +206,18 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
-        let (timeout, lane) = match rpc.entries.is_empty() {
-            true => (option.hard_ttl(), Lane::Control),
-            false => (APPEND_TIMEOUT, Lane::Entries),
-        };
-        let request = pb::AppendEntriesRequest {
-            to: self.target,
-            vote: Some(codec::vote(&rpc.vote)),
-            prev_log_id: rpc.prev_log_id.as_ref().map(codec::log_id),
-            entries: rpc.entries.iter().map(codec::entry).collect(),
-            leader_commit: rpc.leader_commit.as_ref().map(codec::log_id),
-        };
-        let mut client = self.client(lane)?;
-        let response = self.within(timeout, client.append_entries(request)).await?;
-        use pb::append_entries_response::Result as Wire;
-        match response.result {
-            Some(Wire::Success(pb::Blank {})) => Ok(AppendEntriesResponse::Success),
-            Some(Wire::Partial(partial)) => {
-                Ok(AppendEntriesResponse::PartialSuccess(partial.matched.as_ref().map(codec::read_log_id)))
-            }
-            Some(Wire::Conflict(pb::Blank {})) => Ok(AppendEntriesResponse::Conflict),
-            Some(Wire::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(codec::read_vote(&vote))),
-            None => Err(unreadable(&CodecError::Missing("result"))),
-        }
+        self.append(rpc, &option).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(future::ready(Ok(append::stream(self, input, option))))
     }
 
     async fn vote(
@@ -303,7 +324,7 @@ impl Write for ChunkWriter {
 }
 
 /// The answer to a call, if it comes in time.
-async fn in_time<T>(
+pub(crate) async fn in_time<T>(
     limit: Duration,
     call: impl Future<Output = Result<T, tonic::Status>>,
 ) -> Result<T, tonic::Status> {
@@ -318,6 +339,6 @@ fn was_out_of_reach(code: tonic::Code) -> bool {
     matches!(code, Cancelled | DeadlineExceeded | Internal | Unavailable | Unknown)
 }
 
-fn unreadable(error: &CodecError) -> RpcError {
+pub(crate) fn unreadable(error: &CodecError) -> RpcError {
     RPCError::Network(NetworkError::new(error))
 }

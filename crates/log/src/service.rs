@@ -2,22 +2,23 @@
 //!
 //! It trusts its callers to be servers of this cluster: whoever mounts it lets nobody else in.
 
+use std::future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use balsa_rt::TaskKind;
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest};
-use tonic::{Request, Response, Status};
+use tokio::sync::oneshot;
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::{self, CodecError, pb};
 use crate::error::{ProposeError, ReadError};
 use crate::handle::Shared;
 use crate::snapshot::SnapshotData;
 use crate::transport::MAX_MESSAGE;
-use crate::types::{Raft, Snapshot, Vote};
+use crate::types::{Raft, Snapshot, Types, Vote};
 
 /// Mount this on the server's port.
 pub type PeerServer = pb::raft_service_server::RaftServiceServer<PeerService>;
@@ -50,6 +51,17 @@ impl PeerService {
 }
 
 impl PeerService {
+    fn read_append(&self, request: pb::AppendEntriesRequest) -> Result<AppendEntriesRequest<Types>, Status> {
+        self.check_target(request.to)?;
+        let entries = request.entries.into_iter().map(codec::read_entry).collect::<Result<Vec<_>, _>>();
+        Ok(AppendEntriesRequest {
+            vote: codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?,
+            prev_log_id: request.prev_log_id.as_ref().map(codec::read_log_id),
+            entries: entries.map_err(|error| invalid(&error))?,
+            leader_commit: request.leader_commit.as_ref().map(codec::read_log_id),
+        })
+    }
+
     /// Takes a piece of a snapshot; after the last one installs it, and what its sender is told then.
     async fn receive(&self, request: pb::InstallSnapshotRequest) -> Result<Option<Vote>, Status> {
         let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
@@ -94,25 +106,37 @@ impl pb::raft_service_server::RaftService for PeerService {
         &self,
         request: Request<pb::AppendEntriesRequest>,
     ) -> Result<Response<pb::AppendEntriesResponse>, Status> {
-        use pb::append_entries_response::{Partial, Result as Wire};
-        let request = request.into_inner();
-        self.check_target(request.to)?;
-        let entries = request.entries.into_iter().map(codec::read_entry).collect::<Result<Vec<_>, _>>();
-        let rpc = AppendEntriesRequest {
-            vote: codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?,
-            prev_log_id: request.prev_log_id.as_ref().map(codec::read_log_id),
-            entries: entries.map_err(|error| invalid(&error))?,
-            leader_commit: request.leader_commit.as_ref().map(codec::read_log_id),
-        };
-        let result = match self.raft().append_entries(rpc).await.map_err(|error| stopped(&error))? {
-            AppendEntriesResponse::Success => Wire::Success(pb::Blank {}),
-            AppendEntriesResponse::PartialSuccess(matched) => {
-                Wire::Partial(Partial { matched: matched.as_ref().map(codec::log_id) })
+        let rpc = self.read_append(request.into_inner())?;
+        let answer = self.raft().append_entries(rpc).await.map_err(|error| stopped(&error))?;
+        Ok(Response::new(append_response(answer)))
+    }
+
+    type StreamAppendStream = BoxStream<'static, Result<pb::AppendEntriesResponse, Status>>;
+
+    async fn stream_append(
+        &self,
+        request: Request<Streaming<pb::AppendEntriesRequest>>,
+    ) -> Result<Response<Self::StreamAppendStream>, Status> {
+        // Why no more is read: told after what was read before is answered.
+        let (refuse, mut refused) = oneshot::channel();
+        let reading = (self.clone(), request.into_inner(), refuse);
+        let rpcs = stream::unfold(reading, |(service, mut requests, refuse)| async move {
+            let request = requests.message().await.transpose()?;
+            match request.and_then(|request| service.read_append(request)) {
+                Ok(rpc) => Some((rpc, (service, requests, refuse))),
+                Err(status) => {
+                    let _ = refuse.send(status);
+                    None
+                }
             }
-            AppendEntriesResponse::Conflict => Wire::Conflict(pb::Blank {}),
-            AppendEntriesResponse::HigherVote(vote) => Wire::HigherVote(codec::vote(&vote)),
-        };
-        Ok(Response::new(pb::AppendEntriesResponse { result: Some(result) }))
+        });
+        let answers = self.raft().stream_append(rpcs).map(|answer| match answer {
+            Ok(taken) => Ok(append_response(taken.into())),
+            Err(fatal) => Err(stopped(&fatal)),
+        });
+        let end = stream::once(async move { refused.try_recv().ok() });
+        let end = end.filter_map(|status| future::ready(status.map(Err)));
+        Ok(Response::new(answers.chain(end).boxed()))
     }
 
     async fn install_snapshot(
@@ -198,6 +222,19 @@ impl pb::raft_service_server::RaftService for PeerService {
         };
         Ok(Response::new(pb::ReadIndexResponse { result: Some(result) }))
     }
+}
+
+fn append_response(answer: AppendEntriesResponse<Types>) -> pb::AppendEntriesResponse {
+    use pb::append_entries_response::{Partial, Result as Wire};
+    let result = match answer {
+        AppendEntriesResponse::Success => Wire::Success(pb::Blank {}),
+        AppendEntriesResponse::PartialSuccess(matched) => {
+            Wire::Partial(Partial { matched: matched.as_ref().map(codec::log_id) })
+        }
+        AppendEntriesResponse::Conflict => Wire::Conflict(pb::Blank {}),
+        AppendEntriesResponse::HigherVote(vote) => Wire::HigherVote(codec::vote(&vote)),
+    };
+    pb::AppendEntriesResponse { result: Some(result) }
 }
 
 fn invalid(error: &CodecError) -> Status {

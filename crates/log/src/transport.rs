@@ -25,7 +25,7 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 pub enum Lane {
     /// Votes, heartbeats, read indexes.
     Control,
-    /// Entries of the log.
+    /// Entries of the log, and up to where they are committed.
     Entries,
     /// Snapshots.
     Snapshots,
@@ -34,7 +34,7 @@ pub enum Lane {
 }
 
 /// Opens connections to other servers. Asked before every call, so it decides call by call whether
-/// there is a way; it is expected to keep its channels.
+/// there is a way (a stream of entries is one call, and lasts a minute); it is expected to keep its channels.
 pub trait Connector: Send + Sync + 'static {
     /// A channel to server `node` at `address`. Connecting may be put off to the first call.
     ///

@@ -6,8 +6,8 @@
 //! the pages, so trying again could report as durable what is not. Everything after it fails too.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -41,9 +41,6 @@ pub(crate) enum Write {
         vote: Vote,
         done: Done,
     },
-    /// Not waited for, and written along with whatever comes next: it lets a restarted server apply at once
-    /// what its tables lack, and an election finds it out anyway.
-    Committed(Option<LogId>),
     /// Entries from here on go.
     Truncate {
         from: u64,
@@ -58,6 +55,14 @@ pub(crate) enum Write {
     },
 }
 
+/// Up to where entries are committed. Not waited for: it lets a restarted server apply at once what its tables lack,
+/// and an election finds it out anyway.
+pub(crate) struct Committed {
+    pub(crate) log_id: Option<LogId>,
+    /// Of the last append before: the log on disk must not end before what is said to be committed.
+    pub(crate) sequence: u64,
+}
+
 /// Hands writes to the thread. Dropping it waits for what is queued and for the thread to let go of the
 /// database: RocksDB must not be closed by a thread that outlives `main`, and whoever opens the
 /// directory again must find it free.
@@ -65,6 +70,7 @@ pub(crate) struct Writer {
     /// `None` only while being dropped.
     queue: Option<UnboundedSender<Write>>,
     written: Arc<AtomicU64>,
+    committed: Arc<Mutex<Option<Committed>>>,
     /// `None` in a simulation, where a task takes its place.
     thread: Option<JoinHandle<()>>,
 }
@@ -75,19 +81,31 @@ impl Writer {
         // No bound of its own: openraft has few appends under way at a time, and proposals are bounded where
         // they enter (`Log::enter`).
         let (queue, inbox) = unbounded_channel();
-        let written = Arc::new(AtomicU64::new(0));
-        let worker = Worker { store, inbox, written: written.clone(), committed: None, failed: None };
+        let (written, committed) = (Arc::new(AtomicU64::new(0)), Arc::default());
+        let worker = Worker {
+            store,
+            inbox,
+            written: written.clone(),
+            committed: Arc::clone(&committed),
+            last_sequence: 0,
+            failed: None,
+        };
         if balsa_rt::is_simulated() {
             balsa_rt::spawn(TaskKind::Raft, worker.run_simulated());
-            return Ok(Self { queue: Some(queue), written, thread: None });
+            return Ok(Self { queue: Some(queue), written, committed, thread: None });
         }
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { queue: Some(queue), written, thread: Some(thread) })
+        Ok(Self { queue: Some(queue), written, committed, thread: Some(thread) })
     }
 
     pub(crate) fn send(&self, write: Write) -> io::Result<()> {
         let sent = self.queue.as_ref().map(|queue| queue.send(write));
         sent.and_then(Result::ok).ok_or_else(|| io::Error::other("the log writer has ended"))
+    }
+
+    /// What is to be written along with whatever comes next; the thread is not woken for it.
+    pub(crate) fn put_committed(&self, committed: Committed) {
+        *self.committed.lock().unwrap_or_else(PoisonError::into_inner) = Some(committed);
     }
 
     /// Appends with a sequence up to this one can be read from RocksDB.
@@ -128,8 +146,9 @@ struct Worker {
     store: Arc<Store>,
     inbox: UnboundedReceiver<Write>,
     written: Arc<AtomicU64>,
-    /// To be written along with the next batch.
-    committed: Option<Option<LogId>>,
+    committed: Arc<Mutex<Option<Committed>>>,
+    /// Of the last append that is in a batch.
+    last_sequence: u64,
     failed: Option<LogError>,
 }
 
@@ -185,6 +204,7 @@ impl Worker {
                 batch.waiters.push(Waiter::Append(done));
                 batch.sync = true;
                 batch.sequence = Some(sequence);
+                self.last_sequence = sequence;
                 batch.entries += entries.len();
                 let log = self.store.family(Family::Log)?;
                 let mut bytes = Vec::new();
@@ -201,10 +221,6 @@ impl Worker {
                 batch.sync = true;
                 let vote = codec::vote(&vote).encode_to_vec();
                 self.store.put_meta(&mut batch.batch, Key::Vote, &vote)
-            }
-            Write::Committed(committed) => {
-                self.committed = Some(committed);
-                Ok(())
             }
             Write::Truncate { from } => {
                 let log = self.store.family(Family::Log)?;
@@ -235,7 +251,7 @@ impl Worker {
         if batch.batch.is_empty() && !batch.sync {
             return Ok(());
         }
-        match self.committed.take() {
+        match self.take_committed() {
             Some(Some(log_id)) => {
                 let log_id = codec::log_id(&log_id).encode_to_vec();
                 self.store.put_meta(&mut batch.batch, Key::Committed, &log_id)?;
@@ -254,6 +270,14 @@ impl Worker {
             metrics::batch(batch.entries);
         }
         Ok(())
+    }
+
+    /// What was committed meanwhile, if all that it needs is written.
+    fn take_committed(&self) -> Option<Option<LogId>> {
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        committed
+            .take_if(|committed| committed.sequence <= self.last_sequence)
+            .map(|committed| committed.log_id)
     }
 
     fn complete(&self, waiters: Vec<Waiter>) {
@@ -280,5 +304,36 @@ impl Worker {
         if let Err(error) = dropped {
             tracing::warn!(%error, "files of purged entries stay until compaction");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::types::{EntryPayload, Term};
+
+    #[test]
+    fn what_is_said_to_be_committed_is_on_the_disk_no_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path(), 1, None).unwrap());
+        let (queue, inbox) = unbounded_channel();
+        let committed = Arc::new(Mutex::new(None));
+        let (written, slot) = (Arc::default(), Arc::clone(&committed));
+        let mut worker =
+            Worker { store: store.clone(), inbox, written, committed: slot, last_sequence: 0, failed: None };
+        drop(queue);
+        let id = |index| LogId::new(Term::new(1), index);
+        let append = |index| {
+            let entries = vec![Entry { log_id: id(index), payload: EntryPayload::Blank }];
+            Write::Append { entries, sequence: index, done: IOFlushed::noop() }
+        };
+        // The second entry was taken, and is even known to be committed, while the first is being written.
+        *committed.lock().unwrap() = Some(Committed { log_id: Some(id(2)), sequence: 2 });
+        worker.write(append(1));
+        assert_eq!(store.log_id(Key::Committed).unwrap(), None);
+        worker.write(append(2));
+        assert_eq!(store.log_id(Key::Committed).unwrap(), Some(id(2)));
+        assert!(committed.lock().unwrap().is_none(), "it is written once");
     }
 }

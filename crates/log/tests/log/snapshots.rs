@@ -38,7 +38,8 @@ async fn a_snapshot_goes_on_where_its_connection_broke() {
     .await;
     let (broken, carried) = world.net.broken();
     assert!(broken >= 3, "the connection broke {broken} times");
-    assert!(carried < 2 * PAYLOADS * PAYLOAD, "{carried} bytes for one snapshot: it began anew");
+    // One that was opened before all was written is followed by another.
+    assert!(carried < 3 * PAYLOADS * PAYLOAD, "{carried} bytes for two snapshots: one began anew");
     drop(leader);
     world.stop().await;
 }

@@ -13,7 +13,7 @@ use balsa_log::{
 };
 use balsa_rt::TaskKind;
 use tokio::io::DuplexStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::{Channel, Endpoint, Server};
 
 /// What a server applied, by index. Shared with the test; lost and rebuilt when the server restarts.
@@ -77,7 +77,7 @@ pub async fn open(config: &LogConfig, applied: &Applied, transport: &TransportCo
 
 #[derive(Default)]
 struct Wires {
-    cut: HashSet<(NodeId, NodeId)>,
+    cut: watch::Sender<HashSet<(NodeId, NodeId)>>,
     inboxes: HashMap<NodeId, mpsc::UnboundedSender<std::io::Result<DuplexStream>>>,
     channels: HashMap<(NodeId, NodeId, bool), Channel>,
     /// Connections for snapshots break after so many bytes.
@@ -94,16 +94,13 @@ pub struct Net(Arc<Mutex<Wires>>);
 impl Net {
     /// Cuts `node` off from all, in both directions.
     pub fn isolate(&self, node: NodeId, all: &[NodeId]) {
-        let mut wires = self.0.lock().unwrap();
-        for other in all {
-            wires.cut.insert((node, *other));
-            wires.cut.insert((*other, node));
-        }
+        let links = all.iter().flat_map(|other| [(node, *other), (*other, node)]);
+        self.0.lock().unwrap().cut.send_modify(|cut| cut.extend(links));
     }
 
-    /// Cuts one direction of one link.
+    /// Cuts one direction of one link: who calls whom. Calls that are under way end, too.
     pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.0.lock().unwrap().cut.insert((from, to));
+        self.0.lock().unwrap().cut.send_modify(|cut| cut.extend([(from, to)]));
     }
 
     /// From now on connections for snapshots break after so many bytes.
@@ -117,23 +114,50 @@ impl Net {
         (wires.broken, wires.carried)
     }
 
-    /// Carries what `caller` says until that is `limit` bytes, and all that `callee` answers.
-    async fn carry(self, caller: DuplexStream, callee: DuplexStream, limit: usize) {
+    /// Carries what `caller` says until that is `limit` bytes, and all that `callee` answers, until the link is cut.
+    /// How much the caller said.
+    async fn carry(
+        &self,
+        link: (NodeId, NodeId),
+        caller: DuplexStream,
+        callee: DuplexStream,
+        limit: usize,
+    ) -> usize {
+        let mut cut = self.0.lock().unwrap().cut.subscribe();
         let (questions, mut to_caller) = tokio::io::split(caller);
         let (mut answers, mut to_callee) = tokio::io::split(callee);
         let mut questions = tokio::io::AsyncReadExt::take(questions, limit as u64);
-        let carried = tokio::select! {
-            carried = tokio::io::copy(&mut questions, &mut to_callee) => carried.unwrap_or(0) as usize,
+        tokio::select! {
+            said = tokio::io::copy(&mut questions, &mut to_callee) => said.unwrap_or(0) as usize,
             _ = tokio::io::copy(&mut answers, &mut to_caller) => 0,
+            _ = cut.wait_for(|cut| cut.contains(&link)) => 0,
+        }
+    }
+
+    /// The other end of a connection from `link.0` to `link.1`.
+    fn dial(self, link: (NodeId, NodeId), for_snapshots: bool) -> std::io::Result<DuplexStream> {
+        let (inbox, fragile) = {
+            let wires = self.0.lock().unwrap();
+            (wires.inboxes.get(&link.1).cloned(), wires.fragile.filter(|_| for_snapshots))
         };
-        let mut wires = self.0.lock().unwrap();
-        wires.carried += carried;
-        wires.broken += usize::from(carried == limit);
+        let (ours, near) = tokio::io::duplex(1 << 16);
+        let (far, theirs) = tokio::io::duplex(1 << 20);
+        let taken = inbox.and_then(|inbox| inbox.send(Ok(theirs)).ok());
+        taken.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::ConnectionRefused))?;
+        balsa_rt::spawn(TaskKind::Test, async move {
+            let said = self.carry(link, near, far, fragile.unwrap_or(usize::MAX)).await;
+            if let Some(limit) = fragile {
+                let mut wires = self.0.lock().unwrap();
+                wires.carried += said;
+                wires.broken += usize::from(said == limit);
+            }
+        });
+        Ok(ours)
     }
 
     /// Mends everything.
     pub fn heal(&self) {
-        self.0.lock().unwrap().cut.clear();
+        self.0.lock().unwrap().cut.send_modify(HashSet::clear);
     }
 
     fn transport(&self, from: NodeId) -> TransportConfig {
@@ -162,31 +186,18 @@ struct Wire {
 
 impl Connector for Wire {
     fn connect(&self, to: NodeId, _: &str, lane: Lane) -> Result<Channel, LogError> {
-        let net = self.net.clone();
+        let (net, link) = (self.net.clone(), (self.from, to));
         let mut wires = self.net.0.lock().unwrap();
-        if wires.cut.contains(&(self.from, to)) {
+        if wires.cut.borrow().contains(&link) {
             return Err(LogError::Transport("the link is cut".to_owned()));
         }
         let for_snapshots = lane == Lane::Snapshots;
         let channel = wires.channels.entry((self.from, to, for_snapshots)).or_insert_with(|| {
-            Endpoint::from_static("http://pipe").connect_with_connector_lazy(tower::service_fn(
-                move |_: http::Uri| {
-                    let inbox = net.0.lock().unwrap().inboxes.get(&to).cloned();
-                    let net = net.clone();
-                    async move {
-                        let refused = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
-                        let (mut ours, theirs) = tokio::io::duplex(1 << 20);
-                        let fragile = net.0.lock().unwrap().fragile.filter(|_| for_snapshots);
-                        if let Some(limit) = fragile {
-                            let (near, far) = tokio::io::duplex(1 << 16);
-                            let middle = std::mem::replace(&mut ours, near);
-                            balsa_rt::spawn(TaskKind::Test, net.carry(far, middle, limit));
-                        }
-                        inbox.and_then(|inbox| inbox.send(Ok(theirs)).ok()).ok_or_else(refused)?;
-                        Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(ours))
-                    }
-                },
-            ))
+            let dial = move |_: http::Uri| {
+                let dialled = net.clone().dial(link, for_snapshots);
+                std::future::ready(dialled.map(hyper_util::rt::TokioIo::new))
+            };
+            Endpoint::from_static("http://pipe").connect_with_connector_lazy(tower::service_fn(dial))
         });
         Ok(channel.clone())
     }
