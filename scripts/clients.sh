@@ -60,7 +60,9 @@ go_release=trixie
 go_sources="golang-google-grpc-dev golang-google-protobuf-dev golang-google-genproto-dev
 golang-github-golang-protobuf-1-5-dev golang-golang-x-net-dev golang-golang-x-sys-dev golang-golang-x-text-dev"
 
-# Where this machine gets Debian's packages from; nothing on a machine that is no Debian.
+is_debian() { grep -qx 'ID=debian' /etc/os-release 2>/dev/null; }
+
+# Where this machine gets Debian's packages from. Nothing before its first `apt-get update`.
 debian_mirror() {
   apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 2>/dev/null |
     awk '$1 == "Debian" && $2 !~ /-/ { print $3; exit }'
@@ -68,6 +70,7 @@ debian_mirror() {
 
 install_go() {
   local lists program
+  if [ -z "$(debian_mirror)" ]; then $SUDO apt-get update; fi
   rm -rf "$home/go"
   mkdir -p "$home/go/bin"
   "$home/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$home/go/python" \
@@ -106,11 +109,10 @@ go_here() {
 
 install_all() {
   install_python && install_node && install_unpacked || return
-  if [ -z "$(debian_mirror)" ]; then return; fi
-  install_go
+  if is_debian; then install_go; fi
 }
 
-go_is_there() { [ -z "$(debian_mirror)" ] || { go_here version && [ -x "$home/go/bin/protoc-gen-go-grpc" ]; } >/dev/null 2>&1; }
+go_is_there() { ! is_debian || { go_here version && [ -x "$home/go/bin/protoc-gen-go-grpc" ]; } >/dev/null 2>&1; }
 
 # What is there answers, and is of these pins.
 is_there() {

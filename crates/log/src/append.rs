@@ -140,10 +140,10 @@ struct Call<S> {
     to: NodeId,
     input: S,
     /// `None` when no more is to be sent.
-    requests: Option<mpsc::Sender<pb::AppendEntriesRequest>>,
+    requests: Option<mpsc::Sender<pb::StreamAppendRequest>>,
     /// Requests under way, in their order.
     unanswered: VecDeque<(Range, Instant)>,
-    responses: Streaming<pb::AppendEntriesResponse>,
+    responses: Streaming<pb::StreamAppendResponse>,
     opened: Instant,
     look: Interval,
 }
@@ -174,15 +174,17 @@ impl<S: Stream<Item = AppendEntriesRequest<Types>> + Unpin> Call<S> {
 
     fn send(&mut self, rpc: &AppendEntriesRequest<Types>) {
         self.unanswered.push_back((Range::of(rpc), Instant::now()));
+        let request = pb::StreamAppendRequest { append: Some(request(self.to, rpc)) };
         // There is room for as many as may be under way. When the call has ended, its answers say how.
-        let _ = self.requests.as_ref().map(|requests| requests.try_send(request(self.to, rpc)));
+        let _ = self.requests.as_ref().map(|requests| requests.try_send(request));
     }
 
     /// `response` is to the oldest request.
-    fn answered(&mut self, response: &pb::AppendEntriesResponse) -> Result<Taken, RpcError> {
+    fn answered(&mut self, response: &pb::StreamAppendResponse) -> Result<Taken, RpcError> {
+        let missing = |what| unreadable(&CodecError::Missing(what));
         let oldest = self.unanswered.pop_front();
-        let (range, _) = oldest.ok_or_else(|| unreadable(&CodecError::Missing("the request")))?;
-        range.taken(read_response(response)?)
+        let (range, _) = oldest.ok_or_else(|| missing("the request"))?;
+        range.taken(read_response(response.append.as_ref().ok_or_else(|| missing("append"))?)?)
     }
 
     fn look(&mut self) -> Result<(), Status> {

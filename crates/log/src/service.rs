@@ -111,18 +111,18 @@ impl pb::raft_service_server::RaftService for PeerService {
         Ok(Response::new(append_response(answer)))
     }
 
-    type StreamAppendStream = BoxStream<'static, Result<pb::AppendEntriesResponse, Status>>;
+    type StreamAppendStream = BoxStream<'static, Result<pb::StreamAppendResponse, Status>>;
 
     async fn stream_append(
         &self,
-        request: Request<Streaming<pb::AppendEntriesRequest>>,
+        request: Request<Streaming<pb::StreamAppendRequest>>,
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         // Why no more is read: told after what was read before is answered.
         let (refuse, mut refused) = oneshot::channel();
         let reading = (self.clone(), request.into_inner(), refuse);
         let rpcs = stream::unfold(reading, |(service, mut requests, refuse)| async move {
             let request = requests.message().await.transpose()?;
-            match request.and_then(|request| service.read_append(request)) {
+            match request.and_then(|request| service.read_append(request.append.unwrap_or_default())) {
                 Ok(rpc) => Some((rpc, (service, requests, refuse))),
                 Err(status) => {
                     let _ = refuse.send(status);
@@ -131,7 +131,7 @@ impl pb::raft_service_server::RaftService for PeerService {
             }
         });
         let answers = self.raft().stream_append(rpcs).map(|answer| match answer {
-            Ok(taken) => Ok(append_response(taken.into())),
+            Ok(taken) => Ok(pb::StreamAppendResponse { append: Some(append_response(taken.into())) }),
             Err(fatal) => Err(stopped(&fatal)),
         });
         let end = stream::once(async move { refused.try_recv().ok() });

@@ -1,5 +1,6 @@
 //! The one port: TLS, then HTTP/1.1 or HTTP/2, then REST or gRPC.
 
+mod gathered;
 mod until;
 
 use std::net::SocketAddr;
@@ -26,12 +27,15 @@ use tower::ServiceExt as _;
 use crate::front::{Front, Peer, PeerServer};
 use crate::identity::IdentityError;
 use crate::rest;
+use gathered::Gathered;
 use until::{UntilStopped, is_grpc};
 
 /// How long connections are served as ever after the last one was taken.
 const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// How long a client may take over the TLS handshake.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
+/// What clients that speak HTTP/2 call it in their handshake.
+const HTTP2: &[u8] = b"h2";
 /// HTTP/2 streams a connection may have open: informers open one a kind, and must not starve.
 const STREAMS: u32 = 1000;
 
@@ -73,7 +77,7 @@ pub(crate) fn tls_config(
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(certificates);
     config.ignore_client_order = true;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
@@ -186,7 +190,9 @@ async fn connection(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     builder.http1().timer(TokioTimer::new());
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let gathers = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+    let stream = TokioIo::new(Gathered::new(stream, gathers));
+    let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     if let Err(error) = watcher.watch(connection).await {
         tracing::debug!(%address, %error, "connection ended");
     }

@@ -66,11 +66,11 @@ impl RaftService for Follower {
         Ok(Response::new(self.answer("call", request.get_ref())))
     }
 
-    type StreamAppendStream = BoxStream<'static, Result<pb::AppendEntriesResponse, Status>>;
+    type StreamAppendStream = BoxStream<'static, Result<pb::StreamAppendResponse, Status>>;
 
     async fn stream_append(
         &self,
-        request: Request<Streaming<pb::AppendEntriesRequest>>,
+        request: Request<Streaming<pb::StreamAppendRequest>>,
     ) -> Answered<Self::StreamAppendStream> {
         let follower = self.clone();
         follower.asked.lock().unwrap().push(("open", 0));
@@ -78,7 +78,10 @@ impl RaftService for Follower {
             return not_asked();
         }
         let answers = request.into_inner().filter_map(move |request| {
-            let answer = request.map(|request| follower.answer("stream", &request));
+            let answer = request.map(|request| {
+                let append = Some(follower.answer("stream", &request.append.unwrap()));
+                pb::StreamAppendResponse { append }
+            });
             future::ready((follower.manner != Manner::Silent).then_some(answer))
         });
         Ok(Response::new(answers.boxed()))

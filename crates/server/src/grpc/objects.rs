@@ -14,7 +14,7 @@ use balsa_model::{
 use balsa_proto::v1::object_service_server::ObjectService;
 use balsa_proto::{from_status, to_status, v1};
 use balsa_state::{Event, Start, Watch};
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 use tonic::{Request, Response, Status};
 
@@ -35,6 +35,9 @@ const LIST_CHUNK_BYTES: usize = 64 * 1024;
 const BOOKMARKS: Duration = Duration::from_secs(10);
 /// Watches in one stream.
 const WATCHES: usize = 4096;
+/// How many of them are started at a time: they share what a follower must ask the leader first, and are fewer than wait
+/// in any queue for a seat.
+const WATCHES_STARTING: usize = 16;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -178,19 +181,31 @@ fn named<T>(who: Authorized, request: &Request<T>, options: Option<&v1::WriteOpt
     who.with_manager(&manager.map_or_else(program, str::to_owned))
 }
 
-/// The events of one watch among several, and why it ended.
-fn numbered(watch: u32, messages: Messages<v1::WatchResponse>) -> Messages<v1::WatchManyResponse> {
-    let message = move |message| match message {
-        Ok(v1::WatchResponse { events }) => Ok(v1::WatchManyResponse { watch, events, error: None }),
-        Err(status) => {
-            let error = Some(v1::ErrorDetails::from(&from_status(&status)));
-            Ok(v1::WatchManyResponse { watch, events: Vec::new(), error })
-        }
-    };
-    messages.map(message).boxed()
-}
-
 impl Objects {
+    /// One of several watches: its events, and why it ended. One that has expired is told so in the stream: it has to
+    /// begin anew, and nobody could tell which if all were refused for it.
+    async fn one_of_many(
+        &self,
+        request: &Request<v1::WatchManyRequest>,
+        number: usize,
+    ) -> Result<Messages<v1::WatchManyResponse>, Status> {
+        let messages = match self.watched(request, &request.get_ref().watches[number]).await {
+            Err(status) if from_status(&status).reason == Reason::Expired => {
+                futures::stream::iter([Err(status)]).boxed()
+            }
+            started => started?,
+        };
+        let watch = u32::try_from(number).unwrap_or(u32::MAX);
+        let message = move |message| match message {
+            Ok(v1::WatchResponse { events }) => Ok(v1::WatchManyResponse { watch, events, error: None }),
+            Err(status) => {
+                let error = Some(v1::ErrorDetails::from(&from_status(&status)));
+                Ok(v1::WatchManyResponse { watch, events: Vec::new(), error })
+            }
+        };
+        Ok(messages.map(message).boxed())
+    }
+
     /// One watch, which whoever asks must be allowed.
     async fn watched<T: Sync>(
         &self,
@@ -415,24 +430,15 @@ impl ObjectService for Objects {
         &self,
         request: Request<v1::WatchManyRequest>,
     ) -> Result<Response<Self::WatchManyStream>, Status> {
-        let wanted = &request.get_ref().watches;
-        if wanted.is_empty() {
+        let watches = request.get_ref().watches.len();
+        if watches == 0 {
             return Err(super::missing("watches"));
         }
-        if wanted.len() > WATCHES {
+        if watches > WATCHES {
             return Err(failed(Failure::bad_request(format!("at most {WATCHES} watches in one stream"))));
         }
-        let mut streams = Vec::with_capacity(wanted.len());
-        for (number, watch) in (0..).zip(wanted) {
-            let messages = match self.watched(&request, watch).await {
-                // That one has to begin anew, and nobody could tell which if all were refused for it.
-                Err(status) if from_status(&status).reason == Reason::Expired => {
-                    futures::stream::iter([Err(status)]).boxed()
-                }
-                started => started?,
-            };
-            streams.push(numbered(number, messages));
-        }
+        let starting = futures::stream::iter((0..watches).map(|number| self.one_of_many(&request, number)));
+        let streams: Vec<_> = starting.buffered(WATCHES_STARTING).try_collect().await?;
         Ok(Response::new(futures::stream::select_all(streams).boxed()))
     }
 
