@@ -72,6 +72,12 @@ const META: &[Row] = &[
     fails("explain nonsense", &["nonsense"]),
     ok("get --raw /healthz", &["ok"]),
     ok("get --raw /readyz?verbose", &["[+]ping ok", "readyz check passed"]),
+    ok("get --raw /readyz/leader", &["ok"]),
+    ok("get --raw /readyz?verbose&exclude=lag", &["[+]lag excluded: ok", "readyz check passed"]),
+    ok("get --raw /readyz?verbose&exclude=nonsense", &["no matches for \"nonsense\""]),
+    fails("get --raw /readyz/nonsense", &["NotFound"]),
+    ok("get --raw /.well-known/openid-configuration", &["https://kubernetes.default.svc", "/openid/v1/jwks"]),
+    ok("get --raw /openid/v1/jwks", &["\"kty\":\"EC\"", "\"kid\""]),
     ok("get --raw /openapi/v3", &["apis/apps/v1"]),
     ok("config current-context", &[]),
 ];

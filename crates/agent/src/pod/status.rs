@@ -4,7 +4,7 @@ use balsa_model::KUBERNETES_VERSION;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodIP, PodStatus,
+    ContainerStatus, HostIP, Pod, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -142,6 +142,7 @@ fn container_status(
         ready,
         started: Some(if role == Role::Init { false } else { started }),
         state: Some(state),
+        volume_mounts: mounts(container),
         last_state: Some(last.or_else(|| old.and_then(|old| old.last_state.clone())).unwrap_or_default()),
         ..ContainerStatus::default()
     };
@@ -176,8 +177,20 @@ fn never_made(
         started: Some(false),
         state: Some(if facts.terminated && known.is_some() { lost() } else { waiting_state(waiting) }),
         last_state: Some(known.and_then(|old| old.last_state.clone()).unwrap_or_default()),
+        volume_mounts: mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+/// What the container has mounted. What is below a mount that is not to be written can be, if it is mounted itself.
+fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.as_ref()?.iter().map(|mount| VolumeMountStatus {
+        name: mount.name.clone(),
+        mount_path: mount.mount_path.clone(),
+        read_only: mount.read_only,
+        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+    });
+    Some(mounts.collect())
 }
 
 /// It was reported once and is nowhere to be found.

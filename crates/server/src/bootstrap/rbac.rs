@@ -118,7 +118,7 @@ fn plain_roles() -> Vec<Value> {
         ),
         role(
             "system:service-account-issuer-discovery",
-            vec![urls(&["/.well-known/openid-configuration", "/openid/v1/jwks/"], &["get"])],
+            vec![urls(&["/.well-known/openid-configuration", "/openid/v1/jwks"], &["get"])],
         ),
         role("system:node", node_rules()),
         role(

@@ -7,11 +7,15 @@
 use balsa_model::kind::kind_of;
 use balsa_model::{Failure, Key, KindRef};
 use balsa_state::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData as _};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::authenticate::unauthorized;
 
@@ -98,6 +102,10 @@ pub(crate) struct ServiceAccountTokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     issuer: String,
+    /// The point that is the public key, without compression (SEC 1, 2.3.3).
+    point: Vec<u8>,
+    /// The name of the key: the hash of what it is in certificates, as Kubernetes has it.
+    key_id: String,
 }
 
 impl ServiceAccountTokens {
@@ -107,7 +115,23 @@ impl ServiceAccountTokens {
             encoding: EncodingKey::from_ec_der(&key.serialize_der()),
             decoding: DecodingKey::from_ec_der(key.public_key_raw()),
             issuer: issuer.to_owned(),
+            point: key.public_key_raw().to_owned(),
+            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info())),
         }
+    }
+
+    /// Whose tokens they are.
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// What others check a token with: a set of keys as RFC 7517 has it.
+    pub(crate) fn public_keys(&self) -> Value {
+        let coordinate = |bytes: Option<&[u8]>| URL_SAFE_NO_PAD.encode(bytes.unwrap_or_default());
+        let (x, y) = (coordinate(self.point.get(1..33)), coordinate(self.point.get(33..65)));
+        json!({"keys": [{
+            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256", "x": x, "y": y,
+        }]})
     }
 
     /// A token for an account; the time at which it ends.
@@ -143,8 +167,8 @@ impl ServiceAccountTokens {
                 node: request.bound_to(kind_of::<Node>()),
             },
         };
-        let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encoding)
-            .map_err(Failure::internal)?;
+        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        let token = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Failure::internal)?;
         Ok((token, expires))
     }
 
@@ -180,5 +204,35 @@ impl ServiceAccountTokens {
             return Err(unauthorized());
         }
         Ok(AccountClaims { namespace, name: account.name, uid: account.uid })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use jsonwebtoken::jwk::JwkSet;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    #[test]
+    fn others_check_a_token_with_the_key_that_it_names() {
+        let issuer = "https://issuer";
+        let tokens = ServiceAccountTokens::new(&KeyPair::generate().unwrap(), issuer);
+        let (name, namespace) = (Some("robot".to_owned()), Some("factory".to_owned()));
+        let metadata = ObjectMeta { name, namespace, ..ObjectMeta::default() };
+        let account = ServiceAccount { metadata, ..ServiceAccount::default() };
+        let request = TokenRequest { audiences: vec!["vault".to_owned()], ..TokenRequest::default() };
+        let (token, _) = tokens.issue(&account, &request, Timestamp::UNIX_EPOCH).unwrap();
+
+        let published: JwkSet = serde_json::from_value(tokens.public_keys()).unwrap();
+        let named = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        let key = DecodingKey::from_jwk(published.find(&named).unwrap()).unwrap();
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&["vault"]);
+        validation.set_issuer(&[issuer]);
+        validation.validate_exp = false;
+        let claims = jsonwebtoken::decode::<Claims>(&token, &key, &validation).unwrap().claims;
+        assert_eq!(claims.sub, "system:serviceaccount:factory:robot");
     }
 }

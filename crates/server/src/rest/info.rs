@@ -1,4 +1,4 @@
-//! What is not an object: discovery, OpenAPI, version, health, metrics.
+//! What is not an object: discovery, OpenAPI, version, whose tokens there are, metrics.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,9 +12,8 @@ use http::header::{
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Call, respond};
+use super::{Call, health, respond};
 use crate::authorize::Attributes;
-use crate::members::NEAR;
 
 /// What is served, group by group.
 static GROUPS: LazyLock<Vec<GroupVersion>> = LazyLock::new(discovery::built_in);
@@ -40,7 +39,12 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
     match parts.as_slice() {
         [""] => Ok(respond::value(StatusCode::OK, &json!({"paths": PATHS}))),
         ["version"] => Ok(respond::value(StatusCode::OK, &version())),
-        ["healthz" | "livez" | "readyz", ..] => Ok(health(&call, &parts).await),
+        [probe @ ("healthz" | "livez" | "readyz")] => Ok(health::all(&call, probe).await),
+        [probe @ ("healthz" | "livez" | "readyz"), check] => {
+            Ok(health::one(&call, probe, check).await.unwrap_or_else(no_such_path))
+        }
+        [".well-known", "openid-configuration"] => Ok(issuer(&call)),
+        ["openid", "v1", "jwks"] => Ok(issuer_keys(&call)),
         ["metrics"] => metrics(&call).await,
         ["api"] => {
             let server = call.front.members.address();
@@ -55,11 +59,42 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
         ["openapi", "v3", rest @ ..] => openapi_v3(&call, &rest.join("/")),
         ["openapi", "v2"] => Ok(openapi_v2(&call)),
         ["api", ..] => Err(not_found()),
-        _ => Ok(respond::value(StatusCode::NOT_FOUND, &json!({"paths": PATHS}))),
+        _ => Ok(no_such_path()),
     }
 }
 
+fn no_such_path() -> Response {
+    respond::value(StatusCode::NOT_FOUND, &json!({"paths": PATHS}))
+}
+
+/// Where others learn to check the tokens of service accounts.
+const ISSUER_KEYS: &str = "/openid/v1/jwks";
+
+/// Whose tokens those of service accounts are, as OpenID Connect Discovery 1.0 has it.
+fn issuer(call: &Call) -> Response {
+    let document = json!({
+        "issuer": call.front.tokens.issuer(),
+        "jwks_uri": format!("https://{}{ISSUER_KEYS}", call.front.members.address()),
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    });
+    kept_for_an_hour(respond::value(StatusCode::OK, &document))
+}
+
+fn issuer_keys(call: &Call) -> Response {
+    let keys = call.front.tokens.public_keys().to_string();
+    kept_for_an_hour(respond::typed(StatusCode::OK, "application/jwk-set+json", keys))
+}
+
+fn kept_for_an_hour(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    response
+}
+
 const PATHS: &[&str] = &[
+    "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
     "/apis",
@@ -68,6 +103,7 @@ const PATHS: &[&str] = &[
     "/metrics",
     "/openapi/v2",
     "/openapi/v3",
+    ISSUER_KEYS,
     "/readyz",
     "/version",
 ];
@@ -182,69 +218,6 @@ fn tagged(call: &Call, media_type: &'static str, body: bytes::Bytes, etag: &str)
         response.headers_mut().insert(ETAG, value);
     }
     response
-}
-
-/// One look at how the server is.
-struct Check {
-    name: &'static str,
-    /// What is wrong; `None` when all is well.
-    problem: Option<String>,
-    /// Whether it may be sent no requests then.
-    counts: bool,
-}
-
-impl Check {
-    fn new(name: &'static str, good: bool) -> Self {
-        Self { name, problem: (!good).then(|| "failed".to_owned()), counts: true }
-    }
-
-    fn is_good(&self) -> bool {
-        self.problem.is_none() || !self.counts
-    }
-
-    fn line(&self) -> String {
-        match (&self.problem, self.counts) {
-            (None, _) => format!("[+]{} ok\n", self.name),
-            (Some(problem), true) => format!("[-]{} {problem}\n", self.name),
-            (Some(problem), false) => format!("[!]{} {problem}\n", self.name),
-        }
-    }
-}
-
-/// `/livez`: the process runs. `/readyz`: it also has a leader, which leads a majority, and has caught up with
-/// it, and has the same state as the other servers. A full storage quota is told and is no reason to send reads elsewhere: it is full there too.
-async fn health(call: &Call, parts: &[&str]) -> Response {
-    let mut checks = vec![Check::new("ping", true)];
-    if parts.first() == Some(&"readyz") {
-        let log = call.front.engine.store().log();
-        let leader = log.leadership().borrow().leader.is_some();
-        checks.push(Check::new("leader", leader));
-        checks.push(Check::new("read", leader && log.is_readable().await));
-        checks.push(Check::new("lag", log.lag() <= NEAR));
-        let doubt = || call.front.members.doubt().unwrap_or_else(|| "failed".to_owned());
-        checks.push(Check { name: "state", problem: log.is_distrusted().then(doubt), counts: true });
-        let problem = call.front.engine.quota().alarm();
-        checks.push(Check { name: "storage-quota", problem, counts: false });
-    }
-    let excluded = call.query.all("exclude");
-    checks.retain(|check| {
-        parts.get(1).is_none_or(|part| *part == check.name) && !excluded.iter().any(|e| *e == check.name)
-    });
-    let good = checks.iter().all(Check::is_good);
-    let verbose = call.query.has("verbose") || !good;
-    let mut text = String::new();
-    if verbose {
-        checks.iter().for_each(|check| text.push_str(&check.line()));
-        text.push_str(&format!(
-            "{} check {}\n",
-            parts.first().unwrap_or(&""),
-            if good { "passed" } else { "failed" }
-        ));
-    } else {
-        text.push_str("ok");
-    }
-    let status = if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
-    respond::typed(status, "text/plain; charset=utf-8", text)
 }
 
 async fn metrics(call: &Call) -> Result<Response, Failure> {

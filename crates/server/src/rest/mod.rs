@@ -8,6 +8,7 @@ mod counted;
 mod custom;
 mod encode;
 mod eviction;
+mod health;
 mod info;
 mod listing;
 mod logs;
