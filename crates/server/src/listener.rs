@@ -165,6 +165,7 @@ async fn connection(
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let server = certificate.and_then(|der| PeerServer::of(der));
+    let is_server = server.is_some();
     let peer = Peer::new(certificate.map(|der| der.as_ref()));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
@@ -190,7 +191,8 @@ async fn connection(
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     builder.http1().timer(TokioTimer::new());
-    let gathers = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+    // What servers tell each other, heartbeats above all, waits for nothing else that this thread has to do.
+    let gathers = !is_server && stream.get_ref().1.alpn_protocol() == Some(HTTP2);
     let stream = TokioIo::new(Gathered::new(stream, gathers));
     let connection = builder.serve_connection_with_upgrades(stream, service).into_owned();
     if let Err(error) = watcher.watch(connection).await {

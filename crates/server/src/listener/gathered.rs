@@ -4,7 +4,8 @@
 //! record, a packet, and a wake-up of the client; a stream of events was all of that for each event. Here a flush
 //! waits until the thread has nothing else to do: what other requests of the same connection have to say goes along.
 //!
-//! For connections that flush again when they are woken, which those of HTTP/2 do at the end of every turn.
+//! For connections that flush again when they are woken, which those of HTTP/2 do at the end of every turn. A task that
+//! keeps the thread busy keeps what was gathered waiting, so not for those of other servers.
 
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -21,7 +22,7 @@ const MOST: usize = 16 << 10;
 /// A stream whose small writes are gathered.
 pub(super) struct Gathered<S> {
     stream: S,
-    /// Whether they are: not those of a connection that does not flush again when it is woken.
+    /// Whether they are: not on a connection that does not flush again when it is woken, or that waits for nothing.
     gathers: bool,
     /// Taken, and not yet given to `stream`. Holds no memory while it is empty: most connections are idle.
     waiting: Vec<u8>,
