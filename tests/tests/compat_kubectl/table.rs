@@ -282,6 +282,7 @@ const CLUSTER: &[Row] = &[
     },
     ok("delete csr csr-{ns}", &["deleted"]),
     ok("get leases -A", &[]),
+    ok("get endpoints -n default", &["Warning: v1 Endpoints is deprecated in v1.33+", "kubernetes"]),
     ok("get endpointslices -n default", &["kubernetes"]),
     ok("cluster-info dump --namespaces={ns} --output-directory={dir}/dump", &["Cluster info dumped"]),
 ];

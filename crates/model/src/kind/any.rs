@@ -236,7 +236,8 @@ impl<K: Kind> AnyObject for K {
     }
 
     fn warnings(&self) -> Vec<String> {
-        Kind::warnings(self)
+        let deprecated = K::DESCRIPTOR.deprecated.map(str::to_owned);
+        deprecated.into_iter().chain(Kind::warnings(self)).collect()
     }
 
     fn field(&self, label: &str) -> String {

@@ -119,6 +119,8 @@ pub struct Descriptor {
     pub returns_deleted: bool,
     /// Name of the message in the protobuf tables, `core.v1.Pod`.
     pub message: &'static str,
+    /// What whoever asks for it is warned of, where its days are numbered.
+    pub deprecated: Option<&'static str>,
     /// Columns of `kubectl get`.
     pub columns: &'static [Column],
 }
@@ -152,6 +154,7 @@ impl Descriptor {
             needs_version: false,
             returns_deleted: false,
             message,
+            deprecated: None,
             columns: crate::table::NAME_AND_AGE,
         }
     }

@@ -20,6 +20,7 @@ impl Kind for Endpoints {
     const DESCRIPTOR: Descriptor = Descriptor {
         short_names: &["ep"],
         create_on_update: true,
+        deprecated: Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
         columns: &[Column::NAME, Column::text("Endpoints"), Column::AGE],
         ..Descriptor::namespaced("", "v1", "Endpoints", "endpoints", "endpoints", "core.v1.Endpoints")
     };
@@ -35,10 +36,6 @@ impl Kind for Endpoints {
         for (i, subset) in self.subsets.iter().flatten().enumerate() {
             validate_subset(subset, &Path::new("subsets").index(i), errors);
         }
-    }
-
-    fn warnings(&self) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

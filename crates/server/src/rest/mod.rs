@@ -145,9 +145,21 @@ async fn route(
         }
     };
     let call = ResourceCall { call, kind, path };
+    // Writes are warned of it along with what they write.
+    let warned = kind
+        .descriptor()
+        .deprecated
+        .filter(|_| !matches!(call.call.method, Method::POST | Method::PUT | Method::PATCH));
+    let mut answer = served(call, body, &mut extensions).await?;
+    respond::warn(&mut answer, warned.map(str::to_owned).as_slice());
+    Ok(answer)
+}
+
+/// An answer about objects, or a part of one.
+async fn served(call: ResourceCall, body: Body, extensions: &mut Extensions) -> Result<Response, Failure> {
     match call.path.subresource.as_str() {
         "" if call.call.query.flag("watch") => {
-            let listener = Listener::to_watch(&call.call.headers, &mut extensions);
+            let listener = Listener::to_watch(&call.call.headers, extensions);
             told(listener, resources::serve(call, body).await)
         }
         "" => resources::serve(call, body).await,
@@ -156,7 +168,7 @@ async fn route(
         }
         "proxy" => proxy::serve(call, body, extensions.remove::<OnUpgrade>()).await,
         "log" => {
-            let listener = Listener::to_log(&call.call.headers, &mut extensions)?;
+            let listener = Listener::to_log(&call.call.headers, extensions)?;
             told(listener, logs::serve(call).await)
         }
         _ => subresources::serve(call, body).await,
