@@ -230,19 +230,22 @@ impl Bench<'_> {
         let targets = cluster.configs.iter().map(Target::new).collect::<anyhow::Result<Vec<_>>>()?;
         for clients in self.options.clients.clone() {
             let load = self.load(clients, &cluster.pids);
-            self.of_three("all", writes::rest(&targets, name, &load).await?);
+            // Every load makes the same names.
+            let written = Namespace::create(&leader, &format!("loadtest-{clients}")).await?;
+            self.of_three("all", writes::rest(&targets, written.name(), &load).await?);
             for (place, config) in [("leader", 0), ("follower", 1)] {
                 self.of_three(place, gets::grpc(&cluster.configs[config], name, false, &load).await?);
             }
             self.of_three("follower", gets::grpc(&cluster.configs[1], name, true, &load).await?);
         }
         cluster.stop().await?;
-        // What has the same names is made anew.
+        // Empty again, as it was for those through REST.
         let cluster = Servers::start(self.options).await?;
-        let namespace = Namespace::create(&Target::new(&cluster.configs[0])?, "loadtest").await?;
+        let leader = Target::new(&cluster.configs[0])?;
         for clients in self.options.clients.clone() {
             let load = self.load(clients, &cluster.pids);
-            let line = writes::grpc(&cluster.configs, namespace.name(), &load).await?;
+            let written = Namespace::create(&leader, &format!("loadtest-{clients}")).await?;
+            let line = writes::grpc(&cluster.configs, written.name(), &load).await?;
             self.of_three("all", line);
         }
         cluster.stop().await
