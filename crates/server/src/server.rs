@@ -173,7 +173,7 @@ impl Server {
             AdmissionConfig { service_cidr: config.service_cidr, node_ports: config.node_ports };
         let admission = Admission::new(state.clone(), admission_config);
         let engine = Engine::new(store, admission, config.storage_quota, clock.clone());
-        let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER));
+        let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER)?);
         let front = Front::new(Parts {
             authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
             authorizer: Authorizer::new(state.clone()),

@@ -9,12 +9,10 @@ use super::cells::or_empty;
 use crate::kind::{Descriptor, Kind};
 use crate::table::{Cell, Column};
 
-/// What clients are told who ask for it.
-pub const DEPRECATED: &str = "v1 ComponentStatus is deprecated in v1.19+";
-
 impl Kind for ComponentStatus {
     const DESCRIPTOR: Descriptor = Descriptor {
         short_names: &["cs"],
+        deprecated: Some("v1 ComponentStatus is deprecated in v1.19+"),
         columns: &[Column::NAME, Column::text("Status"), Column::text("Message"), Column::text("Error")],
         ..Descriptor::cluster(
             "",

@@ -35,8 +35,7 @@ const LIST_CHUNK_BYTES: usize = 64 * 1024;
 const BOOKMARKS: Duration = Duration::from_secs(10);
 /// Watches in one stream.
 const WATCHES: usize = 4096;
-/// How many of them are started at a time: they share what a follower must ask the leader first, and are fewer than wait
-/// in any queue for a seat.
+/// How many of them are started at a time: they share what a follower must ask the leader first.
 const WATCHES_STARTING: usize = 16;
 
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -173,6 +172,14 @@ fn watch_messages<T: Send + 'static>(watch: Watch, held: T) -> Messages<v1::Watc
     .boxed()
 }
 
+/// What a watch is of, and what somebody wants who asks for it.
+fn watch_of(watch: &v1::WatchRequest) -> Result<(KindRef, Filter, Attributes), Status> {
+    let kind = kind_of(watch.resource.as_ref())?;
+    let (filter, mut wanted) = filter_of(watch.selection.clone(), kind.descriptor())?;
+    wanted.verb = "watch".to_owned();
+    Ok((kind, filter, wanted))
+}
+
 /// Whoever writes, in the name of the field manager that they give, or of their program.
 fn named<T>(who: Authorized, request: &Request<T>, options: Option<&v1::WriteOptions>) -> Authorized {
     let manager = options.map(|options| options.field_manager.as_str()).filter(|name| !name.is_empty());
@@ -189,7 +196,10 @@ impl Objects {
         request: &Request<v1::WatchManyRequest>,
         number: usize,
     ) -> Result<Messages<v1::WatchManyResponse>, Status> {
-        let messages = match self.watched(request, &request.get_ref().watches[number]).await {
+        let watch = &request.get_ref().watches[number];
+        let (kind, filter, wanted) = watch_of(watch)?;
+        let who = self.prove(request, &wanted)?;
+        let messages = match self.watched(&who, kind, filter, watch.after_revision).await {
             Err(status) if from_status(&status).reason == Reason::Expired => {
                 futures::stream::iter([Err(status)]).boxed()
             }
@@ -206,22 +216,20 @@ impl Objects {
         Ok(messages.map(message).boxed())
     }
 
-    /// One watch, which whoever asks must be allowed.
-    async fn watched<T: Sync>(
+    /// One watch.
+    async fn watched(
         &self,
-        request: &Request<T>,
-        watch: &v1::WatchRequest,
+        who: &Authorized,
+        kind: KindRef,
+        filter: Filter,
+        after_revision: u64,
     ) -> Result<Messages<v1::WatchResponse>, Status> {
-        let kind = kind_of(watch.resource.as_ref())?;
-        let (filter, mut wanted) = filter_of(watch.selection.clone(), kind.descriptor())?;
-        wanted.verb = "watch".to_owned();
-        let (who, _seat) = self.admit(request, &wanted).await?;
         let watching = self.0.fairness.watch(who.user()).map_err(failed)?;
-        let start = match watch.after_revision {
+        let start = match after_revision {
             0 => Start::Initial,
             revision => Start::After(Revision(revision)),
         };
-        let watch = self.0.engine.watch(&who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
+        let watch = self.0.engine.watch(who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
         let counted = rest::Watching::begin(kind.descriptor().plural);
         Ok(watch_messages(watch, (watching, counted)))
     }
@@ -232,13 +240,18 @@ impl Objects {
         request: &Request<T>,
         wanted: &Attributes,
     ) -> Result<(Authorized, Seated), Status> {
-        if let Some(asked) = request.extensions().get::<Asked>() {
-            asked.tell(wanted);
-        }
-        let who = authorize(&self.0, request, wanted)?;
+        let who = self.prove(request, wanted)?;
         let ticket = self.0.fairness.classify(who.user(), wanted);
         let seat = self.0.fairness.seat(&ticket, Sort::of(&wanted.verb)).await.map_err(failed)?;
         Ok((who, seat))
+    }
+
+    /// The proof alone.
+    fn prove<T>(&self, request: &Request<T>, wanted: &Attributes) -> Result<Authorized, Status> {
+        if let Some(asked) = request.extensions().get::<Asked>() {
+            asked.tell(wanted);
+        }
+        authorize(&self.0, request, wanted)
     }
 
     /// Server-side apply.
@@ -423,7 +436,10 @@ impl ObjectService for Objects {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(self.watched(&request, request.get_ref()).await?))
+        let (kind, filter, wanted) = watch_of(request.get_ref())?;
+        let (who, _seat) = self.admit(&request, &wanted).await?;
+        let messages = self.watched(&who, kind, filter, request.get_ref().after_revision).await?;
+        Ok(Response::new(messages))
     }
 
     async fn watch_many(
@@ -431,12 +447,15 @@ impl ObjectService for Objects {
         request: Request<v1::WatchManyRequest>,
     ) -> Result<Response<Self::WatchManyStream>, Status> {
         let watches = request.get_ref().watches.len();
-        if watches == 0 {
+        let Some(first) = request.get_ref().watches.first() else {
             return Err(super::missing("watches"));
-        }
+        };
         if watches > WATCHES {
             return Err(failed(Failure::bad_request(format!("at most {WATCHES} watches in one stream"))));
         }
+        // One call, and so one seat: that of its first watch.
+        let (_, _, wanted) = watch_of(first)?;
+        let (_, _seat) = self.admit(&request, &wanted).await?;
         let starting = futures::stream::iter((0..watches).map(|number| self.one_of_many(&request, number)));
         let streams: Vec<_> = starting.buffered(WATCHES_STARTING).try_collect().await?;
         Ok(Response::new(futures::stream::select_all(streams).boxed()))

@@ -10,13 +10,14 @@ use balsa_state::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
+use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use rcgen::{KeyPair, PublicKeyData as _};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::IdentityError;
 use super::authenticate::unauthorized;
 
 /// Shortest and longest life of a token, in seconds, and that of one that names none.
@@ -83,8 +84,7 @@ struct Named {
 
 impl TokenRequest {
     fn bound_to(&self, kind: KindRef) -> Option<Named> {
-        let bound =
-            self.bound.as_ref().filter(|bound| bound.kind.descriptor().kind == kind.descriptor().kind)?;
+        let bound = self.bound.as_ref().filter(|bound| bound.kind == kind)?;
         Some(Named { name: bound.name.clone(), uid: bound.uid.clone() })
     }
 }
@@ -102,22 +102,27 @@ pub(crate) struct ServiceAccountTokens {
     encoding: EncodingKey,
     decoding: DecodingKey,
     issuer: String,
-    /// The point that is the public key, without compression (SEC 1, 2.3.3).
-    point: Vec<u8>,
-    /// The name of the key: the hash of what it is in certificates, as Kubernetes has it.
-    key_id: String,
+    /// The public key. Its name is the hash of what it is in certificates, as in Kubernetes.
+    published: Jwk,
 }
 
 impl ServiceAccountTokens {
-    /// With the cluster's signing key (P-256).
-    pub(crate) fn new(key: &KeyPair, issuer: &str) -> Self {
-        Self {
-            encoding: EncodingKey::from_ec_der(&key.serialize_der()),
+    /// With the cluster's signing key.
+    ///
+    /// # Errors
+    /// When that is not of P-256.
+    pub(crate) fn new(key: &KeyPair, issuer: &str) -> Result<Self, IdentityError> {
+        let encoding = EncodingKey::from_ec_der(&key.serialize_der());
+        let mut published = Jwk::from_encoding_key(&encoding, Algorithm::ES256)
+            .map_err(|error| IdentityError::Malformed(format!("the service accounts' key: {error}")))?;
+        published.common.public_key_use = Some(PublicKeyUse::Signature);
+        published.common.key_id = Some(URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info())));
+        Ok(Self {
+            encoding,
             decoding: DecodingKey::from_ec_der(key.public_key_raw()),
             issuer: issuer.to_owned(),
-            point: key.public_key_raw().to_owned(),
-            key_id: URL_SAFE_NO_PAD.encode(Sha256::digest(key.subject_public_key_info())),
-        }
+            published,
+        })
     }
 
     /// Whose tokens they are.
@@ -126,12 +131,8 @@ impl ServiceAccountTokens {
     }
 
     /// What others check a token with: a set of keys as RFC 7517 has it.
-    pub(crate) fn public_keys(&self) -> Value {
-        let coordinate = |bytes: Option<&[u8]>| URL_SAFE_NO_PAD.encode(bytes.unwrap_or_default());
-        let (x, y) = (coordinate(self.point.get(1..33)), coordinate(self.point.get(33..65)));
-        json!({"keys": [{
-            "use": "sig", "kty": "EC", "kid": self.key_id, "crv": "P-256", "alg": "ES256", "x": x, "y": y,
-        }]})
+    pub(crate) fn public_keys(&self) -> JwkSet {
+        JwkSet { keys: vec![self.published.clone()] }
     }
 
     /// A token for an account; the time at which it ends.
@@ -167,7 +168,7 @@ impl ServiceAccountTokens {
                 node: request.bound_to(kind_of::<Node>()),
             },
         };
-        let header = Header { kid: Some(self.key_id.clone()), ..Header::new(Algorithm::ES256) };
+        let header = Header { kid: self.published.common.key_id.clone(), ..Header::new(Algorithm::ES256) };
         let token = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Failure::internal)?;
         Ok((token, expires))
     }
@@ -210,7 +211,6 @@ impl ServiceAccountTokens {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use jsonwebtoken::jwk::JwkSet;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
@@ -218,14 +218,15 @@ mod tests {
     #[test]
     fn others_check_a_token_with_the_key_that_it_names() {
         let issuer = "https://issuer";
-        let tokens = ServiceAccountTokens::new(&KeyPair::generate().unwrap(), issuer);
+        let tokens = ServiceAccountTokens::new(&KeyPair::generate().unwrap(), issuer).unwrap();
         let (name, namespace) = (Some("robot".to_owned()), Some("factory".to_owned()));
         let metadata = ObjectMeta { name, namespace, ..ObjectMeta::default() };
         let account = ServiceAccount { metadata, ..ServiceAccount::default() };
         let request = TokenRequest { audiences: vec!["vault".to_owned()], ..TokenRequest::default() };
         let (token, _) = tokens.issue(&account, &request, Timestamp::UNIX_EPOCH).unwrap();
 
-        let published: JwkSet = serde_json::from_value(tokens.public_keys()).unwrap();
+        let published: JwkSet =
+            serde_json::from_value(serde_json::to_value(tokens.public_keys()).unwrap()).unwrap();
         let named = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
         let key = DecodingKey::from_jwk(published.find(&named).unwrap()).unwrap();
         let mut validation = Validation::new(Algorithm::ES256);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::response::Response;
 use balsa_model::kind::{kind_of, to_value};
-use balsa_model::kinds::component_status::{DEPRECATED, component};
+use balsa_model::kinds::component_status::component;
 use balsa_model::{Failure, Object, Reason, Revision};
 use http::{Method, StatusCode};
 use k8s_openapi::api::core::v1::ComponentStatus;
@@ -52,7 +52,7 @@ pub(super) async fn serve(call: &Call, path: &ResourcePath) -> Result<Response, 
         let found = items.pop().ok_or_else(|| Failure::not_found(descriptor, &path.name))?;
         respond::object(StatusCode::OK, &found, &shown, now)
     };
-    respond::warn(&mut response, &[DEPRECATED.to_owned()]);
+    respond::warn_deprecated(&mut response, descriptor);
     Ok(response)
 }
 

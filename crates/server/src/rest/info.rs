@@ -44,7 +44,7 @@ pub(super) async fn serve(call: Call, _body: Body) -> Result<Response, Failure> 
             Ok(health::one(&call, probe, check).await.unwrap_or_else(no_such_path))
         }
         [".well-known", "openid-configuration"] => Ok(issuer(&call)),
-        ["openid", "v1", "jwks"] => Ok(issuer_keys(&call)),
+        ["openid", "v1", "jwks"] => issuer_keys(&call),
         ["metrics"] => metrics(&call).await,
         ["api"] => {
             let server = call.front.members.address();
@@ -82,9 +82,9 @@ fn issuer(call: &Call) -> Response {
     kept_for_an_hour(respond::value(StatusCode::OK, &document))
 }
 
-fn issuer_keys(call: &Call) -> Response {
-    let keys = call.front.tokens.public_keys().to_string();
-    kept_for_an_hour(respond::typed(StatusCode::OK, "application/jwk-set+json", keys))
+fn issuer_keys(call: &Call) -> Result<Response, Failure> {
+    let keys = serde_json::to_vec(&call.front.tokens.public_keys()).map_err(Failure::internal)?;
+    Ok(kept_for_an_hour(respond::typed(StatusCode::OK, "application/jwk-set+json", keys)))
 }
 
 fn kept_for_an_hour(mut response: Response) -> Response {

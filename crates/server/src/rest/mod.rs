@@ -145,13 +145,12 @@ async fn route(
         }
     };
     let call = ResourceCall { call, kind, path };
-    // Writes are warned of it along with what they write.
-    let warned = kind
-        .descriptor()
-        .deprecated
-        .filter(|_| !matches!(call.call.method, Method::POST | Method::PUT | Method::PATCH));
+    let writes = matches!(call.call.method, Method::POST | Method::PUT | Method::PATCH);
     let mut answer = served(call, body, &mut extensions).await?;
-    respond::warn(&mut answer, warned.map(str::to_owned).as_slice());
+    // Writes are warned of it along with what they write.
+    if !writes {
+        respond::warn_deprecated(&mut answer, kind.descriptor());
+    }
     Ok(answer)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::response::Response;
 use balsa_model::table::Column;
-use balsa_model::{Failure, KindRef, Object, Revision};
+use balsa_model::{Descriptor, Failure, KindRef, Object, Revision};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
 use http::{HeaderName, StatusCode};
@@ -79,6 +79,11 @@ pub(super) fn warn(response: &mut Response, warnings: &[String]) {
             response.headers_mut().append(WARNING, value);
         }
     }
+}
+
+/// Warns of a kind whose days are numbered.
+pub(super) fn warn_deprecated(response: &mut Response, kind: &Descriptor) {
+    warn(response, kind.deprecated.map(str::to_owned).as_slice());
 }
 
 /// Names the request in the answer, for whoever looks for it in logs.
