@@ -110,6 +110,8 @@ enum Scenario {
 enum Api {
     Rest,
     Grpc,
+    /// gRPC, with the calls of many clients in one stream.
+    Pipeline,
     Etcd,
 }
 
@@ -181,11 +183,13 @@ async fn run_in_namespace(cluster: &Cluster, scenario: Scenario) -> anyhow::Resu
     let name = namespace.name();
     let line = match &scenario {
         Scenario::Writes { api: Api::Grpc, load, .. } => writes::grpc(&[config], name, load).await,
+        Scenario::Writes { api: Api::Pipeline, load, .. } => writes::pipeline(&[config], name, load).await,
         Scenario::Writes { load, .. } => writes::rest(std::slice::from_ref(&target), name, load).await,
         Scenario::Gets { api, stale, load, .. } => {
             gets::prepare(&target, name).await?;
             match api {
                 Api::Grpc => gets::grpc(&config, name, *stale, load).await,
+                Api::Pipeline => gets::pipeline(&config, name, *stale, load).await,
                 _ => gets::rest(&target, name, *stale, load).await,
             }
         }

@@ -28,6 +28,7 @@ use crate::front::{Front, Peer, PeerServer};
 use crate::identity::IdentityError;
 use crate::rest;
 use gathered::Gathered;
+pub(crate) use until::EndsItself;
 use until::{UntilStopped, is_grpc};
 
 /// How long connections are served as ever after the last one was taken.
@@ -176,9 +177,7 @@ async fn connection(
         let (doors, stopping) = (doors.clone(), stopping.clone());
         async move {
             let response = doors.answer(request.map(Body::new), is_grpc).await;
-            Ok::<_, std::convert::Infallible>(
-                response.map(|body| UntilStopped::body(body, is_grpc, stopping)),
-            )
+            Ok::<_, std::convert::Infallible>(UntilStopped::answer(response, is_grpc, stopping))
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

@@ -189,7 +189,7 @@ impl Server {
             counted: Counted::default(),
         });
         let scope = Scope::new();
-        let (grpc, reporter) = grpc::router(&front);
+        let (grpc, reporter) = grpc::router(&front, scope.token());
         let doors = Doors { front: front.clone(), grpc };
         for listener in std::iter::once(listener).chain(for_pods.map(|(listener, _)| listener)) {
             let serving = listener::serve(listener, tls.clone(), doors.clone(), scope.token(), DRAIN);

@@ -1,4 +1,4 @@
-// Applies a ConfigMap, and follows the ConfigMaps and Secrets of a namespace over gRPC.
+// Applies two ConfigMaps, and follows the ConfigMaps and Secrets of a namespace over gRPC.
 //
 //	protoc -I ../../../proto --go_out=. --go_opt=module=balsa.dev/examples/follow \
 //	  --go_opt=Mbalsa/v1/api.proto=balsa.dev/examples/follow/balsa/v1 \
@@ -28,7 +28,10 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-var kinds = []string{"configmaps", "secrets"}
+var (
+	kinds = []string{"configmaps", "secrets"}
+	names = []string{"hello", "world"}
+)
 
 // Lists come in messages of half a MiB, and an object may be larger than that.
 const maxMessage = 32 << 20
@@ -52,28 +55,54 @@ func connect(server, ca, certificate, key string) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)))
 }
 
-// apply puts an object there by server-side apply, whether it was there before or not.
+// apply puts objects there by server-side apply, whether they were there before or not: many calls in one stream.
 func apply(ctx context.Context, objects v1.ObjectServiceClient, namespace string) error {
-	wanted, err := json.Marshal(map[string]any{
-		"apiVersion": "v1", "kind": "ConfigMap",
-		"metadata": map[string]any{"name": "hello"},
-		"data":     map[string]string{"from": "go"},
-	})
+	stream, err := objects.Pipeline(ctx)
 	if err != nil {
 		return err
 	}
-	answer, err := objects.Patch(ctx, &v1.PatchRequest{
+	for id, name := range names {
+		patch, err := applied(namespace, name)
+		if err != nil {
+			return err
+		}
+		call := &v1.PipelineRequest_Patch{Patch: patch}
+		if err := stream.Send(&v1.PipelineRequest{Id: uint64(id), Call: call}); err != nil {
+			return err
+		}
+	}
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	for {
+		// In no order: their numbers say which they answer.
+		answer, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if answer.Error != nil {
+			return errors.New(answer.Error.Reason + ": " + answer.Error.Message)
+		}
+		fmt.Printf("applied configmaps/%s at %d\n", names[answer.Id], answer.Object.Revision)
+	}
+}
+
+func applied(namespace, name string) (*v1.PatchRequest, error) {
+	wanted, err := json.Marshal(map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap",
+		"metadata": map[string]any{"name": name},
+		"data":     map[string]string{"from": "go"},
+	})
+	return &v1.PatchRequest{
 		Resource: &v1.Resource{Plural: "configmaps"},
-		Key:      &v1.ObjectKey{Namespace: namespace, Name: "hello"},
+		Key:      &v1.ObjectKey{Namespace: namespace, Name: name},
 		Type:     v1.PatchType_PATCH_TYPE_APPLY,
 		Patch:    wanted,
 		Options:  &v1.WriteOptions{FieldManager: "example"},
 		Force:    true,
-	})
-	if err == nil {
-		fmt.Println("applied configmaps/hello at", answer.Object.Revision)
-	}
-	return err
+	}, err
 }
 
 type object struct {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Applies a ConfigMap, and follows the ConfigMaps and Secrets of a namespace over gRPC.
+"""Applies two ConfigMaps, and follows the ConfigMaps and Secrets of a namespace over gRPC.
 
     pip install grpcio grpcio-tools
     python -m grpc_tools.protoc -I proto --python_out=generated --grpc_python_out=generated proto/balsa/v1/api.proto
@@ -18,6 +18,7 @@ from balsa.v1 import api_pb2_grpc as services
 SERVER, CA, CERTIFICATE, KEY, NAMESPACE = sys.argv[1:6]
 LAST = sys.argv[6] if len(sys.argv) > 6 else None
 KINDS = ["configmaps", "secrets"]
+APPLIED = ["hello", "world"]
 
 
 def read(path):
@@ -37,19 +38,25 @@ def connect():
 
 
 def apply(objects):
-    """Server-side apply: the object is there afterwards, whether it was before or not."""
-    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello"}, "data": {"from": "python"}}
-    answer = objects.Patch(
-        v1.PatchRequest(
-            resource=v1.Resource(plural="configmaps"),
-            key=v1.ObjectKey(namespace=NAMESPACE, name="hello"),
-            type=v1.PATCH_TYPE_APPLY,
-            patch=json.dumps(wanted).encode(),
-            options=v1.WriteOptions(field_manager="example"),
-            force=True,
-        )
+    """Server-side apply, many calls in one stream: the objects are there afterwards, whether they were before or not."""
+    calls = (v1.PipelineRequest(id=number, patch=applied(name)) for number, name in enumerate(APPLIED))
+    # In no order: their numbers say which they answer.
+    for answer in objects.Pipeline(calls):
+        if answer.HasField("error"):
+            raise SystemExit(f"{answer.error.reason}: {answer.error.message}")
+        print(f"applied configmaps/{APPLIED[answer.id]} at {answer.object.revision}", flush=True)
+
+
+def applied(name):
+    wanted = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"from": "python"}}
+    return v1.PatchRequest(
+        resource=v1.Resource(plural="configmaps"),
+        key=v1.ObjectKey(namespace=NAMESPACE, name=name),
+        type=v1.PATCH_TYPE_APPLY,
+        patch=json.dumps(wanted).encode(),
+        options=v1.WriteOptions(field_manager="example"),
+        force=True,
     )
-    print(f"applied configmaps/hello at {answer.object.revision}", flush=True)
 
 
 class Followed:

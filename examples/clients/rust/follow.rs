@@ -1,4 +1,4 @@
-//! Applies a ConfigMap, and follows the ConfigMaps and Secrets of a namespace over gRPC:
+//! Applies two ConfigMaps, and follows the ConfigMaps and Secrets of a namespace over gRPC:
 //! `follow SERVER CA CERTIFICATE KEY NAMESPACE [LAST]`.
 //!
 //! `balsa_proto::v1` is nothing but what tonic generates of `proto/balsa/v1/api.proto`.
@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use balsa_proto::v1;
 use balsa_proto::v1::object_service_client::ObjectServiceClient;
+use balsa_proto::v1::pipeline_request::Call;
 use balsa_proto::v1::watch_event::Type;
 use serde_json::{Value, json};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 const KINDS: [&str; 2] = ["configmaps", "secrets"];
+const APPLIED: [&str; 2] = ["hello", "world"];
 /// Lists come in messages of half a MiB, and an object may be larger than that.
 const MAX_MESSAGE: usize = 32 << 20;
 
@@ -59,21 +61,36 @@ fn resource(plural: &str) -> Option<v1::Resource> {
     Some(v1::Resource { group: String::new(), plural: plural.to_owned(), version: String::new() })
 }
 
-/// Server-side apply: the object is there afterwards, whether it was before or not.
+/// Server-side apply, many calls in one stream: the objects are there afterwards, whether they were before or not.
 async fn apply(objects: &mut Objects, namespace: &str) -> anyhow::Result<()> {
-    let wanted = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hello"}, "data": {"from": "rust"}});
-    let request = v1::PatchRequest {
+    let calls = APPLIED.iter().zip(0..).map(|(name, id)| {
+        let call = Some(Call::Patch(applied(namespace, name)));
+        v1::PipelineRequest { id, call }
+    });
+    let calls = tokio_stream::iter(calls.collect::<Vec<_>>());
+    let mut answers = objects.pipeline(calls).await?.into_inner();
+    // In no order: their numbers say which they answer.
+    while let Some(answer) = answers.message().await? {
+        if let Some(error) = answer.error {
+            return Err(anyhow!("{}: {}", error.reason, error.message));
+        }
+        let name = APPLIED[usize::try_from(answer.id)?];
+        println!("applied configmaps/{name} at {}", answer.object.unwrap_or_default().revision);
+    }
+    Ok(())
+}
+
+fn applied(namespace: &str, name: &str) -> v1::PatchRequest {
+    let wanted = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"from": "rust"}});
+    v1::PatchRequest {
         resource: resource("configmaps"),
-        key: Some(v1::ObjectKey { namespace: namespace.to_owned(), name: "hello".to_owned() }),
+        key: Some(v1::ObjectKey { namespace: namespace.to_owned(), name: name.to_owned() }),
         r#type: v1::PatchType::Apply.into(),
         patch: wanted.to_string().into(),
         options: Some(v1::WriteOptions { field_manager: "example".to_owned(), ..Default::default() }),
         force: true,
         ..Default::default()
-    };
-    let answer = objects.patch(request).await?.into_inner();
-    println!("applied configmaps/hello at {}", answer.object.unwrap_or_default().revision);
-    Ok(())
+    }
 }
 
 /// What is known of one kind, and up to which revision.

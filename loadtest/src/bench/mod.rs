@@ -149,7 +149,7 @@ impl Bench<'_> {
     }
 
     async fn balsa_writes(&mut self) -> anyhow::Result<()> {
-        for api in [Api::Rest, Api::Grpc] {
+        for api in [Api::Rest, Api::Grpc, Api::Pipeline] {
             let balsa = Balsa::start(self.options, 0).await?;
             for clients in self.options.clients.clone() {
                 let load = self.load(clients, &[balsa.pid]);
@@ -180,10 +180,13 @@ impl Bench<'_> {
     /// Reads through REST and gRPC, and etcd's with as many connections as either has.
     async fn gets(&mut self) -> anyhow::Result<()> {
         let balsa = Balsa::start(self.options, 0).await?;
-        for (api, stale) in [(Api::Rest, false), (Api::Rest, true), (Api::Grpc, false), (Api::Grpc, true)] {
-            for clients in self.options.clients.clone() {
-                let load = self.load(clients, &[balsa.pid]);
-                self.measure(&balsa, Scenario::Gets { api, endpoint: String::new(), stale, load }).await?;
+        for api in [Api::Rest, Api::Grpc, Api::Pipeline] {
+            for stale in [false, true] {
+                for clients in self.options.clients.clone() {
+                    let load = self.load(clients, &[balsa.pid]);
+                    self.measure(&balsa, Scenario::Gets { api, endpoint: String::new(), stale, load })
+                        .await?;
+                }
             }
         }
         balsa.stop().await?;

@@ -3,13 +3,14 @@
 
 use balsa_proto::v1;
 use balsa_proto::v1::object_service_client::ObjectServiceClient;
+use balsa_proto::v1::pipeline_request::Call;
 use bytes::Bytes;
 use http::Method;
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 
 use super::load::{Caller, Load, connect, etcd, etcd_endpoints, grpc_endpoint, measure};
-use super::{make, to_bytes};
+use super::{make, pipeline, to_bytes};
 use crate::kubeconfig::Kubeconfig;
 use crate::rest::{Connection, Target};
 
@@ -80,13 +81,29 @@ pub(crate) async fn grpc(
     let channels = connect(&[grpc_endpoint(config)?], load).await?;
     let readers = (0..load.clients).map(|client| GrpcReader {
         service: ObjectServiceClient::new(channels[client % channels.len()].clone()),
-        request: v1::GetRequest {
-            resource: Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() }),
-            key: Some(v1::ObjectKey { namespace: namespace.to_owned(), name: name(client) }),
-            stale_allowed: stale,
-        },
+        request: reading(namespace, client, stale),
     });
     told("grpc", stale, measure(load, readers.collect()).await)
+}
+
+fn reading(namespace: &str, client: usize, stale: bool) -> v1::GetRequest {
+    v1::GetRequest {
+        resource: Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() }),
+        key: Some(v1::ObjectKey { namespace: namespace.to_owned(), name: name(client) }),
+        stale_allowed: stale,
+    }
+}
+
+/// Gets ConfigMaps through streams of calls.
+pub(crate) async fn pipeline(
+    config: &Kubeconfig,
+    namespace: &str,
+    stale: bool,
+    load: &Load,
+) -> anyhow::Result<Value> {
+    let namespace = namespace.to_owned();
+    let call = move |client, _| Call::Get(reading(&namespace, client, stale));
+    told("pipeline", stale, pipeline::measure(load, &[grpc_endpoint(config)?], call).await)
 }
 
 struct EtcdReader {

@@ -44,23 +44,33 @@ pub(super) trait Caller: Send + 'static {
 
 /// Lets every caller work until the time is over. Each is a task of its own.
 pub(super) async fn measure<C: Caller>(load: &Load, callers: Vec<C>) -> anyhow::Result<Value> {
+    let calling = |mut caller: C, end| async move {
+        let mut times = Vec::new();
+        for i in 0.. {
+            let start = Instant::now();
+            if start >= end {
+                break;
+            }
+            caller.call(i).await?;
+            times.push(start.elapsed());
+        }
+        anyhow::Ok(times)
+    };
+    together(load, |end| callers.into_iter().map(|caller| calling(caller, end)).collect()).await
+}
+
+/// Runs tasks that call until the time is over; each says how long its calls took.
+pub(super) async fn together<F>(
+    load: &Load,
+    tasks: impl FnOnce(Instant) -> Vec<F>,
+) -> anyhow::Result<Value>
+where
+    F: Future<Output = anyhow::Result<Vec<Duration>>> + Send + 'static,
+{
     let used = used(&load.pids)?;
     let started = Instant::now();
-    let end = started + Duration::from_secs(load.seconds);
-    let calling = callers.into_iter().map(|mut caller| {
-        balsa_rt::spawn(TaskKind::Helper, async move {
-            let mut times = Vec::new();
-            for i in 0.. {
-                let start = Instant::now();
-                if start >= end {
-                    break;
-                }
-                caller.call(i).await?;
-                times.push(start.elapsed());
-            }
-            anyhow::Ok(times)
-        })
-    });
+    let tasks = tasks(started + Duration::from_secs(load.seconds));
+    let calling = tasks.into_iter().map(|task| balsa_rt::spawn(TaskKind::Helper, task));
     let mut times = Vec::new();
     for outcome in futures::future::join_all(calling).await {
         times.append(&mut outcome?.context("a client was stopped")??);

@@ -6,6 +6,7 @@ pub(crate) mod list;
 pub(crate) mod load;
 pub(crate) mod objects;
 pub(crate) mod patches;
+mod pipeline;
 pub(crate) mod pod_start;
 pub(crate) mod watch;
 pub(crate) mod writes;

@@ -3,11 +3,13 @@
 use anyhow::Context as _;
 use balsa_proto::v1;
 use balsa_proto::v1::object_service_client::ObjectServiceClient;
+use balsa_proto::v1::pipeline_request::Call;
 use bytes::Bytes;
 use http::Method;
 use serde_json::Value;
 use tonic::transport::Channel;
 
+use super::pipeline;
 use super::load::{Caller, Load, connect, etcd, etcd_endpoints, grpc_endpoint, measure};
 use crate::kubeconfig::Kubeconfig;
 use crate::rest::{Connection, Target};
@@ -49,14 +51,17 @@ struct GrpcWriter {
 
 impl Caller for GrpcWriter {
     async fn call(&mut self, i: usize) -> anyhow::Result<()> {
-        let request = v1::CreateRequest {
-            resource: Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() }),
-            namespace: self.namespace.clone(),
-            json: object(self.client, i),
-            options: None,
-        };
-        self.service.create(request).await?;
+        self.service.create(creation(&self.namespace, self.client, i)).await?;
         Ok(())
+    }
+}
+
+fn creation(namespace: &str, client: usize, i: usize) -> v1::CreateRequest {
+    v1::CreateRequest {
+        resource: Some(v1::Resource { plural: "configmaps".to_owned(), ..Default::default() }),
+        namespace: namespace.to_owned(),
+        json: object(client, i),
+        options: None,
     }
 }
 
@@ -70,6 +75,14 @@ pub(crate) async fn grpc(servers: &[Kubeconfig], namespace: &str, load: &Load) -
         namespace: namespace.to_owned(),
     });
     told("grpc", measure(load, writers.collect()).await)
+}
+
+/// Creates ConfigMaps through streams of calls; their connections take the servers in turn.
+pub(crate) async fn pipeline(servers: &[Kubeconfig], namespace: &str, load: &Load) -> anyhow::Result<Value> {
+    let endpoints = servers.iter().map(grpc_endpoint).collect::<anyhow::Result<Vec<_>>>()?;
+    let namespace = namespace.to_owned();
+    let call = move |client, i| Call::Create(creation(&namespace, client, i));
+    told("pipeline", pipeline::measure(load, &endpoints, call).await)
 }
 
 struct EtcdWriter {

@@ -6,6 +6,7 @@ mod bookmarks;
 mod examples;
 mod expired;
 mod many;
+mod pipeline;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ async fn create(objects: &mut Objects, plural: &str, object: Value, dry_run: boo
 
 #[test]
 fn what_rest_can_do_grpc_can() {
-    let cluster = Cluster::start(Options::nodes(0));
+    let mut cluster = Cluster::start(Options::nodes(0));
     let credentials = Credentials::of(&cluster);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
@@ -109,9 +110,16 @@ fn what_rest_can_do_grpc_can() {
         conflicts_say_what_is_there(&mut objects).await;
         bookmarks::odd_fields_are_told_or_refused(&mut objects).await;
         bookmarks::tell_how_far_a_quiet_watch_is(&mut objects).await;
+        pipeline::answers_every_call(&mut objects).await;
+        pipeline::does_what_calls_do(&mut objects).await;
+        pipeline::knows_who_asks(&mut objects).await;
         tools::see_every_request(&cluster).await;
     });
     examples::follow(&cluster, &credentials);
+    runtime.block_on(async {
+        let mut objects = ObjectServiceClient::new(connect(&cluster, &credentials).await);
+        pipeline::leaves_nothing_in_doubt(&mut objects, &mut cluster).await;
+    });
     drop(runtime);
     cluster.down();
 }

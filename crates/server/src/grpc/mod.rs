@@ -1,16 +1,19 @@
 //! The gRPC front door: the services of `proto/`, with reflection and health.
 
 mod agents;
+mod calls;
 mod cluster;
 pub(crate) mod health;
 mod members;
 mod objects;
 mod peers;
+mod pipeline;
 mod pods;
 
 use axum::Router;
 use balsa_model::{Descriptor, Failure, Key, KindRef, Reason, kinds};
 use balsa_proto::{agent, peer, to_status, v1};
+use balsa_rt::CancellationToken;
 use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
@@ -23,8 +26,9 @@ use crate::identity::Authenticated;
 /// Largest message that is taken, in bytes: the largest request body over REST.
 const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// The routes of all services, and what tells the health of them ([`health::follow`]).
-pub(crate) fn router(front: &Front) -> (Router, HealthReporter) {
+/// The routes of all services, and what tells the health of them ([`health::follow`]). What lasts ends when `stopping` is
+/// cancelled.
+pub(crate) fn router(front: &Front, stopping: CancellationToken) -> (Router, HealthReporter) {
     use agent::agent_service_server::AgentServiceServer;
     use peer::peer_service_server::PeerServiceServer;
     use v1::cluster_service_server::ClusterServiceServer;
@@ -32,7 +36,8 @@ pub(crate) fn router(front: &Front) -> (Router, HealthReporter) {
     use v1::object_service_server::ObjectServiceServer;
     use v1::pod_service_server::PodServiceServer;
 
-    let objects = ObjectServiceServer::new(objects::Objects(front.clone()))
+    let objects = objects::Objects { front: front.clone(), stopping };
+    let objects = ObjectServiceServer::new(objects)
         .max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (reporter, health_server) = tonic_health::server::health_reporter();
     let mut routes = Routes::builder();
@@ -64,15 +69,13 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 /// Who asks.
 fn authenticate<T>(front: &Front, request: &Request<T>) -> Result<Authenticated, Status> {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    let headers = request.metadata().clone().into_headers();
-    front.authenticate(&peer, &headers).map_err(|failure| to_status(&failure))
+    front.authenticate(&peer, request.metadata().as_ref()).map_err(|failure| to_status(&failure))
 }
 
 /// Who asks; what this server has not heard of yet is not taken for unknown.
 async fn authenticate_fresh<T>(front: &Front, request: &Request<T>) -> Result<Authenticated, Status> {
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    let headers = request.metadata().clone().into_headers();
-    front.authenticate_fresh(&peer, &headers).await.map_err(|failure| to_status(&failure))
+    front.authenticate_fresh(&peer, request.metadata().as_ref()).await.map_err(|failure| to_status(&failure))
 }
 
 /// The proof that whoever asks may do `verb` on objects of a kind.

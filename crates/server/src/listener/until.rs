@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::response::Response;
 use balsa_rt::CancellationToken;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -18,6 +19,10 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 /// How long a body may have nothing to send before it is ended: a list that is being made goes on.
 const QUIET: Duration = Duration::from_millis(300);
+
+/// Marks an answer that knows by itself what is to be done when the server stops, and ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndsItself;
 
 /// Whether a request is gRPC.
 pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
@@ -34,8 +39,16 @@ pub(super) struct UntilStopped {
 }
 
 impl UntilStopped {
+    /// `answer`, ended when `stopping` is cancelled unless it ends itself.
+    pub(super) fn answer(answer: Response, is_grpc: bool, stopping: CancellationToken) -> Response {
+        if answer.extensions().get::<EndsItself>().is_some() {
+            return answer;
+        }
+        answer.map(|body| Self::body(body, is_grpc, stopping))
+    }
+
     /// `body`, ended when `stopping` is cancelled. What has a known length is not touched.
-    pub(super) fn body(body: Body, is_grpc: bool, stopping: CancellationToken) -> Body {
+    fn body(body: Body, is_grpc: bool, stopping: CancellationToken) -> Body {
         if HttpBody::size_hint(&body).exact().is_some() {
             return body;
         }

@@ -130,9 +130,15 @@ impl Counted {
     /// Counts a gRPC request whose answer has begun, if it was one for objects: a stream that breaks later
     /// is counted as it began.
     pub(crate) fn grpc(&self, asked: &Asked, started: Instant, answer: &HeaderMap) {
-        if let Some((series, subresource)) = asked.0.get() {
+        if asked.0.get().is_some() {
             let status = Status::from_header_map(answer).filter(|status| status.code() != Code::Ok);
-            let code = status.map_or(200, |status| from_status(&status).reason.code());
+            self.call(asked, started, status.map_or(200, |status| from_status(&status).reason.code()));
+        }
+    }
+
+    /// Counts a call for objects that was answered with this code.
+    pub(crate) fn call(&self, asked: &Asked, started: Instant, code: u16) {
+        if let Some((series, subresource)) = asked.0.get() {
             self.end(Request { series: *series, subresource: subresource.clone(), started }, code);
         }
     }
