@@ -19,7 +19,7 @@ use super::load::{Load, connect, together};
 pub(super) async fn measure(
     load: &Load,
     endpoints: &[Endpoint],
-    call: impl Fn(usize, usize) -> Call + Clone + Send + 'static,
+    call: impl Fn(usize, usize) -> Call + Clone + Send + Sync + 'static,
 ) -> anyhow::Result<Value> {
     let channels = connect(endpoints, load).await?;
     let count = channels.len();
