@@ -1,15 +1,15 @@
 //! List and watch into a cache that resumes by itself.
 //!
-//! One task owns the cache and publishes it as a persistent map behind an atomic pointer; readers
-//! never wait. Subscribers hear of every change after the cache shows it. The objects are shared with
-//! whoever handed them out: in a server's process, with its views.
+//! One task keeps the cache, a persistent map under a lock. It changes the map in place, and copies only what somebody
+//! holds who is going through it; who asks for an object holds the lock as long as a look-up takes. Subscribers hear of
+//! every change after the cache shows it. The objects are shared with whoever handed them out: in a server's process,
+//! with its views.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use balsa_model::selector::Filter;
 use balsa_model::{Failure, Key, KindRef, Object, Reason, Revision};
 use balsa_rt::{Backoff, Scope, TaskKind};
@@ -74,7 +74,7 @@ impl Ord for Keyed {
 struct Shared {
     kind: KindRef,
     filter: Filter,
-    cache: ArcSwap<OrdSet<Keyed>>,
+    cache: Mutex<OrdSet<Keyed>>,
     /// The last revision seen, once synced.
     reached: watch::Sender<Option<Revision>>,
     /// Unbounded, because each holds at most pointers to objects that the subscriber's queue
@@ -92,7 +92,7 @@ impl Informer {
         let shared = Arc::new(Shared {
             kind,
             filter,
-            cache: ArcSwap::default(),
+            cache: Mutex::default(),
             reached: watch::Sender::new(None),
             subscribers: Mutex::default(),
         });
@@ -125,17 +125,17 @@ impl Informer {
 
     /// One object.
     pub fn get(&self, key: &Key) -> Option<Arc<Object>> {
-        self.0.cache.load().get(key).map(|keyed| keyed.0.clone())
+        lock(&self.0.cache).get(key).map(|keyed| keyed.0.clone())
     }
 
     /// All objects, by namespace and name.
     pub fn list(&self) -> Vec<Arc<Object>> {
-        self.0.cache.load().iter().map(|keyed| keyed.0.clone()).collect()
+        self.0.now().iter().map(|keyed| keyed.0.clone()).collect()
     }
 
     /// All objects of a namespace, by name.
     pub fn list_in(&self, namespace: &str) -> Vec<Arc<Object>> {
-        let cache = self.0.cache.load();
+        let cache = self.0.now();
         cache
             .range(Key::new(namespace, "")..)
             .map(|keyed| keyed.0.clone())
@@ -150,7 +150,7 @@ impl Informer {
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut subscribers = lock(&self.0.subscribers);
         // Under the lock: the keeper tells of later changes only after this.
-        for object in self.0.cache.load().iter() {
+        for object in &self.0.now() {
             let _ = sender.send(Changed { old: None, new: Some(object.0.clone()) });
         }
         subscribers.push(sender);
@@ -163,6 +163,11 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
+    /// The cache as it is, for longer than a look-up.
+    fn now(&self) -> OrdSet<Keyed> {
+        lock(&self.cache).clone()
+    }
+
     /// Watches, resumes where a watch ended, and lists again where it cannot.
     async fn keep(&self, backend: Arc<dyn Backend>) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(10));
@@ -188,8 +193,7 @@ impl Shared {
     async fn follow(&self, stream: WatchStream, start: Start, backoff: &mut Backoff) -> Result<(), Failure> {
         // Objects told before `Synced`: what the cache has beside them is gone.
         let mut listed = (start == Start::Initial).then(OrdSet::new);
-        // What comes together is shown together: a copy of the map's changed nodes for each event is what an
-        // informer would cost most.
+        // What comes together is shown together.
         let mut batches = stream.ready_chunks(BATCH);
         while let Some(batch) = batches.next().await {
             backoff.reset();
@@ -219,7 +223,7 @@ impl Shared {
     }
 
     fn replace(&self, fresh: OrdSet<Keyed>, revision: Revision) {
-        let old = self.cache.swap(Arc::new(fresh.clone()));
+        let old = std::mem::replace(&mut *lock(&self.cache), fresh.clone());
         let mut subscribers = lock(&self.subscribers);
         for Keyed(object) in old.iter().filter(|keyed| !fresh.contains(*keyed)) {
             tracing::trace!(key = %object.key(), "gone while the watch was down");
@@ -239,7 +243,7 @@ impl Shared {
     fn change(&self, events: Vec<WatchEvent>) {
         let Some(reached) = events.iter().map(revision_of).max() else { return };
         let mut subscribers = lock(&self.subscribers);
-        let mut cache = OrdSet::clone(&self.cache.load());
+        let mut cache = lock(&self.cache);
         let mut changed = Vec::with_capacity(events.len());
         for event in events {
             match event {
@@ -254,9 +258,7 @@ impl Shared {
                 WatchEvent::Bookmark(_) | WatchEvent::Synced(_) => {}
             }
         }
-        if !changed.is_empty() {
-            self.cache.store(Arc::new(cache));
-        }
+        drop(cache);
         changed.iter().for_each(|changed| tell(&mut subscribers, changed));
         drop(subscribers);
         self.advance(reached);

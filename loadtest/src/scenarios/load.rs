@@ -60,10 +60,7 @@ pub(super) async fn measure<C: Caller>(load: &Load, callers: Vec<C>) -> anyhow::
 }
 
 /// Runs tasks that call until the time is over; each says how long its calls took.
-pub(super) async fn together<F>(
-    load: &Load,
-    tasks: impl FnOnce(Instant) -> Vec<F>,
-) -> anyhow::Result<Value>
+pub(super) async fn together<F>(load: &Load, tasks: impl FnOnce(Instant) -> Vec<F>) -> anyhow::Result<Value>
 where
     F: Future<Output = anyhow::Result<Vec<Duration>>> + Send + 'static,
 {

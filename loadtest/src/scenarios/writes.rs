@@ -9,8 +9,8 @@ use http::Method;
 use serde_json::Value;
 use tonic::transport::Channel;
 
-use super::pipeline;
 use super::load::{Caller, Load, connect, etcd, etcd_endpoints, grpc_endpoint, measure};
+use super::pipeline;
 use crate::kubeconfig::Kubeconfig;
 use crate::rest::{Connection, Target};
 

@@ -150,7 +150,10 @@ pub(crate) async fn leaves_nothing_in_doubt(objects: &mut Objects, cluster: &mut
 }
 
 /// Creates objects, 64 at a time, until the stream ends: which were answered, and how it ended.
-async fn call_until_it_ends(mut pipeline: Pipeline, begun: oneshot::Sender<()>) -> (BTreeSet<String>, Status) {
+async fn call_until_it_ends(
+    mut pipeline: Pipeline,
+    begun: oneshot::Sender<()>,
+) -> (BTreeSet<String>, Status) {
     let name = |id: u64| format!("last-{id}");
     let (mut done, mut begun) = (BTreeSet::new(), Some(begun));
     for id in 0..64 {

@@ -104,7 +104,7 @@ impl Element {
 }
 
 /// Appends `text` as it stands within quotes of JSON.
-fn escape(out: &mut String, text: &str) {
+pub(super) fn escape(out: &mut String, text: &str) {
     if text.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\') {
         out.push_str(text);
     } else {

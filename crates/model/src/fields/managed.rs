@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::element::escape;
 use super::set::Set;
 
 /// How a manager came to own fields.
@@ -101,7 +102,9 @@ impl Entry {
     fn write(&self, out: &mut String) {
         let mut text = |name: &str, value: &str| {
             out.push_str(name);
-            out.push_str(&Value::from(value).to_string());
+            out.push('"');
+            escape(out, value);
+            out.push('"');
         };
         text("{\"manager\":", &self.manager);
         text(",\"operation\":", self.operation.as_str());
@@ -115,8 +118,9 @@ impl Entry {
             Fields::Set(set) => set.write(out),
         }
         if !self.subresource.is_empty() {
-            out.push_str(",\"subresource\":");
-            out.push_str(&Value::from(self.subresource.as_str()).to_string());
+            out.push_str(",\"subresource\":\"");
+            escape(out, &self.subresource);
+            out.push('"');
         }
         out.push('}');
     }

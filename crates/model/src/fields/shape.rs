@@ -7,7 +7,7 @@
 use serde_json::{Map, Value};
 
 use super::element::Element;
-use crate::schema::list::{Semantics, semantics};
+use crate::schema::list::Semantics;
 use crate::schema::table::{self, Cardinality, Field, Message, Type};
 
 /// Structures that are owned as a whole, wherever they stand. The list semantics, which go by field, do
@@ -163,7 +163,7 @@ impl Shape {
     }
 
     fn of_field(owner: &'static Message, field: &'static Field) -> Self {
-        let semantics = semantics(owner.name, field.name);
+        let semantics = field.semantics(owner);
         let says = |word: &str, pick: fn(&Semantics) -> Option<&String>| {
             semantics.and_then(pick).is_some_and(|said| said == word)
         };
@@ -198,7 +198,7 @@ impl Shape {
                 let message = id.get();
                 let name = message.name.strip_prefix("am.apis.").unwrap_or(message.name);
                 let atomic = ATOMIC.contains(&name)
-                    || semantics(name, "_struct").is_some_and(|s| s.map_type.as_deref() == Some("atomic"));
+                    || message.semantics().is_some_and(|s| s.map_type.as_deref() == Some("atomic"));
                 Self { form: Form::Struct(message, false), atomic }
             }
             Type::Texts => Self { form: Form::List(Type::String, Keys::None), atomic: true },

@@ -4,9 +4,11 @@
 //! table never changes after it was built; a type that the data does not describe is opaque.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use serde::Deserialize;
+
+use super::list::{Semantics, semantics};
 
 /// Index of a message in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,16 @@ pub(crate) struct Field {
     pub(crate) ty: Type,
     /// Its fields stand directly in the JSON object of the message.
     pub(crate) inline: bool,
+    /// How it merges, once somebody has asked.
+    semantics: OnceLock<Option<&'static Semantics>>,
+}
+
+impl Field {
+    /// How this field of `owner` merges, if the data says it: to look that up each time is much of what a write of a
+    /// small object takes to say who owns what.
+    pub(crate) fn semantics(&self, owner: &Message) -> Option<&'static Semantics> {
+        *self.semantics.get_or_init(|| semantics(owner.name, self.name))
+    }
 }
 
 /// A message and its fields.
@@ -69,6 +81,8 @@ pub(crate) struct Message {
     by_json: HashMap<&'static str, (MessageId, usize)>,
     /// Whether its JSON may carry apiVersion and kind.
     pub(crate) has_type_meta: bool,
+    /// How it merges as a whole, once somebody has asked.
+    semantics: OnceLock<Option<&'static Semantics>>,
 }
 
 impl Message {
@@ -86,6 +100,11 @@ impl Message {
     /// The field of that number.
     pub(crate) fn number(&self, number: u32) -> Option<&Field> {
         self.fields.binary_search_by_key(&number, |field| field.number).ok().map(|i| &self.fields[i])
+    }
+
+    /// How it merges as a whole, wherever it stands.
+    pub(crate) fn semantics(&self) -> Option<&'static Semantics> {
+        *self.semantics.get_or_init(|| semantics(self.name, "_struct"))
     }
 
     /// `PodSpec`
@@ -143,6 +162,7 @@ fn build(data: Data) -> Table {
                 && !name.ends_with("ClaimTemplate"),
             fields: fields.iter().map(|(number, field)| build_field(*number, field, &by_name)).collect(),
             by_json: HashMap::new(),
+            semantics: OnceLock::new(),
         })
         .collect();
     for id in 0..messages.len() {
@@ -185,7 +205,7 @@ fn build_field(
         "apiextensions.v1.JSONSchemaPropsOrStringArray" => schema_or("property"),
         other => message(other).map_or(Type::Opaque, Type::Message),
     };
-    Field { name, number, cardinality, ty, inline: name.is_empty() }
+    Field { name, number, cardinality, ty, inline: name.is_empty(), semantics: OnceLock::new() }
 }
 
 fn collect_names(

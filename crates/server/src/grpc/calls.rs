@@ -4,7 +4,9 @@
 use balsa_model::fields;
 use balsa_model::patch::PatchType;
 use balsa_model::strategy::{DeleteOptions, Part, Propagation};
-use balsa_model::{Descriptor, Failure, Key, KindRef, Object, Precondition, Reason, Revision, Subresource, schema};
+use balsa_model::{
+    Descriptor, Failure, Key, KindRef, Object, Precondition, Reason, Revision, Subresource, schema,
+};
 use balsa_proto::{to_status, v1};
 use http::{Extensions, HeaderMap};
 use serde_json::Value;
@@ -171,7 +173,11 @@ impl Objects {
         self.front.authorize(&user, wanted).map_err(failed)
     }
 
-    pub(super) async fn get_one(&self, caller: &Caller<'_>, request: v1::GetRequest) -> Result<Answer, Status> {
+    pub(super) async fn get_one(
+        &self,
+        caller: &Caller<'_>,
+        request: v1::GetRequest,
+    ) -> Result<Answer, Status> {
         let kind = kind_of(request.resource.as_ref())?;
         let key = key_of(request.key, kind.descriptor())?;
         let wanted = Attributes::resource("get", kind.descriptor(), &key.namespace, &key.name);
@@ -292,8 +298,8 @@ impl Objects {
         let (who, _seat) = self.admit(caller, &wanted).await?;
         let request = request.options.unwrap_or_default();
         let (options, precondition) = delete_options(&request);
-        let deleted = self.front.engine.delete(&who, kind, &key, &options, &precondition, request.dry_run).await;
+        let deleted =
+            self.front.engine.delete(&who, kind, &key, &options, &precondition, request.dry_run).await;
         Ok(Answer::shows(&deleted.map_err(failed)?.object))
     }
 }
-

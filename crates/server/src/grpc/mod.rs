@@ -37,8 +37,7 @@ pub(crate) fn router(front: &Front, stopping: CancellationToken) -> (Router, Hea
     use v1::pod_service_server::PodServiceServer;
 
     let objects = objects::Objects { front: front.clone(), stopping };
-    let objects = ObjectServiceServer::new(objects)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let objects = ObjectServiceServer::new(objects).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (reporter, health_server) = tonic_health::server::health_reporter();
     let mut routes = Routes::builder();
     routes

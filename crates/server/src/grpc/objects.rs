@@ -157,11 +157,11 @@ impl Objects {
             0 => Start::Initial,
             revision => Start::After(Revision(revision)),
         };
-        let watch = self.front.engine.watch(who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
+        let watch =
+            self.front.engine.watch(who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
         let counted = rest::Watching::begin(kind.descriptor().plural);
         Ok(watch_messages(watch, (watching, counted)))
     }
-
 }
 
 #[tonic::async_trait]
@@ -171,10 +171,7 @@ impl ObjectService for Objects {
     type WatchManyStream = Messages<v1::WatchManyResponse>;
     type PipelineStream = Messages<v1::PipelineResponse>;
 
-    async fn get(
-        &self,
-        request: Request<v1::GetRequest>,
-    ) -> Result<Response<v1::GetResponse>, Status> {
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let caller = Caller::new(&metadata, &extensions);
         let Answer { object, .. } = self.get_one(&caller, message).await?;
@@ -213,10 +210,7 @@ impl ObjectService for Objects {
         Ok(Response::new(v1::UpdateResponse { object, warnings }))
     }
 
-    async fn patch(
-        &self,
-        request: Request<v1::PatchRequest>,
-    ) -> Result<Response<v1::PatchResponse>, Status> {
+    async fn patch(&self, request: Request<v1::PatchRequest>) -> Result<Response<v1::PatchResponse>, Status> {
         let (metadata, extensions, message) = request.into_parts();
         let caller = Caller::new(&metadata, &extensions);
         let Answer { object, warnings } = self.patch_one(&caller, message).await?;

@@ -36,10 +36,12 @@ pub(super) fn answers(
     let shared = Arc::new(Pipeline { objects, metadata, extensions });
     let answer = move |call: Result<v1::PipelineRequest, Status>| {
         let shared = shared.clone();
-        async move { Ok(shared.answer(call?).await) }
+        // What this may grow to is not to be moved about.
+        Box::pin(async move { Ok(shared.answer(call?).await) })
     };
     let end = move || {
-        let gone = || Err(Status::unavailable("the server is stopping; calls without an answer were not begun"));
+        let gone =
+            || Err(Status::unavailable("the server is stopping; calls without an answer were not begun"));
         stopped.is_cancelled().then(gone)
     };
     let last = futures::stream::once(async move { end() }).filter_map(std::future::ready);
