@@ -65,7 +65,7 @@ fn resource(plural: &str) -> Option<v1::Resource> {
 async fn apply(objects: &mut Objects, namespace: &str) -> anyhow::Result<()> {
     let calls = APPLIED.iter().zip(0..).map(|(name, id)| {
         let call = Some(Call::Patch(applied(namespace, name)));
-        v1::PipelineRequest { id, call }
+        v1::PipelineRequest { id, call, ..Default::default() }
     });
     let calls = tokio_stream::iter(calls.collect::<Vec<_>>());
     let mut answers = objects.pipeline(calls).await?.into_inner();

@@ -236,22 +236,32 @@ impl Bench<'_> {
             // Every load makes the same names.
             let written = Namespace::create(&leader, &format!("loadtest-{clients}")).await?;
             self.of_three("all", writes::rest(&targets, written.name(), &load).await?);
-            for (place, config) in [("leader", 0), ("follower", 1)] {
-                self.of_three(place, gets::grpc(&cluster.configs[config], name, false, &load).await?);
+            for (place, server, stale) in
+                [("leader", 0, false), ("follower", 1, false), ("follower", 1, true)]
+            {
+                let config = &cluster.configs[server];
+                self.of_three(place, gets::grpc(config, name, stale, &load).await?);
+                self.of_three(place, gets::pipeline(config, name, stale, &load).await?);
             }
-            self.of_three("follower", gets::grpc(&cluster.configs[1], name, true, &load).await?);
         }
         cluster.stop().await?;
-        // Empty again, as it was for those through REST.
-        let cluster = Servers::start(self.options).await?;
-        let leader = Target::new(&cluster.configs[0])?;
-        for clients in self.options.clients.clone() {
-            let load = self.load(clients, &cluster.pids);
-            let written = Namespace::create(&leader, &format!("loadtest-{clients}")).await?;
-            let line = writes::grpc(&cluster.configs, written.name(), &load).await?;
-            self.of_three("all", line);
+        for in_streams in [false, true] {
+            // Empty again, as it was for those through REST.
+            let cluster = Servers::start(self.options).await?;
+            let leader = Target::new(&cluster.configs[0])?;
+            for clients in self.options.clients.clone() {
+                let load = self.load(clients, &cluster.pids);
+                let written = Namespace::create(&leader, &format!("loadtest-{clients}")).await?;
+                let (configs, name) = (&cluster.configs, written.name());
+                let line = match in_streams {
+                    false => writes::grpc(configs, name, &load).await?,
+                    true => writes::pipeline(configs, name, &load).await?,
+                };
+                self.of_three("all", line);
+            }
+            cluster.stop().await?;
         }
-        cluster.stop().await
+        Ok(())
     }
 
     /// The same of three members of etcd.

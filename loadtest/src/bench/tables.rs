@@ -114,7 +114,7 @@ fn comparisons() -> Vec<Comparison> {
         64.. => Some(2.0),
         _ => None,
     };
-    let (rest, grpc) = (("rest", Some(false)), ("grpc", Some(true)));
+    let (rest, grpc, streams) = (("rest", Some(false)), ("grpc", Some(true)), ("pipeline", Some(true)));
     let row = |what, (api, shared), goal, common: &[(&'static str, Value)]| Comparison {
         what,
         common: common.to_vec(),
@@ -131,18 +131,45 @@ fn comparisons() -> Vec<Comparison> {
         |place: &str, stale| [&gets(stale)[..], &[three.clone(), ("place", place.into())]].concat();
     vec![
         row("REST creates", rest, as_many, &[writes.clone(), alone.clone()]),
-        row("gRPC creates", grpc, twice_from_64, &[writes.clone(), alone.clone()]),
+        row("gRPC creates, a call each", grpc, twice_from_64, &[writes.clone(), alone.clone()]),
+        row("gRPC creates, calls in streams", streams, twice_from_64, &[writes.clone(), alone.clone()]),
         row("REST gets, linearizable", rest, twice, &one(false)),
         row("REST gets, serializable", rest, twice, &one(true)),
-        row("gRPC gets, linearizable", grpc, twice, &one(false)),
-        row("gRPC gets, serializable", grpc, twice, &one(true)),
+        row("gRPC gets, a call each, linearizable", grpc, twice, &one(false)),
+        row("gRPC gets, a call each, serializable", grpc, twice, &one(true)),
+        row("gRPC gets, calls in streams, linearizable", streams, twice, &one(false)),
+        row("gRPC gets, calls in streams, serializable", streams, twice, &one(true)),
         row("watches of one kind, events", ("grpc", None), thrice, &fanout(false)),
         row("watches of an object each, events", ("grpc", None), thrice, &fanout(true)),
         row("three servers: REST creates", rest, none, &[writes.clone(), three.clone()]),
-        row("three servers: gRPC creates", grpc, twice_from_64, &[writes, three.clone()]),
-        row("… gRPC gets from the leader, linearizable", ("grpc", None), twice, &of_three("leader", false)),
-        row("… from a follower, linearizable", ("grpc", None), twice, &of_three("follower", false)),
-        row("… from a follower, serializable", ("grpc", None), twice, &of_three("follower", true)),
+        row(
+            "three servers: gRPC creates, a call each",
+            grpc,
+            twice_from_64,
+            &[writes.clone(), three.clone()],
+        ),
+        row("… gRPC creates, calls in streams", streams, twice_from_64, &[writes, three.clone()]),
+        row(
+            "… gRPC gets from the leader, a call each, linearizable",
+            ("grpc", None),
+            twice,
+            &of_three("leader", false),
+        ),
+        row("… calls in streams", ("pipeline", None), twice, &of_three("leader", false)),
+        row(
+            "… from a follower, a call each, linearizable",
+            ("grpc", None),
+            twice,
+            &of_three("follower", false),
+        ),
+        row("… calls in streams", ("pipeline", None), twice, &of_three("follower", false)),
+        row(
+            "… from a follower, a call each, serializable",
+            ("grpc", None),
+            twice,
+            &of_three("follower", true),
+        ),
+        row("… calls in streams", ("pipeline", None), twice, &of_three("follower", true)),
     ]
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use balsa_proto::v1;
 use balsa_proto::v1::object_service_client::ObjectServiceClient;
+use balsa_proto::v1::pipeline_request::Call;
 use balsa_rt::{Scope, TaskKind};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -16,6 +17,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use super::load::{etcd, etcd_endpoints, grpc_endpoint};
+use super::pipeline::Alone;
 use crate::kubeconfig::Kubeconfig;
 use crate::process::processor_time;
 use crate::summary::milliseconds;
@@ -73,16 +75,16 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
             }
         });
     }
+    let mut writer = Alone::open(service).await?;
     let write = async |i: usize| {
-        let json = object(size.object(i), i).into();
+        let (json, namespace) = (object(size.object(i), i).into(), namespace.to_owned());
         if i < size.watches || !size.apart {
-            let namespace = namespace.to_owned();
             let create = v1::CreateRequest { resource: resource(), namespace, json, options: None };
-            return service.create(create).await.map(drop);
+            return writer.write(Call::Create(create)).await;
         }
-        let key = Some(v1::ObjectKey { namespace: namespace.to_owned(), name: name(size.object(i)) });
+        let key = Some(v1::ObjectKey { namespace, name: name(size.object(i)) });
         let update = v1::UpdateRequest { resource: resource(), key, json, ..Default::default() };
-        service.update(update).await.map(drop)
+        writer.write(Call::Update(update)).await
     };
     measure("grpc", size, sightings, write).await
 }
@@ -128,7 +130,8 @@ pub(crate) async fn etcd(endpoint: &str, size: &Size) -> anyhow::Result<Value> {
     let write = async |i: usize| {
         let key = format!("{PREFIX}{}", name(size.object(i))).into();
         let put = etcd::PutRequest { key, value: object(size.object(i), i).into() };
-        kv.put(put).await.map(drop)
+        kv.put(put).await?;
+        Ok(())
     };
     measure("etcd", size, sightings, write).await
 }
@@ -190,7 +193,7 @@ async fn measure(
     api: &str,
     size: &Size,
     mut sightings: UnboundedReceiver<Vec<Instant>>,
-    mut write: impl AsyncFnMut(usize) -> Result<(), tonic::Status>,
+    mut write: impl AsyncFnMut(usize) -> anyhow::Result<()>,
 ) -> anyhow::Result<Value> {
     let used = processor_time(size.pid)?;
     let (begun, mut delays) = (Instant::now(), Vec::new());

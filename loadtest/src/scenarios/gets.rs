@@ -102,8 +102,11 @@ pub(crate) async fn pipeline(
     load: &Load,
 ) -> anyhow::Result<Value> {
     let namespace = namespace.to_owned();
-    let call = move |client, _| Call::Get(reading(&namespace, client, stale));
-    told("pipeline", stale, pipeline::measure(load, &[grpc_endpoint(config)?], call).await)
+    let request = move |client, _| {
+        let call = Some(Call::Get(reading(&namespace, client, stale)));
+        v1::PipelineRequest { call, ..Default::default() }
+    };
+    told("pipeline", stale, pipeline::measure(load, &[grpc_endpoint(config)?], request).await)
 }
 
 struct EtcdReader {

@@ -81,8 +81,12 @@ pub(crate) async fn grpc(servers: &[Kubeconfig], namespace: &str, load: &Load) -
 pub(crate) async fn pipeline(servers: &[Kubeconfig], namespace: &str, load: &Load) -> anyhow::Result<Value> {
     let endpoints = servers.iter().map(grpc_endpoint).collect::<anyhow::Result<Vec<_>>>()?;
     let namespace = namespace.to_owned();
-    let call = move |client, i| Call::Create(creation(&namespace, client, i));
-    told("pipeline", pipeline::measure(load, &endpoints, call).await)
+    let request = move |client, i| {
+        let call = Some(Call::Create(creation(&namespace, client, i)));
+        // As much as etcd answers.
+        v1::PipelineRequest { id: 0, call, revision_only: true }
+    };
+    told("pipeline", pipeline::measure(load, &endpoints, request).await)
 }
 
 struct EtcdWriter {

@@ -34,7 +34,7 @@ impl Pipeline {
     }
 
     fn ask(&self, id: u64, call: Call) {
-        self.asking.send(v1::PipelineRequest { id, call: Some(call) }).unwrap();
+        self.asking.send(v1::PipelineRequest { id, call: Some(call), ..Default::default() }).unwrap();
     }
 
     async fn next(&mut self) -> Result<Option<v1::PipelineResponse>, Status> {
@@ -115,8 +115,12 @@ pub(crate) async fn does_what_calls_do(objects: &mut Objects) {
     let (resource, key) = (resource("", "configmaps"), key("piped"));
     pipeline.call(Call::Delete(v1::DeleteRequest { resource, key, options: None })).await;
     assert_eq!(error(pipeline.call(get("piped")).await), (404, named("NotFound"), own));
+    let call = Some(creation("told-briefly"));
+    pipeline.asking.send(v1::PipelineRequest { id: 8, call, revision_only: true }).unwrap();
+    let brief = pipeline.next().await.unwrap().unwrap().object.unwrap();
+    assert!(brief.revision > 0 && brief.json.is_empty(), "{brief:?}");
     // Nothing at all, which ends nothing either.
-    pipeline.asking.send(v1::PipelineRequest { id: 9, call: None }).unwrap();
+    pipeline.asking.send(v1::PipelineRequest { id: 9, ..Default::default() }).unwrap();
     let answer = pipeline.next().await.unwrap().unwrap();
     assert_eq!((answer.id, error(answer).1), (9, named("BadRequest")));
 }
@@ -145,7 +149,7 @@ pub(crate) async fn leaves_nothing_in_doubt(objects: &mut Objects, cluster: &mut
     });
     let items = list["items"].as_array().unwrap().iter();
     let names = items.filter_map(|item| item["metadata"]["name"].as_str());
-    let there: BTreeSet<_> = names.filter(|name| name.starts_with("last-")).map(str::to_owned).collect();
+    let there: BTreeSet<_> = names.filter(|name| name.starts_with("in-doubt-")).map(str::to_owned).collect();
     assert_eq!(there, done);
 }
 
@@ -154,7 +158,7 @@ async fn call_until_it_ends(
     mut pipeline: Pipeline,
     begun: oneshot::Sender<()>,
 ) -> (BTreeSet<String>, Status) {
-    let name = |id: u64| format!("last-{id}");
+    let name = |id: u64| format!("in-doubt-{id}");
     let (mut done, mut begun) = (BTreeSet::new(), Some(begun));
     for id in 0..64 {
         pipeline.ask(id, creation(&name(id)));
@@ -166,7 +170,7 @@ async fn call_until_it_ends(
                 done.insert(name(answer.id));
                 // Nobody listens once it has ended.
                 let call = Some(creation(&name(next)));
-                let _ = pipeline.asking.send(v1::PipelineRequest { id: next, call });
+                let _ = pipeline.asking.send(v1::PipelineRequest { id: next, call, ..Default::default() });
             }
             Ok(None) => panic!("it has ended without a word"),
             Err(status) => return (done, status),

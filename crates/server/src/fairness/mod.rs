@@ -116,10 +116,8 @@ impl Fairness {
     pub(crate) async fn seat(&self, ticket: &Ticket, sort: Sort) -> Result<Seated, Failure> {
         let seats = if sort == Sort::Read { &self.0.reads } else { &self.0.writes };
         let seat = if ticket.level().exempt { Seat::exempt() } else { seats.take(ticket).await? };
-        metrics::counter!("apiserver_flowcontrol_dispatched_requests_total",
-            "priority_level" => ticket.level().name.to_string(), "flow_schema" => ticket.schema().to_string())
-        .increment(1);
-        Ok(Seated { _seat: seat, _counted: Counted::begin(EXECUTING, ticket) })
+        ticket.told().dispatched.increment(1);
+        Ok(Seated { _seat: seat, _counted: Counted::begin(&ticket.told().executing) })
     }
 
     /// Counts a watch of `user` for as long as the answer lives.

@@ -3,7 +3,7 @@
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use balsa_model::kinds::flow_schema::{self, CATCH_ALL, EXEMPT};
 use balsa_model::kinds::priority_level_configuration;
@@ -13,6 +13,7 @@ use k8s_openapi::api::flowcontrol::v1::{
     PriorityLevelConfigurationSpec, ResourcePolicyRule, Subject,
 };
 
+use super::seats::Told;
 use crate::authorize::Attributes;
 use crate::identity::Authenticated;
 
@@ -85,6 +86,8 @@ struct Schema {
     uid: Arc<str>,
     level: Arc<Level>,
     spec: FlowSchemaSpec,
+    /// Once there was a request.
+    told: OnceLock<Told>,
 }
 
 impl Schema {
@@ -115,6 +118,11 @@ impl Ticket {
 
     pub(super) fn schema(&self) -> &Arc<str> {
         &self.schema.name
+    }
+
+    /// What is told of its requests.
+    pub(super) fn told(&self) -> &Told {
+        self.schema.told.get_or_init(|| Told::of(&self.level().name, self.schema()))
     }
 
     pub(super) fn flow(&self) -> Flow {
@@ -159,7 +167,7 @@ impl Rules {
             built_in.into_iter().chain(stored).map(|level| (level.name.clone(), Arc::new(level))).collect();
         let of = |name: &str, uid: &str, spec: FlowSchemaSpec| {
             let level = levels.get(spec.priority_level_configuration.name.as_str())?.clone();
-            Some(Arc::new(Schema { name: name.into(), uid: uid.into(), level, spec }))
+            Some(Arc::new(Schema { name: name.into(), uid: uid.into(), level, spec, told: OnceLock::new() }))
         };
         let mut found: BTreeMap<Arc<str>, Arc<Schema>> = BTreeMap::new();
         for name in [EXEMPT, CATCH_ALL] {
@@ -175,7 +183,7 @@ impl Rules {
         let last = found.get(CATCH_ALL).cloned().unwrap_or_else(|| {
             let level = Arc::new(Level::new(CATCH_ALL, "", &PriorityLevelConfigurationSpec::default()));
             let (name, spec) = (CATCH_ALL.into(), FlowSchemaSpec::default());
-            Arc::new(Schema { name, uid: "".into(), level, spec })
+            Arc::new(Schema { name, uid: "".into(), level, spec, told: OnceLock::new() })
         });
         let mut schemas: Vec<Arc<Schema>> = found.into_values().collect();
         schemas.sort_by_key(|schema| (schema.spec.matching_precedence, schema.name.clone()));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use balsa_model::{Failure, Reason};
+use metrics::{Counter, Gauge};
 use tokio::sync::oneshot;
 
 use super::rules::{Flow, Level, Queue, Rules, Ticket};
@@ -23,8 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Seats(Arc<Room>);
 
 struct Room {
-    /// Kubernetes' word for the sort.
-    kind: &'static str,
+    /// What is told of it: seats that are taken, and requests that wait.
+    told: [Gauge; 2],
     /// Seats that there are to be; rounding makes them a few more.
     wanted: usize,
     state: Mutex<State>,
@@ -69,9 +70,13 @@ pub(crate) struct Seat {
 }
 
 impl Seats {
-    /// So many, until it is told whose they are.
+    /// So many, until it is told whose they are. `kind` is Kubernetes' word for the sort.
     pub(super) fn new(kind: &'static str, wanted: usize) -> Self {
-        Self(Arc::new(Room { kind, wanted, state: Mutex::default() }))
+        let told = [
+            metrics::gauge!("apiserver_current_inflight_requests", "request_kind" => kind),
+            metrics::gauge!("apiserver_current_inqueue_requests", "request_kind" => kind),
+        ];
+        Self(Arc::new(Room { told, wanted, state: Mutex::default() }))
     }
 
     /// Divides the seats as these rules have it. Levels that are gone end with their requests.
@@ -104,7 +109,7 @@ impl Seats {
             None => return Ok(Seat { room: Some(self.0.clone()), level: level.clone() }),
             Some(waiter) => waiter,
         };
-        let _counted = Counted::begin(WAITING, ticket);
+        let _counted = Counted::begin(&ticket.told().waiting);
         let started = Instant::now();
         let seat = tokio::time::timeout(PATIENCE, waiter).await;
         let execute = if matches!(seat, Ok(Ok(_))) { "true" } else { "false" };
@@ -270,9 +275,9 @@ impl Room {
 
     fn tell(&self, state: &State) {
         let sum = |of: fn(&Part) -> usize| state.levels.values().map(of).sum::<usize>() as f64;
-        let (held, waiting) = (sum(|part| part.held), sum(|part| part.waiting));
-        metrics::gauge!("apiserver_current_inflight_requests", "request_kind" => self.kind).set(held);
-        metrics::gauge!("apiserver_current_inqueue_requests", "request_kind" => self.kind).set(waiting);
+        let [held, waiting] = &self.told;
+        held.set(sum(|part| part.held));
+        waiting.set(sum(|part| part.waiting));
     }
 }
 
@@ -294,15 +299,32 @@ impl Drop for Seat {
 pub(super) const EXECUTING: &str = "apiserver_flowcontrol_current_executing_requests";
 const WAITING: &str = "apiserver_flowcontrol_current_inqueue_requests";
 
-/// A request that is counted by its level and schema until it is dropped.
-pub(super) struct Counted(metrics::Gauge);
+/// What is told of the requests of a schema. Looked up once: to find a series by its labels costs more than to count.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) dispatched: Counter,
+    pub(super) executing: Gauge,
+    waiting: Gauge,
+}
+
+impl Told {
+    pub(super) fn of(level: &str, schema: &str) -> Self {
+        let labels = [("priority_level", level.to_owned()), ("flow_schema", schema.to_owned())];
+        Self {
+            dispatched: metrics::counter!("apiserver_flowcontrol_dispatched_requests_total", &labels),
+            executing: metrics::gauge!(EXECUTING, &labels),
+            waiting: metrics::gauge!(WAITING, &labels),
+        }
+    }
+}
+
+/// A request that is counted until it is dropped.
+pub(super) struct Counted(Gauge);
 
 impl Counted {
-    pub(super) fn begin(name: &'static str, ticket: &Ticket) -> Self {
-        let gauge = metrics::gauge!(name, "priority_level" => ticket.level().name.to_string(),
-            "flow_schema" => ticket.schema().to_string());
+    pub(super) fn begin(gauge: &Gauge) -> Self {
         gauge.increment(1);
-        Self(gauge)
+        Self(gauge.clone())
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Instant;
 use balsa_model::Failure;
 use balsa_proto::v1::pipeline_request::Call;
 use balsa_proto::{from_status, v1};
+use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::Extensions;
 use tonic::metadata::MetadataMap;
@@ -57,7 +58,8 @@ struct Pipeline {
 
 impl Pipeline {
     /// Does one call: who calls is asked each time, because rights and tokens end.
-    async fn answer(&self, v1::PipelineRequest { id, call }: v1::PipelineRequest) -> v1::PipelineResponse {
+    async fn answer(&self, request: v1::PipelineRequest) -> v1::PipelineResponse {
+        let v1::PipelineRequest { id, call, revision_only } = request;
         let (asked, started) = (Asked::default(), Instant::now());
         let caller = Caller::new(&self.metadata, &self.extensions).of_call(&asked);
         let objects = &self.objects;
@@ -71,8 +73,11 @@ impl Pipeline {
         };
         let counted = &objects.front.counted;
         match answer {
-            Ok(Answer { object, warnings }) => {
+            Ok(Answer { mut object, warnings }) => {
                 counted.call(&asked, started, 200);
+                if let Some(object) = object.as_mut().filter(|_| revision_only) {
+                    object.json = Bytes::new();
+                }
                 v1::PipelineResponse { id, object, warnings, error: None }
             }
             Err(status) => {
