@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use balsa_proto::v1;
 use balsa_proto::v1::pipeline_request::Call;
+use balsa_rt::TaskKind;
 use balsa_testkit::Cluster;
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -137,10 +138,10 @@ pub(crate) async fn knows_who_asks(objects: &mut Objects) {
 pub(crate) async fn leaves_nothing_in_doubt(objects: &mut Objects, cluster: &mut Cluster) {
     let pipeline = Pipeline::open(objects, None).await;
     let (begun, begins) = oneshot::channel();
-    let calling = tokio::spawn(call_until_it_ends(pipeline, begun));
+    let calling = balsa_rt::spawn(TaskKind::Test, call_until_it_ends(pipeline, begun));
     begins.await.unwrap();
     tokio::task::block_in_place(|| cluster.stop());
-    let (done, status) = calling.await.unwrap();
+    let (done, status) = calling.await.unwrap().unwrap().unwrap();
     let why = "the server is stopping; calls without an answer were not begun";
     assert_eq!((status.code(), status.message()), (Code::Unavailable, why));
     let list = tokio::task::block_in_place(|| {
@@ -157,7 +158,7 @@ pub(crate) async fn leaves_nothing_in_doubt(objects: &mut Objects, cluster: &mut
 async fn call_until_it_ends(
     mut pipeline: Pipeline,
     begun: oneshot::Sender<()>,
-) -> (BTreeSet<String>, Status) {
+) -> Result<(BTreeSet<String>, Status), String> {
     let name = |id: u64| format!("in-doubt-{id}");
     let (mut done, mut begun) = (BTreeSet::new(), Some(begun));
     for id in 0..64 {
@@ -172,8 +173,8 @@ async fn call_until_it_ends(
                 let call = Some(creation(&name(next)));
                 let _ = pipeline.asking.send(v1::PipelineRequest { id: next, call, ..Default::default() });
             }
-            Ok(None) => panic!("it has ended without a word"),
-            Err(status) => return (done, status),
+            Ok(None) => return Err("it has ended without a word".to_owned()),
+            Err(status) => return Ok((done, status)),
         }
         if let Some(begun) = begun.take_if(|_| done.len() > 100) {
             begun.send(()).unwrap();
