@@ -17,7 +17,7 @@ use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use super::load::{etcd, etcd_endpoints, grpc_endpoint};
-use super::pipeline::Alone;
+use super::pipeline::Calls;
 use crate::kubeconfig::Kubeconfig;
 use crate::process::processor_time;
 use crate::summary::milliseconds;
@@ -75,7 +75,7 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
             }
         });
     }
-    let mut writer = Alone::open(service).await?;
+    let mut writer = Calls::open(service).await?;
     let write = async |i: usize| {
         let (json, namespace) = (object(size.object(i), i).into(), namespace.to_owned());
         if i < size.watches || !size.apart {

@@ -34,20 +34,20 @@ pub(super) async fn measure(
     .await
 }
 
-/// A stream of calls for one client.
-pub(super) struct Alone {
+/// A stream of calls, and of their answers.
+pub(super) struct Calls {
     asking: mpsc::UnboundedSender<v1::PipelineRequest>,
     answers: Streaming<v1::PipelineResponse>,
 }
 
-impl Alone {
+impl Calls {
     pub(super) async fn open(mut service: ObjectServiceClient<Channel>) -> anyhow::Result<Self> {
         let (asking, asked) = mpsc::unbounded_channel();
         let answers = service.pipeline(UnboundedReceiverStream::new(asked)).await?.into_inner();
         Ok(Self { asking, answers })
     }
 
-    /// One write, and its answer.
+    /// One write, waited for: for whoever has the stream alone.
     pub(super) async fn write(&mut self, call: Call) -> anyhow::Result<()> {
         self.asking.send(v1::PipelineRequest { id: 0, call: Some(call), revision_only: true })?;
         let answer = self.answers.message().await?.context("the stream has ended")?;
@@ -63,7 +63,7 @@ async fn share(
     request: impl Fn(usize, usize) -> v1::PipelineRequest,
     end: Instant,
 ) -> anyhow::Result<Vec<Duration>> {
-    let Alone { asking, mut answers } = Alone::open(ObjectServiceClient::new(channel)).await?;
+    let Calls { asking, mut answers } = Calls::open(ObjectServiceClient::new(channel)).await?;
     // Of each client: how many calls it has made, and when the last one was.
     let mut made: Vec<_> = clients.iter().map(|_| (0, Instant::now())).collect();
     let ask = |made: &mut [(usize, Instant)], place: usize| {

@@ -34,17 +34,6 @@ impl Comparison {
         }
     }
 
-    /// The same of a comparison that is not needed any more.
-    pub(super) fn into_taken(self) -> Set {
-        if self.added.is_empty() {
-            self.modified
-        } else if self.modified.is_empty() {
-            self.added
-        } else {
-            self.taken().into_owned()
-        }
-    }
-
     /// The part of it whose first step `keep` wants.
     #[must_use]
     pub(super) fn retained(self, keep: impl Fn(&str) -> bool) -> Self {

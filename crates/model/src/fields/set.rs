@@ -157,18 +157,6 @@ impl Set {
         })
     }
 
-    /// The same of a set that is not needed any more.
-    #[must_use]
-    pub(super) fn without(mut self, other: &Self) -> Self {
-        self.nodes.retain_mut(|node| {
-            let Some(gone) = other.node(&node.element) else { return true };
-            node.member &= !gone.member;
-            node.below = std::mem::take(&mut node.below).without(&gone.below);
-            !node.is_empty()
-        });
-        self
-    }
-
     /// What is in this one and neither in the other nor below a path of the other.
     #[must_use]
     pub fn recursive_difference(&self, other: &Self) -> Self {

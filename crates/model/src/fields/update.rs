@@ -75,7 +75,7 @@ pub fn update(live: Option<&Value>, new: &Value, stored: &str, said: Said, write
     };
     let others = Others::of(live.unwrap_or(&empty), new, &managed, writer);
     disown(&mut managed, &changes, &others);
-    take(&mut managed, changes.into_taken().without(&NOBODYS), writer);
+    take(&mut managed, ownable(&changes.taken()), writer);
     cap(&mut managed);
     managed.write()
 }

@@ -18,7 +18,8 @@ use super::{key_of, kind_of, missing};
 use crate::authorize::{Attributes, Authorized};
 use crate::engine::{Configuration, Patch, SCALE, Wanted, Written, scale_of};
 use crate::fairness::{Seated, Sort};
-use crate::front::Peer;
+use crate::front::{Front, Peer};
+use crate::identity::Authenticated;
 use crate::rest::Asked;
 use crate::rest::body::{self, Decoded, FieldValidation};
 
@@ -57,6 +58,12 @@ impl<'a> Caller<'a> {
     /// The same, in one of many calls, of which each is counted.
     pub(super) fn of_call(self, asked: &'a Asked) -> Self {
         Self { asked: Some(asked), ..self }
+    }
+
+    /// Who it is.
+    pub(super) fn authenticate(&self, front: &Front) -> Result<Authenticated, Status> {
+        let nobody = Peer::default();
+        front.authenticate(self.peer.unwrap_or(&nobody), self.headers).map_err(failed)
     }
 
     /// Whoever writes, in the name of the field manager that they give, or of their program.
@@ -167,9 +174,7 @@ impl Objects {
         if let Some(asked) = caller.asked {
             asked.tell(wanted);
         }
-        let nobody = Peer::default();
-        let peer = caller.peer.unwrap_or(&nobody);
-        let user = self.front.authenticate(peer, caller.headers).map_err(failed)?;
+        let user = caller.authenticate(&self.front)?;
         self.front.authorize(&user, wanted).map_err(failed)
     }
 

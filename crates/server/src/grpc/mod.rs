@@ -19,6 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Status};
 use tonic_health::server::HealthReporter;
 
+use self::calls::Caller;
 use crate::authorize::{Attributes, Authorized};
 use crate::front::{Front, Peer};
 use crate::identity::Authenticated;
@@ -67,8 +68,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
 
 /// Who asks.
 fn authenticate<T>(front: &Front, request: &Request<T>) -> Result<Authenticated, Status> {
-    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
-    front.authenticate(&peer, request.metadata().as_ref()).map_err(|failure| to_status(&failure))
+    Caller::of(request).authenticate(front)
 }
 
 /// Who asks; what this server has not heard of yet is not taken for unknown.

@@ -40,12 +40,9 @@ pub(super) fn answers(
         // What this may grow to is not to be moved about.
         Box::pin(async move { Ok(shared.answer(call?).await) })
     };
-    let end = move || {
-        let gone =
-            || Err(Status::unavailable("the server is stopping; calls without an answer were not begun"));
-        stopped.is_cancelled().then(gone)
-    };
-    let last = futures::stream::once(async move { end() }).filter_map(std::future::ready);
+    let gone = || Err(Status::unavailable("the server is stopping; calls without an answer were not begun"));
+    let last = futures::stream::once(async move { stopped.is_cancelled() });
+    let last = last.filter_map(move |stopped| std::future::ready(stopped.then(gone)));
     calls.take_until(stopping.cancelled_owned()).map(answer).buffer_unordered(CALLS).chain(last)
 }
 
