@@ -1,6 +1,6 @@
 //! What a watch tells: events with the bytes that go on the wire.
 //!
-//! A Change is encoded at most once for each type of event, whoever watches: the encodings live in the
+//! A Change is made a line at most once for each type of event, whoever watches: the lines live in the
 //! [`Version`] that all watchers share.
 
 use std::sync::{Arc, OnceLock};
@@ -11,31 +11,17 @@ use bytes::Bytes;
 
 use crate::indexed::FieldValues;
 
-/// How an event goes over the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Encoding {
-    /// A line of JSON: see [`Event::json_line`].
-    Json,
-    /// A frame of a protobuf watch.
-    Protobuf,
-    /// A message of the gRPC API.
-    Grpc,
-}
-
-const ENCODINGS: usize = 3;
-const TYPES: usize = 3;
-
-/// One version of an object as watchers share it, with its encodings.
+/// One version of an object as watchers share it, with its lines.
 #[derive(Debug)]
 pub struct Version {
     object: Arc<Object>,
-    /// By type of event and encoding.
-    encoded: [OnceLock<Bytes>; TYPES * ENCODINGS],
+    /// [`Event::json_line`] of it as added, modified and deleted.
+    lines: [OnceLock<Bytes>; 3],
 }
 
 impl Version {
     pub(crate) fn new(object: Arc<Object>) -> Arc<Self> {
-        Arc::new(Self { object, encoded: Default::default() })
+        Arc::new(Self { object, lines: Default::default() })
     }
 
     /// The object.
@@ -106,29 +92,19 @@ impl Event {
         }
     }
 
-    /// Its line in a JSON watch, `{"type":…,"object":…}\n`.
+    /// Its line in a JSON watch, `{"type":…,"object":…}\n`. Made once for all watchers of an object's version.
     pub fn json_line(&self) -> Bytes {
-        self.encoded(Encoding::Json, |event| match event {
-            Self::Added(version) | Self::Modified(version) | Self::Deleted(version) => {
-                object_line(event.type_name(), version.object.bytes())
-            }
-            Self::Bookmark(kind, revision) => bookmark_line(*kind, *revision, ""),
-            Self::InitialEnd(kind, revision) => {
-                bookmark_line(*kind, *revision, ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}")
-            }
-        })
-    }
-
-    /// What `encode` makes of it. Made once for all watchers of an object's version; everybody must make
-    /// the same of it under one `encoding`.
-    pub fn encoded(&self, encoding: Encoding, encode: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        let (kind, version) = match self {
+        let (line, version) = match self {
             Self::Added(version) => (0, version),
             Self::Modified(version) => (1, version),
             Self::Deleted(version) => (2, version),
-            Self::Bookmark(..) | Self::InitialEnd(..) => return encode(self),
+            Self::Bookmark(kind, revision) => return bookmark_line(*kind, *revision, ""),
+            Self::InitialEnd(kind, revision) => {
+                let end = ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}";
+                return bookmark_line(*kind, *revision, end);
+            }
         };
-        version.encoded[kind * ENCODINGS + encoding as usize].get_or_init(|| encode(self)).clone()
+        version.lines[line].get_or_init(|| object_line(self.type_name(), version.object.bytes())).clone()
     }
 }
 

@@ -35,7 +35,7 @@ mod tests;
 
 pub use actor::KindStatus;
 pub use codec::NewerError;
-pub use event::{Encoding, Event, Version};
+pub use event::{Event, Version};
 pub use history::{HistoryError, PastVersion};
 pub use machine::Machine;
 pub use refusal::Refusal;

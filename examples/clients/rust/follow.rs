@@ -163,7 +163,8 @@ async fn follow(
     last: Option<&String>,
 ) -> Result<bool, tonic::Status> {
     let watches = followed.iter().map(Followed::request).collect();
-    let mut stream = objects.watch_many(v1::WatchManyRequest { watches }).await?.into_inner();
+    let mut stream =
+        objects.watch_many(v1::WatchManyRequest { watches, ..Default::default() }).await?.into_inner();
     while let Some(message) = stream.message().await? {
         let Some(one) = followed.get_mut(message.watch as usize) else { continue };
         if let Some(error) = message.error {

@@ -207,15 +207,20 @@ impl Bench<'_> {
     /// One writer, and watches of everything or of an object each.
     async fn fanout(&mut self) -> anyhow::Result<()> {
         for (watches, apart) in [(1_000, false), (10_000, false), (1_000, true), (10_000, true)] {
-            let balsa = Balsa::start(self.options, 0).await?;
-            let config = Kubeconfig::read(&balsa.kubeconfig())?;
-            let namespace = Namespace::create(&Target::new(&config)?, "loadtest").await?;
-            let size = fanout::Size { watches, apart, seconds: self.options.seconds, pid: balsa.pid };
-            let line = fanout::grpc(&config, namespace.name(), &size).await?;
-            self.note(line);
-            balsa.stop().await?;
+            let mut size =
+                fanout::Size { watches, apart, shared: false, seconds: self.options.seconds, pid: 0 };
+            // With an object each there is nothing to share.
+            for shared in if apart { &[false][..] } else { &[false, true] } {
+                let balsa = Balsa::start(self.options, 0).await?;
+                let config = Kubeconfig::read(&balsa.kubeconfig())?;
+                let namespace = Namespace::create(&Target::new(&config)?, "loadtest").await?;
+                (size.shared, size.pid) = (*shared, balsa.pid);
+                let line = fanout::grpc(&config, namespace.name(), &size).await?;
+                self.note(line);
+                balsa.stop().await?;
+            }
             let etcd = Etcd::start(self.options, 1).await?;
-            let size = fanout::Size { pid: etcd.pids[0], ..size };
+            size.pid = etcd.pids[0];
             let line = fanout::etcd(&etcd.endpoints[0], &size).await?;
             self.note(line);
             etcd.stop().await?;

@@ -140,6 +140,7 @@ fn comparisons() -> Vec<Comparison> {
         row("gRPC gets, calls in streams, linearizable", streams, twice, &one(false)),
         row("gRPC gets, calls in streams, serializable", streams, twice, &one(true)),
         row("watches of one kind, events", ("grpc", None), thrice, &fanout(false)),
+        row("… an event once for all watches of a stream", ("shared", None), thrice, &fanout(false)),
         row("watches of an object each, events", ("grpc", None), thrice, &fanout(true)),
         row("three servers: REST creates", rest, none, &[writes.clone(), three.clone()]),
         row(

@@ -33,6 +33,8 @@ pub(crate) struct Size {
     pub(crate) watches: usize,
     /// Each watches one object of its own; otherwise all watch everything.
     pub(crate) apart: bool,
+    /// An event comes once for all watches of a stream, where the server can do that.
+    pub(crate) shared: bool,
     pub(crate) seconds: u64,
     /// The server's process.
     pub(crate) pid: u32,
@@ -64,14 +66,15 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
         let watches = share.map(&watch).collect::<Vec<_>>();
         let count = watches.len();
         let mut stream = ObjectServiceClient::new(channel)
-            .watch_many(v1::WatchManyRequest { watches })
+            .watch_many(v1::WatchManyRequest { watches, shared: size.shared })
             .await?
             .into_inner();
         synced(&mut stream, count).await?;
         let mut eyes = Eyes::new(size, count, &seen);
         scope.spawn(TaskKind::Helper, async move {
             while let Ok(Some(response)) = stream.message().await {
-                eyes.see(response.events.iter().filter(|event| event.object.is_some()).count());
+                let events = response.events.iter().filter(|event| event.object.is_some()).count();
+                eyes.see(events * told(&response));
             }
         });
     }
@@ -86,7 +89,7 @@ pub(crate) async fn grpc(config: &Kubeconfig, namespace: &str, size: &Size) -> a
         let update = v1::UpdateRequest { resource: resource(), key, json, ..Default::default() };
         writer.write(Call::Update(update)).await
     };
-    measure("grpc", size, sightings, write).await
+    measure(if size.shared { "shared" } else { "grpc" }, size, sightings, write).await
 }
 
 /// Reads up to the end of what was there when the watches began: nothing is, but what every namespace has.
@@ -95,9 +98,14 @@ async fn synced(stream: &mut Streaming<v1::WatchManyResponse>, watches: usize) -
     while begun < watches {
         let response = stream.message().await?.context("watches ended before they had begun")?;
         let synced = |event: &&v1::WatchEvent| event.r#type() == v1::watch_event::Type::Synced;
-        begun += response.events.iter().filter(synced).count();
+        begun += response.events.iter().filter(synced).count() * told(&response);
     }
     Ok(())
+}
+
+/// How many watches a message is for.
+fn told(response: &v1::WatchManyResponse) -> usize {
+    1 + response.also.len()
 }
 
 /// An etcd's values. One stream a connection carries its watches, as etcd's own clients have it.

@@ -49,7 +49,7 @@ async fn is_refused(objects: &mut Objects, start: u64) {
 /// One that cannot go on does not end the others.
 async fn is_told_in_the_stream_of_several(objects: &mut Objects, start: u64) {
     let secrets = v1::WatchRequest { resource: resource("", "secrets"), ..watch(0) };
-    let request = v1::WatchManyRequest { watches: vec![watch(start), secrets] };
+    let request = v1::WatchManyRequest { watches: vec![watch(start), secrets], ..Default::default() };
     let mut stream = objects.watch_many(request).await.unwrap().into_inner();
     let (mut refused, mut synced) = (None, false);
     while refused.is_none() || !synced {

@@ -107,6 +107,7 @@ fn what_rest_can_do_grpc_can() {
         deletions_have_preconditions(&mut objects).await;
         several_kinds_come_in_one_stream(&mut objects).await;
         many::watches_share_a_stream(&mut objects).await;
+        many::an_event_comes_once_for_all_it_is_for(&mut objects).await;
         conflicts_say_what_is_there(&mut objects).await;
         bookmarks::odd_fields_are_told_or_refused(&mut objects).await;
         bookmarks::tell_how_far_a_quiet_watch_is(&mut objects).await;
@@ -373,7 +374,7 @@ async fn several_kinds_come_in_one_stream(objects: &mut Objects) {
     let labels = json!({"of": "stream"});
     create(objects, "configmaps", json!({"metadata": {"name": "before", "labels": labels}}), false).await;
     let watches = vec![watch("configmaps"), watch("services"), watch("secrets")];
-    let request = v1::WatchManyRequest { watches };
+    let request = v1::WatchManyRequest { watches, ..Default::default() };
     let mut stream = objects.watch_many(request.clone()).await.unwrap().into_inner();
     let mut writer = objects.clone();
     create(&mut writer, "secrets", json!({"metadata": {"name": "a-secret", "labels": labels}}), false).await;

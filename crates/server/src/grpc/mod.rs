@@ -9,6 +9,8 @@ mod objects;
 mod peers;
 mod pipeline;
 mod pods;
+mod sharing;
+mod watches;
 
 use axum::Router;
 use balsa_model::{Descriptor, Failure, Key, KindRef, Reason, kinds};

@@ -2,36 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::time::Duration;
 
 use balsa_model::selector::{FieldSelector, Filter, LabelSelector};
-use balsa_model::{Descriptor, Failure, Key, KindRef, Reason, Revision, kinds};
+use balsa_model::{Descriptor, Key, KindRef, kinds};
+use balsa_proto::v1;
 use balsa_proto::v1::object_service_server::ObjectService;
-use balsa_proto::{from_status, to_status, v1};
 use balsa_rt::CancellationToken;
-use balsa_state::{Event, Start, Watch};
-use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use futures::{Stream, StreamExt as _};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::calls::{Answer, Caller, delete_options, failed, freshness, object};
 use super::{authorize, kind_of, pipeline};
-use crate::authorize::{Attributes, Authorized};
-use crate::engine::{Binding, Listed, Page, watch_failed};
+use crate::authorize::Attributes;
+use crate::engine::{Binding, Listed, Page};
 use crate::front::Front;
 use crate::listener::EndsItself;
-use crate::rest;
 
 /// Objects in one message of a list, in bytes of JSON: well below what clients take at once, and all that is
 /// copied of a list at a time.
 const LIST_CHUNK_BYTES: usize = 64 * 1024;
-/// How often a quiet watch tells how far it is.
-const BOOKMARKS: Duration = Duration::from_secs(10);
-/// Watches in one stream.
-const WATCHES: usize = 4096;
-/// How many of them are started at a time: they share what a follower must ask the leader first.
-const WATCHES_STARTING: usize = 16;
 
-type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// What a call is answered with, message by message.
+pub(super) type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The service. Cheap to clone.
 #[derive(Clone)]
@@ -41,7 +33,11 @@ pub(super) struct Objects {
     pub(super) stopping: CancellationToken,
 }
 
-fn filter_of(selection: Option<v1::Selection>, kind: &Descriptor) -> Result<(Filter, Attributes), Status> {
+/// What a selection selects, and what somebody wants who asks for it.
+pub(super) fn filter_of(
+    selection: Option<v1::Selection>,
+    kind: &Descriptor,
+) -> Result<(Filter, Attributes), Status> {
     let selection = selection.unwrap_or_default();
     let mut filter = Filter::everything();
     if !selection.namespace.is_empty() {
@@ -75,93 +71,6 @@ fn list_messages(listed: Listed) -> impl Iterator<Item = v1::ListResponse> {
         }
         Some(message)
     })
-}
-
-fn event_message(event: &Event) -> v1::WatchEvent {
-    use v1::watch_event::Type;
-    let kind = match event {
-        Event::Added(_) => Type::Added,
-        Event::Modified(_) => Type::Modified,
-        Event::Deleted(_) => Type::Deleted,
-        Event::Bookmark(..) => Type::Bookmark,
-        Event::InitialEnd(..) => Type::Synced,
-    };
-    v1::WatchEvent {
-        r#type: kind.into(),
-        revision: event.revision().0,
-        object: event.object().and_then(|found| object(found)),
-    }
-}
-
-/// `held` is let go when the stream ends.
-fn watch_messages<T: Send + 'static>(watch: Watch, held: T) -> Messages<v1::WatchResponse> {
-    futures::stream::unfold(Some((watch, held)), |watch| async {
-        let (mut watch, held) = watch?;
-        match watch.next_batch().await? {
-            Ok(events) => {
-                let events = events.iter().map(event_message).collect();
-                Some((Ok(v1::WatchResponse { events }), Some((watch, held))))
-            }
-            Err(error) => Some((Err(to_status(&watch_failed(&error))), None)),
-        }
-    })
-    .boxed()
-}
-
-/// What a watch is of, and what somebody wants who asks for it.
-fn watch_of(watch: &v1::WatchRequest) -> Result<(KindRef, Filter, Attributes), Status> {
-    let kind = kind_of(watch.resource.as_ref())?;
-    let (filter, mut wanted) = filter_of(watch.selection.clone(), kind.descriptor())?;
-    wanted.verb = "watch".to_owned();
-    Ok((kind, filter, wanted))
-}
-
-impl Objects {
-    /// One of several watches: its events, and why it ended. One that has expired is told so in the stream: it has to
-    /// begin anew, and nobody could tell which if all were refused for it.
-    async fn one_of_many(
-        &self,
-        request: &Request<v1::WatchManyRequest>,
-        number: usize,
-    ) -> Result<Messages<v1::WatchManyResponse>, Status> {
-        let watch = &request.get_ref().watches[number];
-        let (kind, filter, wanted) = watch_of(watch)?;
-        let who = self.prove(&Caller::of(request), &wanted)?;
-        let messages = match self.watched(&who, kind, filter, watch.after_revision).await {
-            Err(status) if from_status(&status).reason == Reason::Expired => {
-                futures::stream::iter([Err(status)]).boxed()
-            }
-            started => started?,
-        };
-        let watch = u32::try_from(number).unwrap_or(u32::MAX);
-        let message = move |message| match message {
-            Ok(v1::WatchResponse { events }) => Ok(v1::WatchManyResponse { watch, events, error: None }),
-            Err(status) => {
-                let error = Some(v1::ErrorDetails::from(&from_status(&status)));
-                Ok(v1::WatchManyResponse { watch, events: Vec::new(), error })
-            }
-        };
-        Ok(messages.map(message).boxed())
-    }
-
-    /// One watch.
-    async fn watched(
-        &self,
-        who: &Authorized,
-        kind: KindRef,
-        filter: Filter,
-        after_revision: u64,
-    ) -> Result<Messages<v1::WatchResponse>, Status> {
-        let watching = self.front.fairness.watch(who.user()).map_err(failed)?;
-        let start = match after_revision {
-            0 => Start::Initial,
-            revision => Start::After(Revision(revision)),
-        };
-        let watch =
-            self.front.engine.watch(who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
-        let counted = rest::Watching::begin(kind.descriptor().plural);
-        Ok(watch_messages(watch, (watching, counted)))
-    }
 }
 
 #[tonic::async_trait]
@@ -244,29 +153,14 @@ impl ObjectService for Objects {
     }
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let (kind, filter, wanted) = watch_of(request.get_ref())?;
-        let (who, _seat) = self.admit(&Caller::of(&request), &wanted).await?;
-        let messages = self.watched(&who, kind, filter, request.get_ref().after_revision).await?;
-        Ok(Response::new(messages))
+        Ok(Response::new(self.watch_one(&request).await?))
     }
 
     async fn watch_many(
         &self,
         request: Request<v1::WatchManyRequest>,
     ) -> Result<Response<Self::WatchManyStream>, Status> {
-        let watches = request.get_ref().watches.len();
-        let Some(first) = request.get_ref().watches.first() else {
-            return Err(super::missing("watches"));
-        };
-        if watches > WATCHES {
-            return Err(failed(Failure::bad_request(format!("at most {WATCHES} watches in one stream"))));
-        }
-        // One call, and so one seat: that of its first watch.
-        let (_, _, wanted) = watch_of(first)?;
-        let (_, _seat) = self.admit(&Caller::of(&request), &wanted).await?;
-        let starting = futures::stream::iter((0..watches).map(|number| self.one_of_many(&request, number)));
-        let streams: Vec<_> = starting.buffered(WATCHES_STARTING).try_collect().await?;
-        Ok(Response::new(futures::stream::select_all(streams).boxed()))
+        Ok(Response::new(self.watch_all(&request).await?))
     }
 
     async fn pipeline(
