@@ -4,6 +4,9 @@
 //! for success, 1 for a failure (told in one line on standard error), 2 for wrong usage, and the
 //! command's own for `exec`.
 
+// They panic when nobody reads any more: `output` has what does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod commands;
 mod connect;
 mod fetch;

@@ -185,8 +185,12 @@ impl Log {
     /// Tells the cluster that a member is reached at another address, or called differently, now.
     ///
     /// # Errors
-    /// When this server does not lead or another change is under way.
+    /// When it is no member, this server does not lead, or another change is under way.
     pub async fn set_place(&self, node: NodeId, address: &str, name: &str) -> Result<(), LogError> {
+        // openraft would take it in.
+        if !self.is_member(node) {
+            return Err(LogError::Membership(format!("server {node} is not a member")));
+        }
         self.change(ChangeMembers::SetNodes(BTreeMap::from([(node, Place::new(address, name))]))).await
     }
 
@@ -246,7 +250,8 @@ pub(crate) fn listed(members: &Membership) -> Vec<Member> {
 pub(crate) async fn keep_place(raft: Raft, place: Place, mut leadership: watch::Receiver<Leadership>) {
     while leadership.wait_for(|now| now.is_leader).await.is_ok() {
         let me = *raft.node_id();
-        if crate::handle::place_of(&raft, me).is_some_and(|listed| listed != place) {
+        let members = listed(raft.server_metrics().borrow_watched().membership_config.membership());
+        if let Some(place) = new_place(&members, me, &place) {
             let node = BTreeMap::from([(me, place.clone())]);
             match raft.change_membership(ChangeMembers::SetNodes(node), true).await {
                 Ok(_) => tracing::info!(address = place.address, "this server is known at its new address"),
@@ -260,6 +265,17 @@ pub(crate) async fn keep_place(raft: Raft, place: Place, mut leadership: watch::
             return;
         }
     }
+}
+
+/// How server `me` is to be listed, if not as it is. It does not take another's name.
+fn new_place(members: &[Member], me: NodeId, wanted: &Place) -> Option<Place> {
+    let listed = members.iter().find(|member| member.node_id == me)?;
+    let mut place = wanted.clone();
+    if !place.name.is_empty() && members.iter().any(|other| other.node_id != me && other.name == place.name) {
+        tracing::warn!(name = place.name, "another server has this name; this one keeps the one it had");
+        place.name.clone_from(&listed.name);
+    }
+    (listed.address != place.address || listed.name != place.name).then_some(place)
 }
 
 fn refused(error: RaftError<Types, ClientWriteError<Types>>) -> LogError {

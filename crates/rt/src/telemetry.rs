@@ -1,5 +1,6 @@
 //! Logs and metrics: installed once by the binary.
 
+use std::io::Write;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -23,8 +24,10 @@ pub fn install_logs(filter: &str, format: LogFormat) {
         // Panics and last errors are told whatever is asked for.
         filter = filter.add_directive(always);
     }
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(true);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| Lossy(std::io::stderr()))
+        .with_target(true);
     let installed = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -38,6 +41,22 @@ pub fn install_logs(filter: &str, format: LogFormat) {
     }
 }
 
+/// What is written as far as it can be. A log whose reader has gone, or whose disk is full, is no reason to stop working:
+/// told of the failure, tracing would panic in whatever task has something to say.
+struct Lossy<W>(W);
+
+impl<W: Write> Write for Lossy<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let _ = self.0.flush();
+        Ok(())
+    }
+}
+
 /// The form of the log, once it is installed.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
@@ -45,7 +64,7 @@ static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 pub fn tell_end(error: &dyn std::fmt::Display) {
     match FORMAT.get() {
         Some(LogFormat::Json) => tracing::error!("{error:#}"),
-        _ => eprintln!("error: {error:#}"),
+        _ => drop(writeln!(std::io::stderr(), "error: {error:#}")),
     }
 }
 

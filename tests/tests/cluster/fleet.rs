@@ -228,19 +228,27 @@ impl Fleet {
 
     /// Starts a server with more words on its command line, and maybe a token.
     pub(crate) fn start_with(&self, name: &str, more: &[&str], token: Option<&str>) -> Child {
-        let command = &self.commands[name];
+        let mut command = self.command(name);
+        command.args(more).envs(token.map(|token| ("BALSA_TOKEN", token))).spawn().unwrap()
+    }
+
+    /// What starts a server; it says what it has to say in its log.
+    pub(crate) fn command(&self, name: &str) -> Command {
         let log = self.log_path(name);
         std::fs::create_dir_all(log.parent().unwrap()).unwrap();
         let log = std::fs::File::options().append(true).create(true).open(log).unwrap();
-        Command::new(&command[0])
-            .args(&command[1..])
-            .args(more)
-            .envs(token.map(|token| ("BALSA_TOKEN", token)))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        let words = &self.commands[name];
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+    }
+
+    /// Has a server called differently, or not at all, from its next start on.
+    pub(crate) fn call(&mut self, name: &str, differently: Option<&str>) {
+        let words = self.commands.get_mut(name).unwrap();
+        let flag = words.iter().position(|word| word == "--name");
+        flag.into_iter().for_each(|at| drop(words.drain(at..at + 2)));
+        words.extend(differently.into_iter().flat_map(|name| ["--name".to_owned(), name.to_owned()]));
     }
 
     /// A server's own directory.

@@ -6,6 +6,7 @@ mod busy;
 mod damage;
 mod disaster;
 mod fleet;
+mod names;
 mod pods;
 mod steady;
 mod upgrade;

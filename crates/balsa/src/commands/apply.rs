@@ -195,10 +195,10 @@ async fn by_the_server(
                 match ownership::take_over(session, key, &written.object, details).await {
                     Ok(true) => written = apply().await?,
                     Ok(false) => {}
-                    Err(error) => eprintln!(
+                    Err(error) => output::tell(format_args!(
                         "Warning: {} was applied, but fields of earlier applies keep their owner: {error:#}; apply it once more",
                         output::named(manifest.kind.descriptor(), &manifest.name)
-                    ),
+                    )),
                 }
             }
             Ok((written.object, "serverside-applied"))
@@ -261,10 +261,10 @@ fn difference(
     let last = match annotations.and_then(|annotations| annotations.get(LAST_APPLIED)) {
         Some(text) => serde_json::from_str(text).unwrap_or_default(),
         None => {
-            eprintln!(
+            output::tell(format_args!(
                 "Warning: {} lacks what was applied last; fields that it got otherwise stay until they are removed by hand",
                 output::named(descriptor, &manifest.name)
-            );
+            ));
             Value::Null
         }
     };

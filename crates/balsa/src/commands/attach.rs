@@ -36,11 +36,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // Its own process has a terminal or has none: that was decided when it began.
     let has_terminal = pods::has_terminal(&pod, &container);
     if args.tty && !has_terminal {
-        eprintln!("error: Unable to use a TTY - container {container} did not allocate one");
+        crate::output::tell(format_args!(
+            "error: Unable to use a TTY - container {container} did not allocate one"
+        ));
     }
     let tty = has_terminal && exec::terminal_wanted(args.stdin, args.tty);
     if args.stdin && tty {
-        eprintln!("If you don't see a command prompt, try pressing enter.");
+        crate::output::tell("If you don't see a command prompt, try pressing enter.");
     }
     let start = Start {
         pod: Some(ObjectKey { namespace: key.namespace.to_string(), name: key.name.to_string() }),

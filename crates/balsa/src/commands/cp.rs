@@ -193,7 +193,9 @@ async fn receive(mut output: ExecOutput, mut into: impl tokio::io::AsyncWrite + 
     while let Some(message) = output.next().await {
         match message? {
             exec_response::Message::Stdout(bytes) => into.write_all(&bytes).await?,
-            exec_response::Message::Stderr(bytes) => eprint!("{}", String::from_utf8_lossy(&bytes)),
+            exec_response::Message::Stderr(bytes) => {
+                crate::output::tell_part(String::from_utf8_lossy(&bytes))
+            }
             exec_response::Message::ExitCode(0) => return Ok(into.shutdown().await?),
             exec_response::Message::ExitCode(code) => bail!("tar in the container ended with {code}"),
         }

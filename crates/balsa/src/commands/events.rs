@@ -110,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     list.items.sort_by_key(|object| last_seen(object));
     if list.items.is_empty() && !args.watch {
         let place = filter.namespace.map(|namespace| format!(" in {namespace} namespace"));
-        eprintln!("No events found{}.", place.unwrap_or_default());
+        output::tell(format_args!("No events found{}.", place.unwrap_or_default()));
         return Ok(());
     }
     if let (Some(format @ (Format::Yaml | Format::Json | Format::JsonPath(_))), false) =

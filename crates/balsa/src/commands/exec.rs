@@ -59,7 +59,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let code = converse(&session, start).await?;
     if code != 0 {
-        eprintln!("command terminated with exit code {code}");
+        crate::output::tell(format_args!("command terminated with exit code {code}"));
     }
     Ok(ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1)))
 }
@@ -68,7 +68,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 pub(super) fn terminal_wanted(stdin: bool, tty: bool) -> bool {
     let is_terminal = std::io::stdin().is_terminal();
     if tty && !is_terminal {
-        eprintln!("Unable to use a TTY - input is not a terminal or the right kind of file");
+        crate::output::tell("Unable to use a TTY - input is not a terminal or the right kind of file");
     }
     tty && (is_terminal || !stdin)
 }

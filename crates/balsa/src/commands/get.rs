@@ -246,9 +246,9 @@ fn tables(args: &Args, session: &Session, found: &Found) -> anyhow::Result<()> {
     if shown.is_empty() && !args.ignore_not_found && found.failed.is_empty() {
         let namespaced = found.kinds.iter().any(|found| found.kind.descriptor().is_namespaced());
         if namespaced && !args.select.all_namespaces {
-            eprintln!("No resources found in {} namespace.", session.namespace);
+            output::tell(format_args!("No resources found in {} namespace.", session.namespace));
         } else {
-            eprintln!("No resources found");
+            output::tell("No resources found");
         }
     }
     let mut text = String::new();
@@ -291,7 +291,7 @@ async fn watched(args: &Args, session: &Session) -> anyhow::Result<(KindRef, Fil
 async fn watch(args: &Args, session: &Session) -> anyhow::Result<()> {
     let (kind, filter) = watched(args, session).await?;
     if args.sort_by.is_some() {
-        eprintln!("warning: --watch requested, --sort-by will be ignored");
+        output::tell("warning: --watch requested, --sort-by will be ignored");
     }
     let new_feed = || {
         Feed::new(kind, args.output.clone(), args.columns(false), !args.no_headers)

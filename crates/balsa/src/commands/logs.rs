@@ -109,7 +109,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         (None, None) => bail!("say which pod"),
     };
     if found.is_empty() {
-        eprintln!("No resources found in {} namespace.", session.namespace);
+        crate::output::tell(format_args!("No resources found in {} namespace.", session.namespace));
     }
     let mut sources = Vec::new();
     for pod in &found {

@@ -102,7 +102,7 @@ pub(crate) fn container(pod: &Pod, named: Option<&str>) -> anyhow::Result<String
     let first = pod.spec.as_ref().and_then(|spec| spec.containers.first()).map(|c| c.name.clone());
     let first = first.ok_or_else(|| anyhow!("pod {pod_name} has no containers"))?;
     if all.len() > 1 {
-        eprintln!("Defaulted container \"{first}\" out of: {}", all.join(", "));
+        output::tell(format_args!("Defaulted container \"{first}\" out of: {}", all.join(", ")));
     }
     Ok(first)
 }

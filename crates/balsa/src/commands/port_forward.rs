@@ -44,7 +44,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let (local, remote) = ports(text)?;
         let listener = TcpListener::bind((args.address, local)).await;
         let listener = listener.with_context(|| format!("cannot listen on {}:{local}", args.address))?;
-        println!("Forwarding from {} -> {remote}", listener.local_addr()?);
+        crate::output::line(format_args!("Forwarding from {} -> {remote}", listener.local_addr()?))?;
         listeners.push(serve(&session, &key, listener, remote));
     }
     // They end only in an error.
@@ -65,10 +65,11 @@ async fn serve(session: &Session, pod: &Key, listener: TcpListener, port: u16) -
         let (socket, _) = listener.accept().await?;
         let (remote, pod) = (session.remote.clone(), pod.clone());
         spawn(TaskKind::Connection, async move {
-            println!("Handling connection for {port}");
+            // Who reads no more goes on being forwarded.
+            let _ = crate::output::line(format_args!("Handling connection for {port}"));
             // The connection has failed, and not the forward: the next one may do better.
             if let Err(error) = forward(&remote, &pod, port, socket).await {
-                eprintln!("port {port}: {error}");
+                crate::output::tell(format_args!("port {port}: {error}"));
             }
         });
     }

@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         let progress = Progress::new();
         detach::start(&up.server.data_dir, &progress).await?;
         progress.finish();
-        eprint!("{}", up::guide(&up, true));
+        crate::output::tell_part(up::guide(&up, true));
         return Ok(());
     }
     let background = detach::is_background();

@@ -37,10 +37,20 @@ pub(crate) fn line(text: impl std::fmt::Display) -> anyhow::Result<()> {
     print(&format!("{text}\n"))
 }
 
+/// Tells people something on standard error, in a line; whether they read it or not.
+pub(crate) fn tell(line: impl std::fmt::Display) {
+    tell_part(format_args!("{line}\n"));
+}
+
+/// The same without an end of line.
+pub(crate) fn tell_part(text: impl std::fmt::Display) {
+    let _ = write!(std::io::stderr(), "{text}");
+}
+
 /// Tells what the server warns of.
 pub(crate) fn warn(warnings: &[String]) {
     for warning in warnings {
-        eprintln!("Warning: {warning}");
+        tell(format_args!("Warning: {warning}"));
     }
 }
 

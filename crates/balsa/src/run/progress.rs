@@ -47,7 +47,7 @@ impl Progress {
         let step = step.as_ref();
         match (&self.spinner, &self.file) {
             (Some(spinner), _) => spinner.println(format!("✔ {step}")),
-            (None, None) => eprintln!("{step}"),
+            (None, None) => crate::output::tell(format_args!("{step}")),
             (None, Some(_)) => {}
         }
         self.record("done", step);

@@ -78,10 +78,10 @@ pub(crate) async fn run(mut up: Up, progress: Progress) -> anyhow::Result<()> {
             stopped = stop => return stopped,
         };
         progress.finish();
-        eprint!("{}", guide(&up, false));
+        crate::output::tell_part(guide(&up, false));
         let stopped = stop_signal().await;
-        eprintln!(
-            "Stopping; the containers go on running. `balsa up` takes them up again, `balsa down` removes them."
+        crate::output::tell(
+            "Stopping; the containers go on running. `balsa up` takes them up again, `balsa down` removes them.",
         );
         cluster.stop().await.and(stopped)
     };

@@ -1,10 +1,10 @@
 //! Options of a server.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use balsa_server::{Limits, ServerConfig};
+use balsa_server::{Limits, ServerConfig, ServerId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,7 +54,7 @@ pub(crate) struct ServerFlags {
     /// Ports of NodePort Services [default: 30000-32767]
     #[arg(long, value_name = "RANGE", env = "BALSA_SERVICE_NODE_PORT_RANGE")]
     pub(crate) service_node_port_range: Option<PortRange>,
-    /// What people call this server [default: this machine's name]
+    /// What people call this server [default: as it was called last; at first, this machine's name]
     #[arg(long, value_name = "NAME", env = "BALSA_NAME")]
     pub(crate) name: Option<String>,
     /// Join the cluster of these servers, host:port; one is enough. Later: where to look for the others
@@ -131,9 +131,11 @@ impl ServerFlags {
     /// With the defaults for what is not given.
     pub(crate) fn resolve(self) -> ServerSettings {
         let limits = Limits::default();
+        let data_dir = super::absolute(&self.data_dir.unwrap_or_else(data_dir));
         let cidr = |third: u8| Cidr(ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, third, 0, 0), 16));
         ServerSettings {
-            data_dir: super::absolute(&self.data_dir.unwrap_or_else(data_dir)),
+            name: self.name.or_else(|| known_name(&data_dir)).unwrap_or_else(host::name),
+            data_dir,
             port: self.port.unwrap_or(6443),
             bind: self.bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
             advertise: self.advertise.unwrap_or_else(host::address),
@@ -142,7 +144,6 @@ impl ServerFlags {
             service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
             service_node_port_range: self.service_node_port_range.unwrap_or(PortRange(30000, 32767)),
-            name: self.name.unwrap_or_else(host::name),
             join: self.join.unwrap_or_default(),
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
@@ -170,6 +171,11 @@ impl ServerFlags {
             service_node_port_range: self.service_node_port_range,
         }
     }
+}
+
+/// What the server of a data directory was called last. One that cannot be read says so when it starts.
+fn known_name(data_dir: &Path) -> Option<String> {
+    ServerId::load(data_dir).ok().flatten().map(|id| id.name)
 }
 
 /// A machine without another address than loopback has none for pods.

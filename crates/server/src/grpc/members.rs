@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use balsa_client::Client;
+use balsa_log::Member;
 use balsa_model::{Failure, Reason};
 use balsa_proto::peer::change_member_request::Change;
 use balsa_proto::v1::member_service_server::MemberService;
@@ -34,13 +35,30 @@ impl MemberDoor {
 
     /// The id of a member that was named, or given by its id.
     fn find(&self, member: &str) -> Result<u64, Status> {
-        let known = self.0.members.log().members();
-        let named = known.iter().find(|m| m.name == member && !member.is_empty());
-        let found = named.or_else(|| known.iter().find(|m| m.node_id.to_string() == member));
-        found.map(|m| m.node_id).ok_or_else(|| {
-            let message = format!("there is no server \"{member}\"; `balsa member list` shows them");
-            failed(Failure::new(Reason::NotFound, message))
-        })
+        find(&self.0.members.log().members(), member).map_err(failed)
+    }
+}
+
+fn find(known: &[Member], wanted: &str) -> Result<u64, Failure> {
+    if let Some(by_id) = known.iter().find(|member| member.node_id.to_string() == wanted) {
+        return Ok(by_id.node_id);
+    }
+    let named: Vec<_> = known.iter().filter(|member| member.name == wanted && !wanted.is_empty()).collect();
+    match named[..] {
+        [one] => Ok(one.node_id),
+        [] => {
+            let message = format!("there is no server \"{wanted}\"; `balsa member list` shows them");
+            Err(Failure::new(Reason::NotFound, message))
+        }
+        _ => {
+            let each: Vec<_> = named.iter().map(|m| format!("{} at {}", m.node_id, m.address)).collect();
+            let message = format!(
+                "{} servers are called \"{wanted}\": say which by its id ({})",
+                named.len(),
+                each.join(", ")
+            );
+            Err(Failure::new(Reason::Conflict, message))
+        }
     }
 }
 
@@ -257,5 +275,24 @@ mod tests {
         let told = advice(&[well.clone(), well.clone(), ill]);
         assert!(told[0].contains("balsa member remove a"), "{told:?}");
         assert!(advice(&[well.clone(), well])[0].contains("even number"));
+    }
+
+    fn known(node_id: u64, name: &str) -> Member {
+        Member { node_id, address: format!("h{node_id}:6443"), name: name.to_owned(), voter: true }
+    }
+
+    #[test]
+    fn a_name_that_several_have_names_none() {
+        let servers = [known(1_000_001, "a"), known(1_000_002, "b"), known(1_000_003, "b")];
+        assert_eq!(find(&servers, "a").unwrap(), 1_000_001);
+        assert_eq!(find(&servers, "1000003").unwrap(), 1_000_003);
+        let why = find(&servers, "b").unwrap_err();
+        assert_eq!(why.reason, Reason::Conflict);
+        assert!(
+            why.message.contains("1000002 at h1000002:6443, 1000003 at h1000003:6443"),
+            "{}",
+            why.message
+        );
+        assert_eq!(find(&servers, "").unwrap_err().reason, Reason::NotFound);
     }
 }

@@ -32,17 +32,23 @@ pub(super) struct Gate(pub(super) Front);
 
 impl Interceptor for Gate {
     fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
-        let caller = server_of(&self.0, &request)?;
-        let log = self.0.members.log();
-        // Only a leader knows for sure: whoever lags may not have heard of a new server.
-        if log.leadership().borrow().is_leader && !log.is_member(caller) {
-            return Err(Status::permission_denied(format!(
-                "server {caller} is not a member of this cluster: it was removed; to add it again, empty its data \
-                 directory and join anew"
-            )));
-        }
+        member_of(&self.0, &request)?;
         Ok(request)
     }
+}
+
+/// The server that calls; none that was removed.
+fn member_of<T>(front: &Front, request: &Request<T>) -> Result<u64, Status> {
+    let caller = server_of(front, request)?;
+    let log = front.members.log();
+    // Only a leader knows for sure: whoever lags may not have heard of a new server.
+    if log.leadership().borrow().is_leader && !log.is_member(caller) {
+        return Err(Status::permission_denied(format!(
+            "server {caller} is not a member of this cluster: it was removed; to add it again, empty its data \
+             directory and join anew"
+        )));
+    }
+    Ok(caller)
 }
 
 /// The server that calls, known by its certificate.
@@ -159,7 +165,7 @@ impl PeerService for Peers {
         &self,
         request: Request<peer::ChangeMemberRequest>,
     ) -> Result<Response<peer::ChangeMemberResponse>, Status> {
-        server_of(&self.0, &request)?;
+        member_of(&self.0, &request)?;
         let change = request.into_inner().change;
         let change = change.ok_or_else(|| Status::invalid_argument("change: Required value"))?;
         self.0.members.change_here(change).await.map_err(|failure| to_status(&failure))?;
@@ -170,7 +176,7 @@ impl PeerService for Peers {
         &self,
         request: Request<peer::ReportNodesRequest>,
     ) -> Result<Response<peer::ReportNodesResponse>, Status> {
-        server_of(&self.0, &request)?;
+        member_of(&self.0, &request)?;
         self.0.sessions.reported(&request.into_inner().nodes);
         Ok(Response::new(peer::ReportNodesResponse {}))
     }

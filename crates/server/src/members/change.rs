@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use balsa_log::LogError;
+use balsa_log::{LogError, Member};
 use balsa_model::{Failure, Reason};
 use balsa_proto::peer::change_member_request::Change;
 use balsa_proto::{from_status, peer};
@@ -57,7 +57,19 @@ fn check(members: &[MemberHealth], change: &Change) -> Result<(), Failure> {
                 None => Ok(()),
             }
         }
-        Change::Moved(place) => find(place.node_id).map(|_| ()),
+        Change::Moved(_) => Ok(()),
+    }
+}
+
+/// Whether no other server has the name.
+fn unused(members: &[Member], place: &peer::Place) -> Result<(), Failure> {
+    let other = |member: &&Member| member.name == place.name && member.node_id != place.node_id;
+    match members.iter().find(other) {
+        None => Ok(()),
+        Some(other) => Err(refuse(format!(
+            "a server is called \"{}\" already (at {}); remove it with `balsa member remove {}`, or choose another --name",
+            place.name, other.address, other.node_id
+        ))),
     }
 }
 
@@ -114,7 +126,7 @@ impl Members {
         if !self.log().leadership().borrow().is_leader {
             return Err(unavailable("this server does not lead".to_owned()));
         }
-        // A move is not judged: the one that moved is not where it is asked.
+        // A move is not judged by how servers are: the one that moved is not where it is asked.
         if !matches!(change, Change::Moved(_)) {
             check(&self.health().await, &change)?;
         }
@@ -130,10 +142,25 @@ impl Members {
             Change::TransferTo(id) => {
                 self.log().transfer_leader(id).await.map_err(|error| log_failed(&error))
             }
-            Change::Moved(place) => {
-                self.retried(|| self.log().set_place(place.node_id, &place.address, &place.name)).await
-            }
+            Change::Moved(place) => self.moved(place).await,
         }
+    }
+
+    /// A member is elsewhere, or called differently. One whose new name is taken keeps the old one, and is told so: that
+    /// its address is known matters more.
+    async fn moved(&self, mut place: peer::Place) -> Result<(), Failure> {
+        let members = self.log().members();
+        let Some(listed) = members.iter().find(|member| member.node_id == place.node_id) else {
+            return Err(refuse(format!("server {} is not a member of this cluster", place.node_id)));
+        };
+        let named = unused(&members, &place);
+        if named.is_err() {
+            place.name.clone_from(&listed.name);
+        }
+        if place.address != listed.address || place.name != listed.name {
+            self.retried(|| self.log().set_place(place.node_id, &place.address, &place.name)).await?;
+        }
+        named
     }
 
     /// Again while another change is under way.
@@ -159,12 +186,7 @@ pub(crate) async fn enter(
 ) -> Result<(), Failure> {
     let log = members.log();
     let known = log.members();
-    if let Some(other) = known.iter().find(|m| m.name == place.name && m.node_id != place.node_id) {
-        return Err(refuse(format!(
-            "a server is called \"{}\" already (at {}); remove it with `balsa member remove {}`, or choose another --name",
-            place.name, other.address, place.name
-        )));
-    }
+    unused(&known, &place)?;
     if known.iter().all(|member| member.node_id != place.node_id) {
         members.retried(|| log.admit_learner(place.node_id, &place.address, &place.name)).await?;
     }

@@ -24,6 +24,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) async fn keep_introduced(members: Members, hints: Vec<String>) {
     let mut told = std::collections::HashSet::new();
     let mut backoff = Backoff::new(Duration::from_millis(100), LOOK);
+    let mut complained = None;
     loop {
         let others = members.places().into_iter().filter(|place| place.node_id != members.id().id);
         for place in others.collect::<Vec<_>>() {
@@ -43,9 +44,11 @@ pub(crate) async fn keep_introduced(members: Members, hints: Vec<String>) {
             }
         } else if is_misplaced(&members) && leader != Some(members.id().id) {
             let change = Change::Moved(members.place());
-            if let Err(failure) = members.change(change).await {
-                tracing::warn!(%failure, "the new address of this server is not in the members list yet");
+            let failed = members.change(change).await.err().map(|failure| failure.message);
+            if let Some(failure) = failed.as_ref().filter(|_| failed != complained) {
+                tracing::warn!(failure, "the members list does not have this server as it is now");
             }
+            complained = failed;
         }
         tokio::time::sleep(if leader.is_some() { LOOK } else { backoff.next_delay() }).await;
     }

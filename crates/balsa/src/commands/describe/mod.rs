@@ -61,7 +61,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         super::changes::places(&session, &args.files.read().await?)?
     };
     if meant.is_empty() {
-        eprintln!("No resources found");
+        output::tell("No resources found");
     }
     for (i, (kind, key)) in meant.iter().enumerate() {
         let object = session.remote.get(*kind, key).await?;
