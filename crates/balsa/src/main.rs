@@ -47,8 +47,33 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if output::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            balsa_rt::telemetry::tell_end(&error);
+            balsa_rt::telemetry::tell_end(&told(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// An error and what it comes from, each said once.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let error =
+            anyhow::anyhow!("no such file").context("cannot read a: no such file").context("starting");
+        assert_eq!(told(&error), "starting: cannot read a: no such file");
     }
 }

@@ -59,7 +59,7 @@ pub enum LogError {
     #[error("change of members: {0}")]
     Membership(String),
     /// Only the leader can do it.
-    #[error("this server does not lead; ask server {leader:?}")]
+    #[error("this server does not lead{}", by(leader))]
     NotLeader {
         /// Who leads, as far as this server knows.
         leader: Option<NodeId>,
@@ -67,6 +67,11 @@ pub enum LogError {
     /// The log stopped.
     #[error("the log has stopped: {0}")]
     Fatal(String),
+}
+
+/// Who leads, for people.
+fn by(leader: &Option<NodeId>) -> String {
+    leader.map_or(String::new(), |leader| format!(" (server {leader} is taken for the leader)"))
 }
 
 impl From<LogError> for io::Error {
@@ -83,7 +88,7 @@ impl From<LogError> for io::Error {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// Nothing was proposed: another server leads, or none does.
-    #[error("this server does not lead (leader: {leader:?}); try again there")]
+    #[error("this server does not lead{}; try again there", by(leader))]
     NotLeader {
         /// Who leads, as far as this server knows.
         leader: Option<NodeId>,
@@ -114,7 +119,7 @@ pub enum ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Another server leads, or none does.
-    #[error("no leader to ask (leader: {leader:?}); try again")]
+    #[error("no leader answers{}; try again, or see `balsa status`", by(leader))]
     NotLeader {
         /// Who leads, as far as this server knows.
         leader: Option<NodeId>,

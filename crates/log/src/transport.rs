@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::sync::watch;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
@@ -186,7 +187,6 @@ impl Connector for TcpConnector {
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
             .map_err(refused)?
             .connect_timeout(Duration::from_secs(1))
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .keep_alive_while_idle(true);
@@ -194,7 +194,11 @@ impl Connector for TcpConnector {
             let tls = tls.domain_name(peer_name(node)).assume_http2(true);
             endpoint = endpoint.tls_config(tls).map_err(refused)?;
         }
-        let channel = endpoint.connect_lazy();
+        // Its own connector would give that time to TCP alone, and wait for ever for the handshake of TLS.
+        let mut connector = HttpConnector::new();
+        connector.enforce_http(false);
+        connector.set_nodelay(true);
+        let channel = endpoint.connect_with_connector_lazy(connector);
         channels.insert(place, channel.clone());
         Ok(channel)
     }

@@ -15,6 +15,8 @@ use balsa_state::{KindView, Machine, State, StateConfig, Store};
 use crate::identity::ServerId;
 use crate::server::ServerError;
 
+/// Stands in a data directory while it is made.
+pub(crate) const UNFINISHED: &str = "restoring";
 /// Where the server will be is known at its start; the leader puts that right.
 const NOWHERE: &str = "restored:0";
 /// Who changes things back, for the history.
@@ -44,25 +46,33 @@ pub async fn restore(
     name: &str,
     revision: Option<Revision>,
 ) -> Result<Rewound, ServerError> {
-    if ServerId::load(directory)?.is_some() {
+    let (log, unfinished) = (directory.join("log"), directory.join(UNFINISHED));
+    if ServerId::load(directory)?.is_some() && !unfinished.exists() {
         let why =
             format!("{} holds a server already; restore into a new data directory", directory.display());
         return Err(ServerError::Config(why));
     }
     let id = ServerId::new(balsa_rt::new_uid(), name);
-    let log = directory.join("log");
+    let failed = |error: std::io::Error| ServerError::Config(format!("{}: {error}", directory.display()));
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&log).or_else(not_found).map_err(failed)?;
+    }
+    // Keys that were not put there are made at the first start.
+    std::fs::create_dir_all(directory.join("pki")).map_err(failed)?;
+    // Until all is there nobody should take it for what was asked for; not after a crash either.
+    std::fs::write(&unfinished, "").map_err(failed)?;
     balsa_log::backup::restore(backup, &log, id.id, NOWHERE, name)?;
     let rewound = match revision {
-        Some(revision) => rewind(&log, &id, revision).await,
-        None => Ok(Rewound::default()),
+        Some(revision) => rewind(&log, &id, revision).await?,
+        None => Rewound::default(),
     };
-    if rewound.is_err() {
-        // Not what was asked for: nobody should take it for that.
-        let _ = std::fs::remove_dir_all(&log);
-    }
-    let rewound = rewound?;
     id.store(directory)?;
+    std::fs::remove_file(&unfinished).map_err(failed)?;
     Ok(rewound)
+}
+
+fn not_found(error: std::io::Error) -> std::io::Result<()> {
+    if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 async fn rewind(directory: &Path, id: &ServerId, revision: Revision) -> Result<Rewound, ServerError> {

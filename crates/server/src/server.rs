@@ -1,7 +1,7 @@
 //! A server: identity, log, state, engine, the front doors, and what runs while it leads.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -110,6 +110,21 @@ pub enum ServerError {
     Config(String),
 }
 
+/// The keys of the cluster; those of a new one are made. A server that has lost them makes none by itself: the others would not
+/// know it any more, and it not them.
+fn authority(data_dir: &Path) -> Result<Authority, ServerError> {
+    let keys = data_dir.join("pki");
+    if data_dir.join("log/db").exists() && !keys.exists() {
+        let why = format!(
+            "{} is gone, with the keys of the cluster: copy it from another server of the cluster. Where there is no other \
+             one, make it, empty: then new keys are made, with which agents have to join anew",
+            keys.display()
+        );
+        return Err(ServerError::Config(why));
+    }
+    Ok(Authority::open(&keys)?)
+}
+
 /// A running server.
 pub struct Server {
     scope: Scope,
@@ -141,7 +156,7 @@ impl Server {
         members::form_anew(&config, &address.to_string()).await?;
         let id = members::identify(&config, &address.to_string()).await?;
         let shared = settle(&id, &mut config);
-        let authority = Arc::new(Authority::open(&config.data_dir.join("pki"))?);
+        let authority = Arc::new(authority(&config.data_dir)?);
         let (certificates, transport) =
             Certificates::start(authority.clone(), wanted_certificate(&id, &config)?)?;
         let tls = listener::tls_config(authority.certificate(), certificates.resolver())?;

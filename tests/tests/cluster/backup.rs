@@ -52,6 +52,8 @@ fn a_backup_leads_back_to_an_earlier_revision() {
     let file = path("backup");
     let told = server.balsa(&["backup", "save", &file]).ok();
     assert!(told.contains("back to revision 0"), "{told}");
+    let device = server.balsa(&["backup", "save", "/dev/null"]);
+    assert!(device.stderr.contains("no regular file"), "{device:?}");
     server.stop();
 
     // What the history does not hold is refused, and leaves nothing that looks like a cluster.
@@ -63,6 +65,14 @@ fn a_backup_leads_back_to_an_earlier_revision() {
     let refused = restore("999999");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("out of reach"), "{said}");
+    // What was cut off in the middle is not taken for a cluster either, and does not stand in the way.
+    let half = std::path::Path::new(&restored);
+    std::fs::create_dir_all(half.join("log/db")).unwrap();
+    std::fs::write(half.join("restoring"), "").unwrap();
+    let words = ["server", "--data-dir", &restored, "--port", "0"];
+    let unfinished = std::process::Command::new(balsa_testkit::balsa()).args(words).output().unwrap();
+    let said = String::from_utf8_lossy(&unfinished.stderr).into_owned();
+    assert!(!unfinished.status.success() && said.contains("did not finish"), "{said}");
     let back = restore(then);
     assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
 

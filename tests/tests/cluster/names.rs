@@ -1,4 +1,4 @@
-//! What servers are called, and that nobody gets in, or another one out, by a name.
+//! Who a server is: its name and its keys. Nobody gets in, or another one out, by a name.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -44,6 +44,24 @@ fn a_name_is_remembered_and_never_anothers() {
     fleet.lead(&one.name);
     assert_eq!(names(&fleet), all);
     fleet.lead(&leader.name);
+
+    // One that stands still keeps nobody waiting who asks it first.
+    let first = fleet.member("server-1");
+    fleet.send(&first, "-STOP");
+    let listed = fleet.try_members();
+    fleet.send(&first, "-CONT");
+    assert!(listed.is_ok_and(|listed| listed.iter().any(|one| one.name == first.name && !one.healthy)));
+    fleet.well(3);
+
+    // One whose keys are gone makes none that nobody knows.
+    fleet.signal(&fleet.member(&one.name), "-TERM");
+    let (keys, away) = (fleet.directory(&one.name).join("pki"), fleet.data_dir().join("pki-away"));
+    std::fs::rename(&keys, &away).unwrap();
+    assert!(!fleet.start_with(&one.name, &[], None).wait().unwrap().success());
+    assert!(fleet.said(&one.name).contains("copy it from another server"), "{}", fleet.said(&one.name));
+    std::fs::rename(&away, &keys).unwrap();
+    fleet.restart(&one.name);
+    fleet.well(3);
 
     // One that was removed does not come back by another name.
     fleet.signal(&fleet.member(&one.name), "-TERM");

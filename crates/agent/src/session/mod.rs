@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use balsa_client::remote::connector;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
 use balsa_proto::agent::{
     AwaitProxiesRequest, CreateTokenRequest, SessionRequest, session_request, session_response,
@@ -72,7 +73,7 @@ impl SessionEndpoint {
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await?;
+        let channel = endpoint.connect_with_connector(connector()).await?;
         self.lock().channel = Some(channel.clone());
         Ok(channel)
     }

@@ -85,18 +85,30 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn save(save: Save) -> anyhow::Result<()> {
-    let progress = Progress::new();
-    let (expected, mut chunks) = save.connect.open()?.remote.save_backup().await?;
+    if save.file.symlink_metadata().is_ok_and(|there| !there.is_file()) {
+        bail!("{} is there already and no regular file; name another", save.file.display());
+    }
     let mut name = save.file.as_os_str().to_owned();
     name.push(".partial");
     let partial = PathBuf::from(name);
+    let saved = save_into(&save, &partial).await;
+    if saved.is_err() {
+        // What is not whole is of no use, and the disk may be full of it.
+        let _ = std::fs::remove_file(&partial);
+    }
+    output::print(&told(&save.file, &saved?))
+}
+
+async fn save_into(save: &Save, partial: &Path) -> anyhow::Result<Content> {
+    let progress = Progress::new();
+    let (expected, mut chunks) = save.connect.open()?.remote.save_backup().await?;
     let context = || format!("cannot write {}", partial.display());
     let mut file = std::fs::OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(true)
         .mode(0o600)
-        .open(&partial)
+        .open(partial)
         .with_context(context)?;
     let mut bytes = 0u64;
     while let Some(chunk) = chunks.next().await {
@@ -108,10 +120,10 @@ async fn save(save: Save) -> anyhow::Result<()> {
     file.sync_all().with_context(context)?;
     drop(file);
     progress.doing("checking");
-    let content = read(&partial)?;
-    std::fs::rename(&partial, &save.file).with_context(|| format!("cannot write {}", save.file.display()))?;
+    let content = read(partial)?;
+    std::fs::rename(partial, &save.file).with_context(|| format!("cannot write {}", save.file.display()))?;
     progress.finish();
-    output::print(&told(&save.file, &content))
+    Ok(content)
 }
 
 async fn restore(restore: &Restore) -> anyhow::Result<()> {
@@ -120,6 +132,7 @@ async fn restore(restore: &Restore) -> anyhow::Result<()> {
     let content = read(&restore.file)?;
     let name = restore.name.clone().unwrap_or_else(host::name);
     let revision = restore.revision.map(Revision);
+    content.reaches(revision)?;
     let restored = balsa_server::restore(&restore.file, &directory, &name, revision).await;
     claim.release(&directory);
     let Rewound { changed, returned, removed } = restored?;
@@ -144,6 +157,19 @@ struct Content {
     kinds: BTreeMap<String, u64>,
     /// How far the history reaches.
     revisions: Revisions,
+}
+
+impl Content {
+    /// That the history reaches back to a revision.
+    fn reaches(&self, revision: Option<Revision>) -> anyhow::Result<()> {
+        let Revisions { oldest, newest } = self.revisions;
+        match revision {
+            Some(Revision(wanted)) if !(oldest..=newest).contains(&wanted) => bail!(
+                "--revision {wanted} is out of reach: the history in this backup goes from revision {oldest} to {newest}"
+            ),
+            _ => Ok(()),
+        }
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Content> {

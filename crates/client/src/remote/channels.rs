@@ -3,8 +3,9 @@
 //! All calls go to one server until it does not answer; then the next one is asked. Streams that
 //! break are not repeated here: whoever reads them knows where to go on.
 
-use std::error::Error as _;
+use std::error::Error;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use balsa_model::{Failure, Reason};
 use balsa_proto::from_status;
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::client::danger::ServerCertVerifier;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
@@ -67,7 +69,7 @@ impl Shared {
             }
         });
         let connect = |server: &String| {
-            let channel = checked_endpoint(config, server, trust)?.connect_lazy();
+            let channel = checked_endpoint(config, server, trust)?.connect_with_connector_lazy(connector());
             Ok(InterceptedService::new(channel, credentials.clone()))
         };
         let connections: Result<Vec<_>, ConnectError> = config.servers.iter().map(connect).collect();
@@ -169,11 +171,20 @@ impl Channels {
         let mut why = status.message().to_owned();
         let mut source = status.source();
         while let Some(error) = source {
-            why = error.to_string();
+            why = if is_timeout(error) { "it does not answer".to_owned() } else { error.to_string() };
             source = error.source();
         }
         Failure::new(Reason::ServiceUnavailable, format!("cannot reach the server {server}: {why}"))
     }
+}
+
+/// What connects an endpoint, in no more than its `connect_timeout`. With tonic's own that is the time for TCP alone, which
+/// the kernel of a server that stands still answers: the handshake of TLS would be waited for without end.
+pub fn connector() -> HttpConnector {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector
 }
 
 /// The endpoint of a server.
@@ -230,12 +241,18 @@ fn is_transport(status: &Status) -> bool {
 fn is_unsent(status: &Status) -> bool {
     let mut source = status.source();
     while let Some(error) = source {
-        if error.is::<tonic::ConnectError>() {
+        if error.is::<tonic::ConnectError>() || is_timeout(error) {
             return true;
         }
         source = error.source();
     }
     false
+}
+
+/// There was no connection in time.
+fn is_timeout(error: &(dyn Error + 'static)) -> bool {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    inner.is_some_and(|inner| inner.is::<tokio::time::error::Elapsed>())
 }
 
 #[cfg(test)]
@@ -274,6 +291,20 @@ mod tests {
         assert_eq!(failure.reason, Reason::ServiceUnavailable);
         assert!(failure.message.starts_with(&format!("cannot reach the server {free}: ")), "{failure}");
         assert!(failure.message.contains("refused"), "{failure}");
+        assert_eq!(backend.channels.current().0, 0, "both were asked in turn");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_still_is_not_waited_for() {
+        // Its kernel takes connections, and nobody says a word.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let silent = silent.local_addr().map(|address| (silent, address.to_string())).unwrap();
+        let backend = RemoteBackend::connect(&config(&[&silent.1, &silent.1])).unwrap();
+        let object = balsa_model::Key::new("n", "c");
+        // A write, too: it was never sent.
+        let failure = backend.delete(kind_of::<ConfigMap>(), &object, &Default::default()).await.unwrap_err();
+        let why = format!("cannot reach the server {}: it does not answer", silent.1);
+        assert_eq!((failure.reason, failure.message), (Reason::ServiceUnavailable, why));
         assert_eq!(backend.channels.current().0, 0, "both were asked in turn");
     }
 }

@@ -14,7 +14,7 @@ mod members;
 mod objects;
 mod pods;
 
-pub use channels::{Connection, Credentials};
+pub use channels::{Connection, Credentials, connector};
 pub use members::Backup;
 pub use objects::{WriteDetails, Written};
 pub use pods::ExecOutput;

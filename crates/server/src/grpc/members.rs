@@ -90,6 +90,12 @@ fn message(member: &MemberHealth) -> v1::Member {
 
 /// What is not as it should be, and what to do about it.
 fn advice(members: &[MemberHealth]) -> Vec<String> {
+    let voters = || members.iter().filter(|member| member.voter);
+    let (answer, quorum) =
+        (voters().filter(|member| member.said.is_some()).count(), voters().count() / 2 + 1);
+    if answer < quorum {
+        return without_quorum(members, answer, quorum);
+    }
     let mut advice = Vec::new();
     for member in members {
         let label = member.label();
@@ -105,13 +111,30 @@ fn advice(members: &[MemberHealth]) -> Vec<String> {
             advice.push(format!("{label} runs version {}, not {}", other.version, env!("CARGO_PKG_VERSION")));
         }
     }
-    let voters = members.iter().filter(|member| member.voter).count();
+    let voters = voters().count();
     if voters % 2 == 0 {
         advice.push(format!(
             "{voters} servers vote: an even number bears no more losses than one less; {} is better",
             voters + 1
         ));
     }
+    advice
+}
+
+/// What to do when too few answer: members cannot be changed then.
+fn without_quorum(members: &[MemberHealth], answer: usize, quorum: usize) -> Vec<String> {
+    let silent = members.iter().filter(|member| member.voter && member.said.is_none());
+    let mut advice: Vec<String> = silent
+        .map(|member| {
+            let problem = member.problem.as_deref().unwrap_or("it does not answer");
+            format!("{}: {problem}; bring it back", member.label())
+        })
+        .collect();
+    advice.push(format!(
+        "{answer} servers with a vote answer, and {quorum} are needed: nothing can be written, and members cannot be \
+         changed. If the others are lost for good, stop one that is left and start it with `balsa server \
+         --force-new-cluster` (docs/operations.md)"
+    ));
     advice
 }
 
@@ -269,11 +292,19 @@ mod tests {
 
     #[test]
     fn advice_says_what_to_do() {
-        let well = MemberHealth { voter: true, name: "a".to_owned(), ..MemberHealth::default() };
-        let ill = MemberHealth { problem: Some("it does not answer".to_owned()), ..well.clone() };
+        let said = Some(balsa_proto::peer::InspectResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        });
+        let well = MemberHealth { voter: true, name: "a".to_owned(), said, ..MemberHealth::default() };
+        let problem = Some("it does not answer".to_owned());
+        let ill = MemberHealth { problem, said: None, ..well.clone() };
         assert!(advice(std::slice::from_ref(&well)).is_empty());
-        let told = advice(&[well.clone(), well.clone(), ill]);
+        let told = advice(&[well.clone(), well.clone(), ill.clone()]);
         assert!(told[0].contains("balsa member remove a"), "{told:?}");
+        // Without a majority nobody can be removed; least of all the one that is left.
+        let told = advice(&[well.clone(), ill.clone(), ill]).join("\n");
+        assert!(told.contains("--force-new-cluster") && !told.contains("member remove"), "{told}");
         assert!(advice(&[well.clone(), well])[0].contains("even number"));
     }
 

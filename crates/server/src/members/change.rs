@@ -8,6 +8,7 @@ use balsa_proto::peer::change_member_request::Change;
 use balsa_proto::{from_status, peer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::health::MemberHealth;
 use super::{Members, log_failed, unavailable};
@@ -107,7 +108,7 @@ impl Members {
                 Ok(None) => self.change_here(change.clone()).await,
                 Ok(Some(mut leader)) => {
                     let request = peer::ChangeMemberRequest { change: Some(change.clone()) };
-                    leader.change_member(request).await.map(|_| ()).map_err(|status| from_status(&status))
+                    leader.change_member(request).await.map(|_| ()).map_err(|status| self.unled(&status))
                 }
                 Err(failure) => Err(failure),
             };
@@ -119,6 +120,23 @@ impl Members {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// What the leader said, or that it says nothing.
+    fn unled(&self, status: &Status) -> Failure {
+        let failure = from_status(status);
+        if !status.details().is_empty() {
+            return failure;
+        }
+        let leader = self.log().leadership().borrow().leader;
+        let leader = self.log().members().into_iter().find(|member| Some(member.node_id) == leader);
+        let leader =
+            leader.map_or(String::new(), |leader| format!(", {} at {},", leader.name, leader.address));
+        let why = format!(
+            "the leader{leader} does not answer ({}), and no other one is elected; see `balsa status`",
+            failure.message
+        );
+        Failure { message: why, ..failure }
     }
 
     /// Carries a change out, if this server leads.
@@ -182,7 +200,7 @@ impl Members {
 pub(crate) async fn enter(
     members: Members,
     place: peer::Place,
-    progress: mpsc::Sender<Result<peer::EnterResponse, tonic::Status>>,
+    progress: mpsc::Sender<Result<peer::EnterResponse, Status>>,
 ) -> Result<(), Failure> {
     let log = members.log();
     let known = log.members();

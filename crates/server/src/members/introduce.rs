@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use balsa_client::remote::{Identity, RemoteConfig};
+use balsa_client::remote::{Identity, RemoteConfig, connector};
 use balsa_log::TransportConfig;
 use balsa_model::Failure;
 use balsa_proto::peer;
@@ -116,5 +116,5 @@ pub(super) fn channel_to(
         identity: Identity::Certificate { cert_pem: tls.certificate, key_pem: tls.key },
     };
     let endpoint = config.endpoint(address).map_err(|error| unavailable(error.to_string()))?;
-    Ok(endpoint.connect_lazy())
+    Ok(endpoint.connect_with_connector_lazy(connector()))
 }

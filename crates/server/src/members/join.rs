@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use super::{Members, unavailable};
 use crate::identity::{Authority, ClusterKeys, ServerId, SharedSettings};
+use crate::restore::UNFINISHED;
 use crate::server::{ServerConfig, ServerError};
 
 /// Which server of which cluster this is; with `--join`, and for the first time, a new one of that cluster.
@@ -27,6 +28,12 @@ use crate::server::{ServerConfig, ServerError};
 /// # Errors
 /// When the cluster does not take it, or files cannot be written.
 pub(crate) async fn identify(config: &ServerConfig, address: &str) -> Result<ServerId, ServerError> {
+    if config.data_dir.join(UNFINISHED).exists() {
+        let directory = config.data_dir.display();
+        let why =
+            format!("{directory} holds what a restore did not finish; run `balsa backup restore` again");
+        return Err(ServerError::Config(why));
+    }
     let known = ServerId::load(&config.data_dir)?;
     if known.is_some() || config.join.is_empty() {
         return Ok(ServerId::open(&config.data_dir, &config.name)?);
