@@ -45,7 +45,7 @@ pub fn inspect(
     path: &Path,
     mut visit: impl FnMut(Table, &[u8], &[u8]) -> ControlFlow<()>,
 ) -> Result<BackupInfo, LogError> {
-    let unusable = |detail: String| LogError::Corrupt { path: path.to_owned(), detail };
+    let unusable = |detail: String| LogError::Backup { path: path.to_owned(), detail };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
     let (mut objects, mut changes, mut seeing) = (0, 0, true);
     let read = snapshot::read(BufReader::new(file), |table, key, value| {

@@ -19,6 +19,14 @@ pub enum LogError {
         /// What RocksDB or the decoder found.
         detail: String,
     },
+    /// A file cannot be read as a backup; the text says why.
+    #[error("{path} cannot be used as a backup: {detail}")]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// Something newer wrote it; going on would drop what this release does not understand.
     #[error("{what} was written by a newer release; start that release or a later one")]
     Newer {

@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     /// Servers whose lag stands in the metrics.
     pub(crate) peers_told: Mutex<BTreeSet<String>>,
     scope: Mutex<Option<Scope>>,
+    /// It was told to stop.
+    pub(crate) closing: AtomicBool,
 }
 
 impl Log {
@@ -108,6 +110,7 @@ impl Log {
             readers,
             peers_told: Mutex::default(),
             scope: Mutex::new(Some(scope)),
+            closing: AtomicBool::new(false),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -218,6 +221,7 @@ impl Log {
     /// # Errors
     /// When openraft's task had panicked, or the disk fails.
     pub async fn shutdown(&self) -> Result<(), LogError> {
+        self.shared.closing.store(true, Ordering::Release);
         self.hand_over().await;
         let stopped = self.shared.raft.shutdown().await;
         // Whoever works as leader learns of the end before the tasks that tell it are ended.

@@ -71,3 +71,15 @@ async fn a_new_address_is_written_into_the_members_list() {
     }
     log.shutdown().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_that_nobody_asked_for_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(LogConfig::new(dir.path(), 1, "localhost:0"), Echo, TransportConfig::plain())
+        .await
+        .unwrap();
+    // Behind the back of the handle, as a panic of its task would end it.
+    log.shared.raft.shutdown().await.unwrap();
+    assert!(log.stopped().await.unwrap().contains("by itself"));
+    log.shutdown().await.unwrap();
+}

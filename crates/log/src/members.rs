@@ -1,6 +1,7 @@
 //! Who belongs to the cluster, and how the log is doing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
@@ -138,7 +139,9 @@ impl Log {
     pub async fn stopped(&self) -> Option<String> {
         let mut changes = self.shared.raft.server_metrics();
         while changes.changed().await.is_ok() {}
-        self.status().fatal
+        let closing = self.shared.closing.load(Ordering::Acquire);
+        // One that panicked has not told anybody.
+        self.status().fatal.or_else(|| (!closing).then(|| "openraft's task has ended by itself".to_owned()))
     }
 
     /// Lets server `node` take part without a vote, and waits until it has caught up.

@@ -142,7 +142,8 @@ impl TransportConfig {
         self.refusals.subscribe()
     }
 
-    pub(crate) fn refused(&self, by: NodeId, why: &str) {
+    /// Notes that server `by` did not let this one in.
+    pub fn refused(&self, by: NodeId, why: &str) {
         self.refusals.send_replace(Some((by, why.to_owned())));
     }
 

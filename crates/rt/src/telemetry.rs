@@ -1,6 +1,6 @@
 //! Logs and metrics: installed once by the binary.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -27,6 +27,7 @@ pub fn install_logs(filter: &str, format: LogFormat) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| Lossy(std::io::stderr()))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(true);
     let installed = match format {
         LogFormat::Text => builder.try_init(),

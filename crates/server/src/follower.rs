@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use balsa_proto::peer;
 use balsa_rt::{CancellationToken, Scope, TaskKind};
+use tonic::Code;
 
 use crate::front::Front;
 use crate::leases;
@@ -52,19 +53,22 @@ async fn enter(members: Members, config: ServerConfig) -> Result<(), String> {
     id.store(&config.data_dir).map_err(|error| error.to_string())
 }
 
-/// Tells the leader which nodes' agents this server has heard of, for ever.
+/// Tells the leader which nodes' agents this server has heard of, for ever; also that it has heard of none: a learner that
+/// was removed has no other way to hear of that.
 async fn report_nodes(front: Front) {
     let mut ticks = tokio::time::interval(REPORTS);
     loop {
         ticks.tick().await;
         let nodes = front.sessions.heard_here(leases::PERIOD);
-        if nodes.is_empty() {
-            continue;
-        }
+        let Some(by) = front.members.log().leadership().borrow().leader else { continue };
         let Ok(Some(mut leader)) = front.members.leader() else { continue };
         let call = leader.report_nodes(peer::ReportNodesRequest { nodes });
         // The next report says it all again.
-        let _ = tokio::time::timeout(REPORTS, call).await;
+        if let Ok(Err(status)) = tokio::time::timeout(REPORTS, call).await
+            && status.code() == Code::PermissionDenied
+        {
+            front.members.transport().refused(by, status.message());
+        }
     }
 }
 

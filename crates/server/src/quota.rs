@@ -7,7 +7,8 @@
 //! not ([`ALARM`]). Every front door looks for it before it proposes; the fold knows nothing of it.
 //!
 //! While it is there these pass: removals; what an object needs that is being deleted; changes that make
-//! no object larger; Leases and status, so that nodes are not taken for dead and what runs is told.
+//! no object larger; Leases and status, so that nodes are not taken for dead and what runs is told; and tokens, so that a
+//! server or a node can be replaced.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use balsa_model::strategy::DeleteOptions;
 use balsa_model::{Failure, Key, Mutation, Object, Operation, Reason, Revision};
 use balsa_state::State;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -87,7 +88,7 @@ impl Quota {
     fn makes_room(&self, mutation: &Mutation) -> bool {
         match mutation.operation {
             Operation::Remove => true,
-            Operation::Create => false,
+            Operation::Create => is_token(mutation),
             Operation::Replace => {
                 // What is not there any more is for the fold to refuse.
                 let Some(old) = self.state.get(mutation.kind, &mutation.key) else { return true };
@@ -154,6 +155,15 @@ impl Quota {
         tracing::info!(used, limit, "the storage quota is kept again: everything is accepted");
         Ok(())
     }
+}
+
+/// A token with which a machine joins, of its usual size.
+fn is_token(mutation: &Mutation) -> bool {
+    const LARGEST: usize = 2048;
+    mutation.kind == kind_of::<Secret>()
+        && mutation.key.namespace.as_ref() == "kube-system"
+        && mutation.key.name.starts_with("bootstrap-token-")
+        && mutation.object.len() <= LARGEST
 }
 
 /// How the objects compare with the quota.

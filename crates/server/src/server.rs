@@ -278,7 +278,10 @@ impl Server {
 }
 
 async fn listen(address: SocketAddr, flag: &'static str) -> Result<(TcpListener, SocketAddr), ServerError> {
-    let failed = |source| ServerError::Listen { address, flag, source };
+    let failed = |source: std::io::Error| {
+        let elsewhere = source.kind() == std::io::ErrorKind::AddrNotAvailable;
+        ServerError::Listen { address, flag: if elsewhere { "--bind" } else { flag }, source }
+    };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))

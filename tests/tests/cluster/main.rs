@@ -11,11 +11,12 @@ mod pods;
 mod steady;
 mod upgrade;
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use balsa_testkit::{Rest, wait_until};
+use balsa_testkit::{Rest, balsa, wait_until};
 use fleet::{Fleet, Member, PATIENCE};
 use http::Method;
 use serde_json::{Value, json};
@@ -158,6 +159,29 @@ async fn write(
         longest = longest.max(started.elapsed());
     }
     (longest, failed)
+}
+
+#[test]
+fn what_cannot_start_is_told_and_leaves_nothing_running() {
+    let home = tempfile::tempdir().unwrap();
+    // The second server's place is taken.
+    let taken = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
+    let (port, data_dir) = (taken.local_addr().unwrap().port().to_string(), home.path().join("data"));
+    let up = |port: &str| {
+        let words = ["up", "--servers", "3", "--nodes", "0", "--detach", "--port", port, "--data-dir"];
+        Command::new(balsa()).args(words).arg(&data_dir).stdin(Stdio::null()).output().unwrap()
+    };
+    let failed = up(&port);
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(!failed.status.success() && said.contains("server-2") && said.contains("in use"), "{said}");
+    let first = std::net::TcpStream::connect(format!("127.0.0.1:{port}"));
+    assert_eq!(first.unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused, "server-1 was left running");
+    // What is right the second time goes on from there.
+    drop(taken);
+    let started = up(&port);
+    let down = Command::new(balsa()).args(["down", "--data-dir"]).arg(&data_dir).output().unwrap();
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    assert!(down.status.success(), "{}", String::from_utf8_lossy(&down.stderr));
 }
 
 #[test]

@@ -25,7 +25,9 @@ pub(crate) struct Args {
 enum Command {
     List(List),
     Add(Add),
+    /// Give a learner that has caught up a vote
     Promote(One),
+    /// Take a server out of the cluster, for good
     Remove(One),
     TransferLeader(Transfer),
 }
@@ -58,7 +60,6 @@ struct Add {
     connect: ConnectArgs,
 }
 
-/// One server
 #[derive(clap::Args)]
 struct One {
     /// Its name or its id
@@ -71,6 +72,7 @@ struct One {
 #[derive(clap::Args)]
 struct Transfer {
     /// Its name or its id [default: the one that is furthest]
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     member: Option<String>,
     #[command(flatten)]
     connect: ConnectArgs,
@@ -119,7 +121,7 @@ pub(super) async fn token(remote: &RemoteBackend, ttl: &str) -> anyhow::Result<v
     let life = duration(ttl).map_err(anyhow::Error::msg)?;
     let seconds = life.and_then(|life| u32::try_from(life.as_secs()).ok()).filter(|seconds| *seconds > 0);
     let Some(ttl_seconds) = seconds else {
-        anyhow::bail!("--ttl {ttl}: a token must end some time after now")
+        anyhow::bail!("--ttl {ttl}: a token must end some time after now, and within 136 years")
     };
     Ok(remote.add_member(v1::AddMemberRequest { ttl_seconds }).await?)
 }

@@ -5,6 +5,7 @@
 //! server that is a member needs no token any more. Nobody starts them again by itself, so that they can
 //! be taken down one by one to see what happens.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -46,8 +47,26 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts those that do not run, and waits until all vote.
+    /// Starts those that do not run, and waits until all vote. If that fails, those that it has started are stopped again.
     pub(crate) async fn start(
+        settings: &ServerSettings,
+        log: &LogFlags,
+        count: u32,
+        progress: &Progress,
+    ) -> anyhow::Result<Self> {
+        let ran = running(&settings.data_dir)?;
+        let started = Self::start_all(settings, log, count, progress).await;
+        if started.is_err() {
+            for (server, pid) in running(&settings.data_dir)? {
+                if !ran.contains_key(&server) {
+                    down::stop(&server, pid).await?;
+                }
+            }
+        }
+        started
+    }
+
+    async fn start_all(
         settings: &ServerSettings,
         log: &LogFlags,
         count: u32,
@@ -169,8 +188,14 @@ impl Place {
         match layout::running(&self.directory)? {
             Some(_) => Ok(()),
             None if !self.directory.join(layout::PID).exists() => Ok(()),
-            None => bail!("{} has ended; see {}", self.name, self.log().display()),
+            None => bail!("{} has ended: {}; see {}", self.name, self.last_words(), self.log().display()),
         }
+    }
+
+    /// The last line of its log.
+    fn last_words(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        log.lines().last().unwrap_or("it said nothing").trim_start_matches("error: ").to_owned()
     }
 
     /// Starts the server's process, unless it runs. The token is not told on the command line, where
@@ -239,11 +264,18 @@ async fn until(path: &Path, place: &Place) -> anyhow::Result<()> {
 
 /// Stops all servers below a data directory, whoever started them.
 pub(crate) async fn stop(directory: &Path) -> anyhow::Result<()> {
-    let stops = layout::servers(directory).into_iter().map(|server| async move {
-        match layout::running(&server)? {
-            Some(pid) => down::stop(&server, pid).await,
-            None => Ok(()),
-        }
-    });
+    let running = running(directory)?;
+    let stops = running.iter().map(|(server, pid)| down::stop(server, *pid));
     futures::future::try_join_all(stops).await.map(|_| ())
+}
+
+/// The servers below a data directory that run: their directories and processes.
+fn running(directory: &Path) -> anyhow::Result<BTreeMap<PathBuf, i32>> {
+    let mut running = BTreeMap::new();
+    for server in layout::servers(directory) {
+        if let Some(pid) = layout::running(&server)? {
+            running.insert(server, pid);
+        }
+    }
+    Ok(running)
 }

@@ -281,11 +281,15 @@ pub(crate) fn guide(up: &Up, background: bool) -> String {
     let directory = up.server.data_dir.display();
     let stop =
         if background { "It runs in the background" } else { "Ctrl-C stops it and leaves the containers" };
+    let down = match up.server.data_dir == crate::output::data_dir() {
+        true => "balsa down".to_owned(),
+        false => format!("balsa down --data-dir {directory}"),
+    };
     format!(
         "\nThe cluster is ready.\n  \
          export KUBECONFIG={directory}/{}\n  \
          kubectl get nodes        # or: balsa get nodes\n\
-         {stop}; `balsa down` removes it and all that it made.\n",
+         {stop}; `{down}` removes it and all that it made.\n",
         layout::ADMIN
     )
 }

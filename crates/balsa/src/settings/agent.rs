@@ -108,7 +108,7 @@ impl AgentFlags {
             bail!("--name {name}: {why}");
         }
         Ok(AgentSettings {
-            server: server.context("which servers? name one with --server host:port")?,
+            server: super::addresses(server.context("which servers? name one with --server host:port")?),
             name,
             node_ip: self.node_ip.unwrap_or_else(host::address),
             labels: labels(self.labels.as_deref().unwrap_or_default())?,

@@ -125,10 +125,22 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
+/// Servers as host:port; they may also be given as `balsa member list -o json` and kubeconfigs have them.
+fn addresses(servers: Vec<String>) -> Vec<String> {
+    let bare = |server: String| server.trim_start_matches("https://").trim_end_matches('/').to_owned();
+    servers.into_iter().map(bare).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn an_address_may_be_a_url() {
+        let given = ["https://127.0.0.1:6443".to_owned(), "h:1".to_owned(), "https://h:2/".to_owned()];
+        assert_eq!(addresses(given.into()), ["127.0.0.1:6443", "h:1", "h:2"]);
+    }
 
     #[test]
     fn flags_win_over_the_file() {

@@ -144,7 +144,7 @@ impl ServerFlags {
             service_cidr: self.service_cidr.unwrap_or_else(|| cidr(96)),
             cluster_cidr: self.cluster_cidr.unwrap_or_else(|| cidr(244)),
             service_node_port_range: self.service_node_port_range.unwrap_or(PortRange(30000, 32767)),
-            join: self.join.unwrap_or_default(),
+            join: super::addresses(self.join.unwrap_or_default()),
             token: self.token,
             certificate_life: self.certificate_life.unwrap_or(Period(YEAR)),
             heartbeat_interval: self.heartbeat_interval.unwrap_or(Period(balsa_server::HEARTBEAT)),

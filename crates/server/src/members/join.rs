@@ -35,6 +35,10 @@ pub(crate) async fn identify(config: &ServerConfig, address: &str) -> Result<Ser
         return Err(ServerError::Config(why));
     }
     let known = ServerId::load(&config.data_dir)?;
+    if known.is_none() && config.join.is_empty() && config.token.is_some() {
+        let why = "--token says nothing without --join, which names a server of the cluster to join";
+        return Err(ServerError::Config(why.to_owned()));
+    }
     if known.is_some() || config.join.is_empty() {
         return Ok(ServerId::open(&config.data_dir, &config.name)?);
     }
