@@ -25,10 +25,6 @@ use crate::types::NodeId;
 pub struct BackupInfo {
     /// The entry up to which it goes.
     pub index: Option<LogIndex>,
-    /// Rows of the objects and the history.
-    pub objects: u64,
-    /// See `objects`.
-    pub changes: u64,
     /// The servers of the cluster it came from: names and addresses.
     pub servers: Vec<(String, String)>,
 }
@@ -47,19 +43,15 @@ pub fn inspect(
 ) -> Result<BackupInfo, LogError> {
     let unusable = |detail: String| LogError::Backup { path: path.to_owned(), detail };
     let file = File::open(path).map_err(|error| unusable(error.to_string()))?;
-    let (mut objects, mut changes, mut seeing) = (0, 0, true);
+    let mut seeing = true;
     let read = snapshot::read(BufReader::new(file), |table, key, value| {
-        match table {
-            Table::Objects => objects += 1,
-            Table::History => changes += 1,
-        }
         seeing = seeing && visit(table, &key, &value).is_continue();
         Ok(())
     });
     let meta = read.map_err(|error| unusable(error.to_string()))?;
     let servers = meta.last_membership.nodes().map(|(_, place)| (place.name.clone(), place.address.clone()));
     let servers = servers.collect();
-    Ok(BackupInfo { index: meta.last_log_id.map(|id| LogIndex(id.index)), objects, changes, servers })
+    Ok(BackupInfo { index: meta.last_log_id.map(|id| LogIndex(id.index)), servers })
 }
 
 /// Makes the log of server `node` in `directory`, which must be new, out of a backup. The server is the

@@ -106,6 +106,8 @@ pub struct Revisions {
     pub oldest: u64,
     /// The last one.
     pub newest: u64,
+    /// How many changes the history holds.
+    pub changes: u64,
 }
 
 impl Revisions {
@@ -114,6 +116,7 @@ impl Revisions {
         let place = match (table, key) {
             (Table::Objects, REVISION) => &mut self.newest,
             (Table::History, HISTORY_FLOOR) => &mut self.oldest,
+            (Table::History, key) if key.starts_with(POINTER) => return self.changes += 1,
             _ => return,
         };
         *place = read_number(value).unwrap_or(0);

@@ -162,7 +162,7 @@ struct Content {
 impl Content {
     /// That the history reaches back to a revision.
     fn reaches(&self, revision: Option<Revision>) -> anyhow::Result<()> {
-        let Revisions { oldest, newest } = self.revisions;
+        let Revisions { oldest, newest, .. } = self.revisions;
         match revision {
             Some(Revision(wanted)) if !(oldest..=newest).contains(&wanted) => bail!(
                 "--revision {wanted} is out of reach: the history in this backup goes from revision {oldest} to {newest}"
@@ -203,7 +203,7 @@ fn told(path: &Path, content: &Content) -> String {
         size(bytes),
         info.index.map_or(0, |index| index.0),
         revisions.newest,
-        info.changes,
+        revisions.changes,
         revisions.oldest,
         kinds.values().sum::<u64>(),
         counts.join(", "),
