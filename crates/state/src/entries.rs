@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::codec::{decode_reply, encode_entry};
 use crate::metrics;
+use crate::outage::Outage;
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -86,11 +87,11 @@ impl Crowd {
 
 impl Entries {
     /// Starts the task.
-    pub(crate) fn start(log: Log, state: State, clock: Clock) -> Self {
+    pub(crate) fn start(log: Log, state: State, clock: Clock, outage: Arc<Outage>) -> Self {
         // Bounded by the turns: who is in the queue has entered the log's own bound.
         let (queue, waiting) = mpsc::unbounded_channel();
         let crowd = Arc::<Crowd>::default();
-        let proposer = Proposer { log: log.clone(), state, clock, crowd: crowd.clone() };
+        let proposer = Proposer { log: log.clone(), state, clock, outage, crowd: crowd.clone() };
         drop(balsa_rt::spawn(TaskKind::Proposer, async move { proposer.run(waiting).await }));
         Self { log, queue, crowd }
     }
@@ -110,6 +111,7 @@ struct Proposer {
     log: Log,
     state: State,
     clock: Clock,
+    outage: Arc<Outage>,
     crowd: Arc<Crowd>,
 }
 
@@ -170,12 +172,13 @@ impl Proposer {
 
     /// Proposes an entry, again under the same id while its outcome is not known.
     async fn propose(&self, payload: Bytes, turn: &Turn, expected: usize) -> Outcome {
-        let give_up = Instant::now() + PATIENCE;
+        let begun = Instant::now();
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let mut outcome_unknown = false;
         loop {
             let error = match self.log.propose_in(turn, payload.clone()).await {
                 Ok((index, reply)) => {
+                    self.outage.is_over();
                     // Whoever reads here next, without asking the leader, sees what was written here.
                     let shown = self.state.wait_for_index(index.0);
                     let _ = tokio::time::timeout(OWN_WRITE, shown).await;
@@ -185,7 +188,7 @@ impl Proposer {
             };
             outcome_unknown |= error == ProposeError::Unknown;
             let again = matches!(error, ProposeError::Unknown | ProposeError::NotLeader { .. });
-            if !again || Instant::now() >= give_up {
+            if !again || !self.outage.is_borne(begun, PATIENCE) {
                 return Err(if outcome_unknown { ProposeError::Unknown } else { error });
             }
             tokio::time::sleep(backoff.next_delay()).await;

@@ -19,6 +19,7 @@ mod history;
 mod indexed;
 mod machine;
 mod metrics;
+mod outage;
 mod past;
 mod pins;
 mod refusal;

@@ -3,6 +3,7 @@
 //! An entry carries an id, so that it may be proposed again when its outcome is not known: the fold
 //! applies it once. That is how a change of leader goes unnoticed by whoever writes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_log::{Log, LogIndex, ProposeError, ReadError};
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::codec::encode_entry;
 use crate::entries::{Entries, PAUSES, read_reply};
+use crate::outage::Outage;
 use crate::refusal::Refusal;
 use crate::state::State;
 
@@ -25,13 +27,15 @@ pub struct Store {
     state: State,
     clock: Clock,
     entries: Entries,
+    outage: Arc<Outage>,
 }
 
 impl Store {
     /// The store over an open log and the state of the machine that it feeds. To be made within a runtime.
     pub fn new(log: Log, state: State, clock: Clock) -> Self {
-        let entries = Entries::start(log.clone(), state.clone(), clock.clone());
-        Self { log, state, clock, entries }
+        let outage = Arc::<Outage>::default();
+        let entries = Entries::start(log.clone(), state.clone(), clock.clone(), outage.clone());
+        Self { log, state, clock, entries, outage }
     }
 
     /// What was applied here.
@@ -80,17 +84,20 @@ impl Store {
     /// # Errors
     /// When no leader, or no quorum, can be reached for some seconds: a change of leader is waited for.
     pub async fn read_barrier(&self) -> Result<LogIndex, ReadError> {
-        let give_up = Instant::now() + READ_PATIENCE;
+        let begun = Instant::now();
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
         let index = loop {
             match self.log.read_index().await {
                 Ok(index) => break index,
-                Err(ReadError::NotLeader { .. } | ReadError::Unavailable) if Instant::now() < give_up => {
+                Err(ReadError::NotLeader { .. } | ReadError::Unavailable)
+                    if self.outage.is_borne(begun, READ_PATIENCE) =>
+                {
                     tokio::time::sleep(backoff.next_delay()).await;
                 }
                 Err(error) => return Err(error),
             }
         };
+        self.outage.is_over();
         self.state.wait_for_index(index.0).await;
         Ok(index)
     }
