@@ -213,7 +213,8 @@ pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> 
     let before = object.meta().clone();
     apply_propagation(object.meta_mut(), options.propagation);
     let grace = grace_period(old, object.as_ref(), options);
-    let held = object.holds_deletion() || object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
+    let itself = object.holds_deletion();
+    let held = itself || object.meta().finalizers.as_ref().is_some_and(|f| !f.is_empty());
     if grace == 0 && !held {
         return Ok(Deletion::Remove);
     }
@@ -222,10 +223,12 @@ pub fn prepare_delete(old: &Object, options: &DeleteOptions, now: Timestamp) -> 
     match before.deletion_grace_period_seconds.filter(|_| before.deletion_timestamp.is_some()) {
         // A second deletion may only shorten the wait.
         Some(already) if grace >= already => {}
+        // What holds its own deletion has no time to wait for.
+        None if itself && before.deletion_timestamp.is_some() => {}
         previous => {
             let end = now.saturating_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
             meta.deletion_timestamp = Some(Time(end));
-            meta.deletion_grace_period_seconds = Some(grace);
+            meta.deletion_grace_period_seconds = Some(grace).filter(|_| !itself);
             if counts && previous.is_none() {
                 meta.generation = Some(before.generation.unwrap_or(0) + 1);
             }

@@ -39,6 +39,8 @@ const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 const HTTP2: &[u8] = b"h2";
 /// HTTP/2 streams a connection may have open: informers open one a kind, and must not starve.
 const STREAMS: u32 = 1000;
+/// Bytes of headers that a request over HTTP/2 may have, its path among them: as many as Go takes.
+const HEADER_BYTES: u32 = 1 << 20;
 
 /// The TLS of this server: its certificate, and client certificates of the cluster's CA where a client
 /// shows one.
@@ -187,6 +189,7 @@ async fn connection(
         .max_concurrent_streams(STREAMS)
         .keep_alive_interval(Duration::from_secs(30))
         .keep_alive_timeout(Duration::from_secs(20))
+        .max_header_list_size(HEADER_BYTES)
         .initial_stream_window_size(1 << 20)
         .initial_connection_window_size(4 << 20);
     builder.http1().timer(TokioTimer::new());

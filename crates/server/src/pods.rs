@@ -26,8 +26,16 @@ impl Front {
     /// Finds a container of a pod.
     ///
     /// # Errors
-    /// `NotFound`, or `BadRequest` when it is not clear which container is meant.
+    /// `NotFound`, or `BadRequest` when it is not clear which container is meant, or the pod has no node yet.
     pub(crate) fn container(&self, key: &Key, container: &str) -> Result<Target, Failure> {
+        self.container_if_placed(key, container)?.ok_or_else(|| without_node(key))
+    }
+
+    /// The same; `None` when the pod has no node yet.
+    ///
+    /// # Errors
+    /// `NotFound`, or `BadRequest` when it is not clear which container is meant.
+    pub(crate) fn container_if_placed(&self, key: &Key, container: &str) -> Result<Option<Target>, Failure> {
         let object = self.find_pod(key)?;
         let pod = typed(&object)?;
         let annotations = pod.metadata.annotations.clone().unwrap_or_default();
@@ -37,7 +45,7 @@ impl Front {
         let statuses =
             [status.container_statuses, status.init_container_statuses, status.ephemeral_container_statuses];
         let waiting = waiting_reason(statuses.iter().flatten().flatten(), &container);
-        Ok(Target { container, waiting, ..target(&object, &pod)? })
+        Ok(target(&object, &pod).map(|whole| Target { container, waiting, ..whole }))
     }
 
     /// Finds a pod.
@@ -46,7 +54,7 @@ impl Front {
     /// `NotFound`, or `BadRequest` when it has no node yet.
     pub(crate) fn pod(&self, key: &Key) -> Result<Target, Failure> {
         let object = self.find_pod(key)?;
-        target(&object, &*typed(&object)?)
+        target(&object, &*typed(&object)?).ok_or_else(|| without_node(key))
     }
 
     fn find_pod(&self, key: &Key) -> Result<Arc<Object>, Failure> {
@@ -69,19 +77,21 @@ fn typed(object: &Object) -> Result<Arc<Pod>, Failure> {
     object.typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))
 }
 
-/// The pod as a whole.
-fn target(object: &Object, pod: &Pod) -> Result<Target, Failure> {
+fn without_node(key: &Key) -> Failure {
+    Failure::bad_request(format!("pod {} does not have a host assigned", key.name))
+}
+
+/// The pod as a whole; `None` when it has no node.
+fn target(object: &Object, pod: &Pod) -> Option<Target> {
     let key = object.key();
-    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty());
-    let node =
-        node.ok_or_else(|| Failure::bad_request(format!("pod {} does not have a host assigned", key.name)))?;
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).filter(|node| !node.is_empty())?;
     let pod_ref = PodRef {
         namespace: key.namespace.to_string(),
         name: key.name.to_string(),
         uid: object.uid().to_owned(),
     };
     let phase = pod.status.as_ref().and_then(|status| status.phase.clone()).unwrap_or_default();
-    Ok(Target { pod: Some(pod_ref), node, container: String::new(), waiting: None, phase })
+    Some(Target { pod: Some(pod_ref), node, container: String::new(), waiting: None, phase })
 }
 
 impl Target {

@@ -89,7 +89,7 @@ pub fn apply_to(
             patched
         }
         PatchType::Strategic => {
-            let patch = object(body)?;
+            let patch = whole_numbers(object(body)?);
             strategic::apply(message, current, &patch)?
         }
         PatchType::Apply => return Err(Failure::internal("an apply patch is merged by field managers")),
@@ -116,6 +116,21 @@ pub fn oddities(patch_type: PatchType, body: &[u8]) -> Vec<String> {
 pub fn strict_failure(patched: &Value, found: &[String]) -> Option<Failure> {
     let why = || format!("strict decoding error: {}", found.join(", "));
     (!found.is_empty()).then(|| invalid(&patched.to_string(), &why()))
+}
+
+/// The same with whole numbers without a fraction: programs that know one sort of number write `1.0`.
+fn whole_numbers(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) if float.fract() == 0.0 && float.abs() < 9.0e15 => (float as i64).into(),
+            _ => Value::Number(number),
+        },
+        Value::Array(items) => items.into_iter().map(whole_numbers).collect(),
+        Value::Object(fields) => {
+            Value::Object(fields.into_iter().map(|(name, value)| (name, whole_numbers(value))).collect())
+        }
+        other => other,
+    }
 }
 
 fn object(body: &[u8]) -> Result<Value, Failure> {
@@ -187,6 +202,12 @@ mod tests {
 
     fn patched(patch_type: PatchType, body: &str) -> Result<Checked, Failure> {
         apply(patch_type, kind_of::<ConfigMap>(), &config_map(), body.as_bytes())
+    }
+
+    #[test]
+    fn strategic_patches_may_write_whole_numbers_with_a_fraction() {
+        let found = whole_numbers(json!({"spec": {"replicas": 1.0, "list": [2e3, 1.5, 7]}}));
+        assert_eq!(found, json!({"spec": {"replicas": 1, "list": [2000, 1.5, 7]}}));
     }
 
     #[test]

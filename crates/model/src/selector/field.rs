@@ -42,8 +42,8 @@ impl FieldSelector {
                     "invalid selector: '{text}'; can't understand '{part}'"
                 )));
             };
-            check_label(label, kind)?;
             let value = unescape(value)?;
+            check_label(label, kind)?;
             terms.push(Term { label: label.to_owned(), equal, value });
         }
         Ok(Self(terms.into()))
@@ -172,7 +172,8 @@ fn unescape(value: &str) -> Result<String, Failure> {
             },
             ',' | '=' => {
                 return Err(Failure::bad_request(format!(
-                    "invalid field selector: unescaped character in value: {c}"
+                    "invalid field selector: unescaped character in value: {}",
+                    u32::from(c)
                 )));
             }
             c => out.push(c),
@@ -224,7 +225,7 @@ mod tests {
             error("metadata.name", &POD),
             "invalid selector: 'metadata.name'; can't understand 'metadata.name'"
         );
-        assert!(error("metadata.name=a=b", &POD).contains("unescaped character in value: ="));
+        assert!(error("metadata.name=a=b", &POD).contains("unescaped character in value: 61"));
         assert!(error("metadata.name=a\\b", &POD).contains("invalid escape sequence: \\b"));
         assert!(FieldSelector::parse("!", &POD).is_err());
         assert!(FieldSelector::parse("a!b!=c", &POD).is_err());

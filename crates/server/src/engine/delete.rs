@@ -120,6 +120,11 @@ impl Engine {
             Deletion::Unchanged => return Ok(Ok(Deleted { object: old.clone(), gone: false })),
             Deletion::Mark(object) => {
                 let value = object.to_value();
+                if dry_run {
+                    let bytes = Object::canonical_with(kind, &value, old.managed_fields());
+                    let marked = Object::seal(kind, &bytes, old.revision()).map_err(Failure::internal)?;
+                    return Ok(Ok(Deleted { object: Arc::new(marked), gone: false }));
+                }
                 let form = (&value, old.managed_fields());
                 (self.mutation(who, Operation::Replace, object.as_ref(), form, precondition), false)
             }

@@ -11,7 +11,7 @@ use balsa_model::kind::{kind_of, to_value};
 use balsa_model::selector::Filter;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, KindRef, Object, Operation, Precondition};
-use balsa_state::{Event, Watch};
+use balsa_state::{Event, Refusal, Watch};
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodCondition};
@@ -19,7 +19,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 use super::read::{Page, Wanted, watch_failed};
-use super::{Engine, check_precondition, refused};
+use super::{ATTEMPTS, Engine, check_precondition, read_failed, refused};
 use crate::admission::Admitted;
 use crate::authorize::Authorized;
 
@@ -44,12 +44,19 @@ impl LocalBackend {
 pub(crate) struct Binding {
     /// The pod.
     pub pod: Key,
-    /// Its UID; empty: whichever it has.
-    pub uid: String,
+    /// Which pod of that name, and which version of it.
+    pub precondition: Precondition,
     /// The node.
     pub node: String,
     /// What the pod shall be annotated with besides.
     pub annotations: BTreeMap<String, String>,
+}
+
+impl Binding {
+    /// The precondition that names a pod's UID; empty: whichever it has.
+    pub(crate) fn of_uid(uid: String) -> Precondition {
+        Precondition { uid: Some(uid).filter(|uid| !uid.is_empty()), ..Precondition::default() }
+    }
 }
 
 /// An event of the state as clients know it.
@@ -125,7 +132,12 @@ impl Backend for LocalBackend {
     }
 
     async fn bind(&self, bindings: Vec<(Key, String, String)>) -> Vec<Result<(), Failure>> {
-        let binding = |(pod, uid, node)| Binding { pod, uid, node, annotations: BTreeMap::new() };
+        let binding = |(pod, uid, node)| Binding {
+            pod,
+            precondition: Binding::of_uid(uid),
+            node,
+            annotations: BTreeMap::new(),
+        };
         self.engine.bind(&self.who, bindings.into_iter().map(binding).collect()).await
     }
 }
@@ -143,41 +155,78 @@ fn mark_scheduled(pod: &mut Pod, now: Timestamp) {
 }
 
 impl Engine {
-    /// Gives pods their nodes, all in one entry.
+    /// Gives pods their nodes, all in one entry; those that were written to meanwhile in another one.
     pub(crate) async fn bind(&self, who: &Authorized, bindings: Vec<Binding>) -> Vec<Result<(), Failure>> {
         let mut answers = vec![Ok(()); bindings.len()];
-        let mut proposed = Vec::new();
-        for (i, binding) in bindings.iter().enumerate() {
-            match self.binding(who, binding) {
-                Ok(admitted) => proposed.push((i, admitted)),
-                Err(failure) => answers[i] = Err(failure),
+        let mut open: Vec<usize> = (0..bindings.len()).collect();
+        for attempt in 0..ATTEMPTS {
+            // Somebody was faster: what they wrote may not be here yet.
+            if attempt > 0
+                && let Err(error) = self.store.read_barrier().await
+            {
+                open.iter().for_each(|&place| answers[place] = Err(read_failed(&error)));
+                break;
             }
-        }
-        if proposed.is_empty() {
-            return answers;
-        }
-        let (places, admitted): (Vec<usize>, Vec<Admitted>) = proposed.into_iter().unzip();
-        match self.propose(who, Admitted::join(admitted)).await {
-            Ok(verdicts) => {
-                for (place, verdict) in places.into_iter().zip(verdicts) {
-                    answers[place] = verdict
-                        .map(|_| ())
-                        .map_err(|r| refused(kind_of::<Pod>(), &bindings[place].pod.name, r));
-                }
+            open = self.bind_once(who, &bindings, open, &mut answers).await;
+            if open.is_empty() {
+                break;
             }
-            Err(failure) => places.into_iter().for_each(|place| answers[place] = Err(failure.clone())),
         }
         answers
     }
 
+    /// Whether a binding would do, as things are.
+    ///
+    /// # Errors
+    /// What `bind` would say.
+    pub(crate) async fn try_binding(&self, who: &Authorized, binding: &Binding) -> Result<(), Failure> {
+        self.store.read_barrier().await.map_err(|error| read_failed(&error))?;
+        self.binding(who, binding).map(drop)
+    }
+
+    /// One attempt for the bindings at `open`; the places of those that others were faster than.
+    async fn bind_once(
+        &self,
+        who: &Authorized,
+        bindings: &[Binding],
+        open: Vec<usize>,
+        answers: &mut [Result<(), Failure>],
+    ) -> Vec<usize> {
+        let mut proposed = Vec::new();
+        for place in open {
+            match self.binding(who, &bindings[place]) {
+                Ok(admitted) => proposed.push((place, admitted)),
+                Err(failure) => answers[place] = Err(failure),
+            }
+        }
+        if proposed.is_empty() {
+            return Vec::new();
+        }
+        let (places, admitted): (Vec<usize>, Vec<Admitted>) = proposed.into_iter().unzip();
+        let verdicts = match self.propose(who, Admitted::join(admitted)).await {
+            Ok(verdicts) => verdicts,
+            Err(failure) => {
+                places.into_iter().for_each(|place| answers[place] = Err(failure.clone()));
+                return Vec::new();
+            }
+        };
+        let mut overtaken = Vec::new();
+        for (place, verdict) in places.into_iter().zip(verdicts) {
+            if matches!(verdict, Err(Refusal::Conflict { .. })) {
+                overtaken.push(place);
+            }
+            let name = &bindings[place].pod.name;
+            answers[place] = verdict.map(drop).map_err(|refusal| refused(kind_of::<Pod>(), name, refusal));
+        }
+        overtaken
+    }
+
     fn binding(&self, who: &Authorized, binding: &Binding) -> Result<Admitted, Failure> {
-        let Binding { pod: key, uid, node, annotations } = binding;
+        let Binding { pod: key, precondition, node, annotations } = binding;
         let pods = kind_of::<Pod>();
         let old =
             self.state().get(pods, key).ok_or_else(|| Failure::not_found(pods.descriptor(), &key.name))?;
-        let precondition =
-            Precondition { uid: (!uid.is_empty()).then(|| uid.clone()), ..Precondition::default() };
-        check_precondition(&old, &precondition)?;
+        check_precondition(&old, precondition)?;
         let mut pod = old.to_typed::<Pod>().ok_or_else(|| Failure::internal("pod does not decode"))?;
         if old.is_deleting() {
             return Err(Failure::conflict(

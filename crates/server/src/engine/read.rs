@@ -168,7 +168,11 @@ impl Engine {
         Ok(self.state().view(kind.stored()))
     }
 
-    async fn reach(&self, revision: Revision) -> Result<(), Failure> {
+    /// Waits until this server is as far as `revision`.
+    ///
+    /// # Errors
+    /// `Timeout` when that takes too long.
+    pub(crate) async fn reach(&self, revision: Revision) -> Result<(), Failure> {
         if tokio::time::timeout(TOO_NEW_PATIENCE, self.state().wait_for(revision)).await.is_ok() {
             return Ok(());
         }

@@ -117,7 +117,10 @@ impl AgentService for Agents {
         let pod = Bound { kind: kind_of::<Pod>(), name: wanted.pod_name, uid: wanted.pod_uid };
         let token_request = TokenRequest {
             audiences: wanted.audiences,
-            seconds: (wanted.expiration_seconds > 0).then_some(wanted.expiration_seconds),
+            seconds: match wanted.expiration_seconds {
+                seconds @ 1.. => seconds,
+                _ => TokenRequest::default().seconds,
+            },
             bound: Some(pod).filter(|pod| !pod.uid.is_empty()),
         };
         let now = self.0.engine.clock().now_seconds();

@@ -179,7 +179,12 @@ impl ObjectService for Objects {
         let bindings = request.into_inner().bindings.into_iter().map(|binding| {
             let pod = binding.pod.unwrap_or_default();
             let pod = Key::new(pod.namespace, pod.name);
-            Binding { pod, uid: binding.uid, node: binding.node, annotations: BTreeMap::new() }
+            Binding {
+                pod,
+                precondition: Binding::of_uid(binding.uid),
+                node: binding.node,
+                annotations: BTreeMap::new(),
+            }
         });
         let answers = self.front.engine.bind(&who, bindings.collect()).await;
         let results = answers.iter().map(|answer| match answer {

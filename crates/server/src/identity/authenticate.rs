@@ -7,7 +7,7 @@ use balsa_model::{Failure, Reason};
 use balsa_state::State;
 
 use super::bootstrap_token;
-use super::service_account::ServiceAccountTokens;
+use super::service_account::{NotGood, ServiceAccountTokens};
 
 /// A user who is who they say. Only this module, and the server for its own parts, make one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,16 @@ impl Authenticated {
         &self.groups
     }
 
+    /// What the user is by, among all that ever had the name; empty where nobody says.
+    pub(crate) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// What else is known of the user.
+    pub(crate) fn extra(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.extra
+    }
+
     /// Whether the user is in a group.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)
@@ -96,7 +106,8 @@ impl Authenticator {
     /// `Unauthorized` when credentials were shown that are not good.
     pub(crate) fn authenticate(&self, credentials: &Credentials) -> Result<Authenticated, Failure> {
         if let Some(token) = &credentials.bearer {
-            return self.by_token(token);
+            let api = [self.tokens.issuer().to_owned()];
+            return self.by_token(token, &api).map(|(user, _)| user).map_err(|_| unauthorized());
         }
         match &credentials.certificate {
             Some(der) => by_certificate(der),
@@ -104,18 +115,40 @@ impl Authenticator {
         }
     }
 
-    fn by_token(&self, token: &str) -> Result<Authenticated, Failure> {
+    /// The user of a token that may be shown to one of `audiences` (none: to the API), and to which of them.
+    ///
+    /// # Errors
+    /// Why it is not good.
+    pub(crate) fn review(
+        &self,
+        token: &str,
+        audiences: &[String],
+    ) -> Result<(Authenticated, Vec<String>), NotGood> {
+        match audiences {
+            [] => self.by_token(token, &[self.tokens.issuer().to_owned()]),
+            audiences => self.by_token(token, audiences),
+        }
+    }
+
+    fn by_token(&self, token: &str, audiences: &[String]) -> Result<(Authenticated, Vec<String>), NotGood> {
         let now = self.clock.now();
         if token.starts_with(bootstrap_token::PREFIX) {
-            let (id, usage) = bootstrap_token::verify(&self.state, token, now)?;
+            let api: Vec<String> =
+                audiences.iter().filter(|one| *one == self.tokens.issuer()).cloned().collect();
+            if api.is_empty() {
+                return Err(NotGood::Token);
+            }
+            let (id, usage) = bootstrap_token::verify(&self.state, token, now).map_err(|_| NotGood::Token)?;
             let groups = vec![usage.group().to_owned()];
-            return Ok(Authenticated::known(&format!("system:bootstrap:{id}"), groups));
+            return Ok((Authenticated::known(&format!("system:bootstrap:{id}"), groups), api));
         }
-        let claims = self.tokens.verify(token, &self.state, now)?;
+        let claims = self.tokens.verify(token, audiences, &self.state, now)?;
         let groups =
             vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
         let user = format!("system:serviceaccount:{}:{}", claims.namespace, claims.name);
-        Ok(Authenticated { uid: claims.uid, ..Authenticated::known(&user, groups) })
+        let user =
+            Authenticated { uid: claims.uid, extra: claims.extra, ..Authenticated::known(&user, groups) };
+        Ok((user, claims.audiences))
     }
 }
 

@@ -4,6 +4,8 @@
 //! A token is good while its signature is, its time has not passed, and the account (and what it is bound to)
 //! still exist with the same UID.
 
+use std::collections::BTreeMap;
+
 use balsa_model::kind::kind_of;
 use balsa_model::{Failure, Key, KindRef};
 use balsa_state::State;
@@ -18,20 +20,27 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::IdentityError;
-use super::authenticate::unauthorized;
 
-/// Shortest and longest life of a token, in seconds, and that of one that names none.
-const LIFE: (i64, i64, i64) = (600, 365 * 86_400, 3607);
+/// Shortest and longest life of a token, in seconds.
+const LIFE: (i64, i64) = (600, 365 * 86_400);
+/// The life of a token that names none.
+const HOUR: i64 = 3600;
 
 /// What a token is asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct TokenRequest {
     /// Whom it may be shown to; empty: the API itself.
     pub audiences: Vec<String>,
-    /// How long it is good for, in seconds; `None`: about an hour.
-    pub seconds: Option<i64>,
+    /// How long it is good for, in seconds.
+    pub seconds: i64,
     /// What it is bound to.
     pub bound: Option<Bound>,
+}
+
+impl Default for TokenRequest {
+    fn default() -> Self {
+        Self { audiences: Vec::new(), seconds: HOUR, bound: None }
+    }
 }
 
 /// An object with which a token ends.
@@ -95,6 +104,43 @@ pub(crate) struct AccountClaims {
     pub(crate) namespace: String,
     pub(crate) name: String,
     pub(crate) uid: String,
+    /// Whom the token may be shown to, of those who were asked about.
+    pub(crate) audiences: Vec<String>,
+    /// What tells about the token itself, by the names that Kubernetes has for it.
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
+}
+
+/// Why a token is none of an account.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotGood {
+    /// It is no token, is too old, or what it stands for is gone.
+    #[error("invalid bearer token")]
+    Token,
+    /// It is good, and for others.
+    #[error(
+        "[invalid bearer token, token audiences {} is invalid for the target audiences {}]",
+        quoted(.0),
+        quoted(.1)
+    )]
+    Audiences(Vec<String>, Vec<String>),
+}
+
+/// A list as Kubernetes writes it.
+fn quoted(list: &[String]) -> String {
+    let quoted: Vec<String> = list.iter().map(|one| format!("{one:?}")).collect();
+    format!("[{}]", quoted.join(" "))
+}
+
+/// What is told about a token: its own name, and what it is bound to.
+fn extra(jti: &str, pod: Option<&Named>, node: Option<&Named>) -> BTreeMap<String, Vec<String>> {
+    let mut told = vec![("credential-id".to_owned(), format!("JTI={jti}"))];
+    for (kind, named) in [("pod", pod), ("node", node)] {
+        let Some(named) = named else { continue };
+        told.push((format!("{kind}-name"), named.name.clone()));
+        told.push((format!("{kind}-uid"), named.uid.clone()));
+    }
+    let named = |(name, text)| (format!("authentication.kubernetes.io/{name}"), vec![text]);
+    told.into_iter().map(named).collect()
 }
 
 /// Signs and checks tokens.
@@ -148,7 +194,7 @@ impl ServiceAccountTokens {
         let meta = &account.metadata;
         let (namespace, name) =
             (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-        let seconds = request.seconds.unwrap_or(LIFE.2).clamp(LIFE.0, LIFE.1);
+        let seconds = request.seconds.clamp(LIFE.0, LIFE.1);
         let expires = now.saturating_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(now);
         let audiences =
             if request.audiences.is_empty() { vec![self.issuer.clone()] } else { request.audiences.clone() };
@@ -173,23 +219,29 @@ impl ServiceAccountTokens {
         Ok((token, expires))
     }
 
-    /// The account of a token that is good.
+    /// The account of a token that is good, and may be shown to one of `audiences`.
     pub(crate) fn verify(
         &self,
         token: &str,
+        audiences: &[String],
         state: &State,
         now: Timestamp,
-    ) -> Result<AccountClaims, Failure> {
+    ) -> Result<AccountClaims, NotGood> {
         let mut validation = Validation::new(Algorithm::ES256);
-        validation.set_audience(&[&self.issuer]);
+        // Told apart from a token that is not good, below.
+        validation.validate_aud = false;
         validation.set_issuer(&[&self.issuer]);
         // Our own clock decides, below.
         validation.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
-            .map_err(|_| unauthorized())?
+            .map_err(|_| NotGood::Token)?
             .claims;
         if claims.exp <= now.as_second() || claims.nbf > now.as_second() + 60 {
-            return Err(unauthorized());
+            return Err(NotGood::Token);
+        }
+        let shared: Vec<String> = claims.aud.iter().filter(|one| audiences.contains(one)).cloned().collect();
+        if shared.is_empty() {
+            return Err(NotGood::Audiences(claims.aud, audiences.to_vec()));
         }
         let KubernetesClaims { namespace, serviceaccount: account, pod, secret, node } = claims.kubernetes;
         let exists = |kind: KindRef, named: &Named| {
@@ -198,13 +250,14 @@ impl ServiceAccountTokens {
             view.get(&Key::new(namespace, named.name.as_str())).is_some_and(|o| o.uid() == named.uid)
         };
         if !exists(kind_of::<ServiceAccount>(), &account) {
-            return Err(unauthorized());
+            return Err(NotGood::Token);
         }
+        let extra = extra(&claims.jti, pod.as_ref(), node.as_ref());
         let bound = [(kind_of::<Pod>(), pod), (kind_of::<Secret>(), secret), (kind_of::<Node>(), node)];
         if bound.iter().any(|(kind, named)| named.as_ref().is_some_and(|named| !exists(*kind, named))) {
-            return Err(unauthorized());
+            return Err(NotGood::Token);
         }
-        Ok(AccountClaims { namespace, name: account.name, uid: account.uid })
+        Ok(AccountClaims { namespace, name: account.name, uid: account.uid, audiences: shared, extra })
     }
 }
 
@@ -235,5 +288,17 @@ mod tests {
         validation.validate_exp = false;
         let claims = jsonwebtoken::decode::<Claims>(&token, &key, &validation).unwrap().claims;
         assert_eq!(claims.sub, "system:serviceaccount:factory:robot");
+    }
+
+    #[test]
+    fn refusals_name_the_audiences() {
+        let list = |list: &[&str]| list.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>();
+        let why = NotGood::Audiences(list(&["a", "b"]), list(&["c"])).to_string();
+        let told = r#"token audiences ["a" "b"] is invalid for the target audiences ["c"]"#;
+        assert_eq!(why, format!("[invalid bearer token, {told}]"));
+        let pod = Named { name: "p".to_owned(), uid: "u".to_owned() };
+        let told = extra("x", Some(&pod), None);
+        assert_eq!(told["authentication.kubernetes.io/credential-id"], ["JTI=x"]);
+        assert_eq!(told["authentication.kubernetes.io/pod-uid"], ["u"]);
     }
 }

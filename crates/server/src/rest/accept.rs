@@ -58,12 +58,44 @@ pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<A
     if accepted.form != Form::Metadata {
         return Ok(accepted);
     }
-    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
     let message = format!(
-        "you requested PartialObjectMetadata, but the requested object is a list (*{group}.{}List)",
+        "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
+        package(kind),
         kind.kind
     );
     Err(Failure::new(Reason::NotAcceptable, message))
+}
+
+/// The same for one object, which is no list.
+pub(super) fn negotiate_object(headers: &HeaderMap, kind: &Descriptor) -> Result<Accepted, Failure> {
+    let accepted = negotiate(headers)?;
+    if accepted.form != Form::MetadataList {
+        return Ok(accepted);
+    }
+    let message = format!(
+        "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
+        package(kind),
+        kind.kind
+    );
+    Err(Failure::new(Reason::NotAcceptable, message))
+}
+
+/// The same for a watch, whose events no YAML can follow one another in.
+pub(super) fn negotiate_watch(headers: &HeaderMap) -> Result<Accepted, Failure> {
+    let entries = entries(headers);
+    if entries.is_empty() {
+        return Ok(PLAIN);
+    }
+    let streams = |accepted: &Accepted| accepted.encoding != Encoding::Yaml;
+    entries.iter().filter_map(|entry| accepted(entry)).find(streams).ok_or_else(|| {
+        let accepted = "only the following media types are accepted: application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+        Failure::new(Reason::NotAcceptable, accepted)
+    })
+}
+
+/// The name that Kubernetes' own types of a group go by.
+fn package(kind: &Descriptor) -> &str {
+    if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() }
 }
 
 /// The encoding of an answer that has one form only. Who accepts none that this server has gets JSON.
@@ -144,5 +176,17 @@ mod tests {
         assert_eq!(chosen("application/cbor, application/json").encoding, Encoding::Cbor);
         assert_eq!(chosen("text/html,application/yaml;q=0.5,*/*;q=0.8").encoding, Encoding::Json);
         assert_eq!(chosen("application/vnd.kubernetes.protobuf,*/*").encoding, Encoding::Json);
+    }
+
+    #[test]
+    fn watches_are_no_yaml_and_objects_no_lists() {
+        let headers = |accept: &'static str| HeaderMap::from_iter([(ACCEPT, accept.parse().unwrap())]);
+        assert_eq!(negotiate_watch(&headers("application/yaml, application/json")).unwrap(), PLAIN);
+        let failure = negotiate_watch(&headers("application/yaml")).unwrap_err();
+        assert!(failure.message.ends_with("protobuf;stream=watch"), "{}", failure.message);
+        let list = headers("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1");
+        let kind = Descriptor::cluster("", "v1", "Namespace", "namespaces", "namespace", "NamespaceList");
+        let failure = negotiate_object(&list, &kind).unwrap_err();
+        assert!(failure.message.ends_with("is not a list (*core.Namespace)"), "{}", failure.message);
     }
 }

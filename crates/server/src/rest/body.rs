@@ -210,6 +210,14 @@ fn require_kind(kind: &Descriptor, value: &Value) -> Result<(), Failure> {
     require_type(kind.kind, &kind.api_version(), value)
 }
 
+/// Refuses an order whose body does not name what the URL names.
+pub(super) fn require_name(kind: &str, name: &str, value: &Value) -> Result<(), Failure> {
+    match value.pointer("/metadata/name").and_then(Value::as_str) == Some(name) {
+        true => Ok(()),
+        false => Err(Failure::bad_request(format!("name in URL does not match name in {kind} object"))),
+    }
+}
+
 /// Refuses a body that says to be something else than `kind` of `api_version`. What it does not say is
 /// taken for granted.
 pub(super) fn require_type(kind: &str, api_version: &str, value: &Value) -> Result<(), Failure> {

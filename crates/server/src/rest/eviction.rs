@@ -22,6 +22,8 @@ use super::{ResourceCall, body, respond};
 use crate::authorize::Authorized;
 use crate::engine::Engine;
 
+/// The version of evictions that clients of old name.
+const BETA: &str = "policy/v1beta1";
 /// Of the condition of a pod that goes.
 const REASON: &str = "EvictionByEvictionAPI";
 const BLOCKED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
@@ -36,10 +38,10 @@ pub(super) async fn serve(call: ResourceCall, body: Body) -> Result<Response, Fa
     let who = call.authorize("create")?;
     let bytes = body::read(body).await?;
     let (value, _) = body::parse(&call.call.headers, &bytes, "policy.v1.Eviction")?;
-    let named = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    if !named.is_empty() && named != call.path.name {
-        return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
-    }
+    let version = value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let version = if version == BETA { BETA } else { "policy/v1" };
+    body::require_type("Eviction", version, &value)?;
+    body::require_name("Eviction", &call.path.name, &value)?;
     let dry_run = call.call.query.dry_run("CreateOptions")?
         || value.pointer("/deleteOptions/dryRun").and_then(Value::as_array).is_some_and(|a| !a.is_empty());
     let options = DeleteOptions {

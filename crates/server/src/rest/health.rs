@@ -79,7 +79,8 @@ pub(super) async fn all(call: &Call, probe: &str) -> Response {
 /// One check; `None`: there is none of that name.
 pub(super) async fn one(call: &Call, probe: &str, name: &str) -> Option<Response> {
     let check = checks(call, probe).await.into_iter().find(|check| check.name == name)?;
-    Some(answer(call, check.is_good(), check.line()))
+    let text = if check.is_good() { "ok".to_owned() } else { check.line() };
+    Some(answer(call, check.is_good(), text))
 }
 
 fn answer(call: &Call, is_good: bool, verbose: String) -> Response {

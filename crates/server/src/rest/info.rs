@@ -126,6 +126,8 @@ pub(crate) fn version() -> Value {
     let (major, minor, patch) = KUBERNETES_VERSION;
     json!({
         "major": major.to_string(), "minor": minor.to_string(),
+        "emulationMajor": major.to_string(), "emulationMinor": minor.to_string(),
+        "minCompatibilityMajor": major.to_string(), "minCompatibilityMinor": (minor - 1).to_string(),
         "gitVersion": format!("v{major}.{minor}.{patch}+balsa.{}", env!("CARGO_PKG_VERSION")),
         "gitCommit": option_env!("BALSA_COMMIT").unwrap_or_default(), "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none (Rust)", "compiler": "rustc",

@@ -4,16 +4,21 @@ use std::io;
 
 use axum::body::Body;
 use axum::response::Response;
-use balsa_model::{Failure, Reason};
+use balsa_model::field::{FieldErrors, Path};
+use balsa_model::{Descriptor, Failure, Reason};
 use balsa_proto::agent::{OpenLogs, StreamRequest, open, stream_request};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, StatusCode};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 
 use super::ResourceCall;
 use super::query::Query;
 use crate::sessions::LOST;
+
+/// What refusals say the options of a log are.
+const LOG_OPTIONS: Descriptor = Descriptor::namespaced("", "v1", "PodLogOptions", "", "", "");
 
 /// Serves a log.
 pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
@@ -22,8 +27,12 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     }
     call.authorize("get")?;
     let query = &call.call.query;
-    let target = call.call.front.container(&call.key(), query.get("container"))?;
-    let mut logs = options(query, &call)?;
+    let mut logs = options(query, &call.path.name, call.call.front.engine.clock().now())?;
+    let Some(target) = call.call.front.container_if_placed(&call.key(), query.get("container"))? else {
+        let mut nothing = Response::new(Body::empty());
+        *nothing.status_mut() = StatusCode::NO_CONTENT;
+        return Ok(nothing);
+    };
     if !logs.previous {
         target.require_started()?;
     }
@@ -64,20 +73,33 @@ async fn next_bytes(stream: &mut mpsc::Receiver<StreamRequest>) -> io::Result<Op
     }
 }
 
-fn options(query: &Query, call: &ResourceCall) -> Result<OpenLogs, Failure> {
-    let tail_lines = query.number("tailLines")?;
-    if tail_lines.is_some_and(|lines: i64| lines < 0) {
-        return Err(Failure::bad_request("tailLines: Invalid value: must be greater than or equal to 0"));
+/// What of a log is wanted, judged before the pod is looked at.
+fn options(query: &Query, pod: &str, now: Timestamp) -> Result<OpenLogs, Failure> {
+    let (tail_lines, limit_bytes) = (query.number("tailLines")?, query.number("limitBytes")?);
+    let (since_seconds, since_time) = (query.number("sinceSeconds")?, query.get("sinceTime"));
+    let mut errors = FieldErrors::new();
+    if let Some(lines) = tail_lines.filter(|lines| *lines < 0) {
+        errors.invalid(&Path::new("tailLines"), lines, "must be greater than or equal to 0");
     }
-    let since_time = match query.number::<i64>("sinceSeconds")? {
-        Some(seconds) if seconds > 0 => {
-            let since = call.call.front.engine.clock().now();
-            let since = since.saturating_sub(jiff::SignedDuration::from_secs(seconds));
-            since.map(|t| t.to_string()).unwrap_or_default()
+    if let Some(bytes) = limit_bytes.filter(|bytes| *bytes < 1) {
+        errors.invalid(&Path::new("limitBytes"), bytes, "must be greater than 0");
+    }
+    let since_time = match since_seconds {
+        Some(_) if !since_time.is_empty() => {
+            let why = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+            errors.forbidden(&Path::new("[]"), why);
+            String::new()
         }
-        Some(_) => return Err(Failure::bad_request("sinceSeconds: Invalid value: must be greater than 0")),
-        None => query.get("sinceTime").to_owned(),
+        Some(seconds) => {
+            if seconds < 1 {
+                errors.invalid(&Path::new("sinceSeconds"), seconds, "must be greater than 0");
+            }
+            let since = now.saturating_sub(jiff::SignedDuration::from_secs(seconds));
+            since.map(|time| time.to_string()).unwrap_or_default()
+        }
+        None => time(since_time)?,
     };
+    Failure::invalid(&LOG_OPTIONS, pod, errors).map_or(Ok(()), Err)?;
     Ok(OpenLogs {
         container: String::new(),
         follow: query.flag("follow"),
@@ -85,6 +107,37 @@ fn options(query: &Query, call: &ResourceCall) -> Result<OpenLogs, Failure> {
         tail_lines,
         since_time,
         timestamps: query.flag("timestamps"),
-        limit_bytes: query.number("limitBytes")?,
+        limit_bytes,
     })
+}
+
+/// A time of RFC 3339; empty: none.
+fn time(text: &str) -> Result<String, Failure> {
+    if text.is_empty() || text.parse::<Timestamp>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(Failure::bad_request(format!(
+        "parsing time {text:?} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text:?} as \"2006\""
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_options_are_told_together() {
+        let asked = |text: &str| options(&Query::parse(Some(text)), "p", Timestamp::UNIX_EPOCH);
+        assert_eq!(asked("sinceTime=2020-01-01T00:00:00Z").unwrap().since_time, "2020-01-01T00:00:00Z");
+        assert_eq!(asked("sinceTime=x").unwrap_err().reason, Reason::BadRequest);
+        let both = asked("sinceTime=2020-01-01T00:00:00Z&sinceSeconds=3").unwrap_err().message;
+        let why = "[]: Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified";
+        assert_eq!(both, format!("PodLogOptions \"p\" is invalid: {why}"));
+        let failure = asked("tailLines=-1&limitBytes=0&sinceSeconds=0").unwrap_err();
+        let fields: Vec<&str> = failure.causes.iter().map(|cause| &*cause.field).collect();
+        assert_eq!(
+            (&*failure.kind, fields),
+            ("PodLogOptions", vec!["tailLines", "limitBytes", "sinceSeconds"])
+        );
+    }
 }

@@ -29,6 +29,7 @@ use balsa_model::{Failure, KindRef, Reason, kinds};
 use http::header::ACCEPT_ENCODING;
 use http::{Extensions, HeaderMap, Method, Request, Uri};
 use hyper::upgrade::OnUpgrade;
+use serde_json::Value;
 
 use crate::authorize::Attributes;
 use crate::fairness::Sort;
@@ -110,6 +111,12 @@ async fn dispatch(
     Ok(response)
 }
 
+/// The texts in a list of a body.
+fn texts(value: &Value, pointer: &str) -> Vec<String> {
+    let list = value.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
 /// Whether a request lasts for as long as somebody looks.
 fn is_open_for_long(path: &ResourcePath) -> bool {
     matches!(path.subresource.as_str(), "attach" | "exec" | "log" | "portforward" | "proxy")
@@ -144,6 +151,10 @@ async fn route(
             return Err(failure);
         }
     };
+    if !exists(kind, &path) {
+        call.front.authorize(&call.user, &attributes(&call, &path))?;
+        return Err(Failure::generic(Reason::NotFound));
+    }
     let call = ResourceCall { call, kind, path };
     let writes = matches!(call.call.method, Method::POST | Method::PUT | Method::PATCH);
     let mut answer = served(call, body, &mut extensions).await?;
@@ -214,6 +225,15 @@ fn served_kind(path: &ResourcePath) -> Result<KindRef, Failure> {
     kind.ok_or_else(|| Failure::generic(Reason::NotFound))
 }
 
+/// Whether there is such a path for a kind: cluster-wide objects are in no namespace, and of others there are
+/// only collections without one.
+fn exists(kind: KindRef, path: &ResourcePath) -> bool {
+    match kind.descriptor().is_namespaced() {
+        true => !path.namespace.is_empty() || path.name.is_empty(),
+        false => path.namespace.is_empty(),
+    }
+}
+
 impl ResourceCall {
     /// The proof that the user may do `verb` here.
     pub(super) fn authorize(&self, verb: &str) -> Result<crate::authorize::Authorized, Failure> {
@@ -231,5 +251,27 @@ impl ResourceCall {
     /// That a method makes no sense here.
     pub(super) fn not_allowed(&self) -> Failure {
         Failure::generic(Reason::MethodNotAllowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_where_their_kind_has_them() {
+        for (path, there) in [
+            ("/api/v1/pods", true),
+            ("/api/v1/namespaces/n/pods/p", true),
+            ("/api/v1/pods/p", false),
+            ("/api/v1/pods/p/log", false),
+            ("/api/v1/nodes/n", true),
+            ("/api/v1/namespaces/n", true),
+            ("/api/v1/namespaces/n/nodes", false),
+            ("/api/v1/namespaces/n/namespaces", false),
+        ] {
+            let path = path::parse(path).unwrap();
+            assert_eq!(exists(served_kind(&path).unwrap(), &path), there, "{path:?}");
+        }
     }
 }

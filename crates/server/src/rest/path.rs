@@ -17,6 +17,9 @@ pub(crate) struct ResourcePath {
 
 /// Takes a path apart; `None` when it is none of a resource. Parts are percent-decoded.
 pub(crate) fn parse(path: &str) -> Option<ResourcePath> {
+    if path.starts_with("//") {
+        return None;
+    }
     let mut parts = path.trim_matches('/').split('/').map(decode);
     let (group, version) = match parts.next()?.as_str() {
         "api" => (String::new(), parts.next()?),
@@ -73,5 +76,6 @@ mod tests {
         }
         assert_eq!(parse("/healthz"), None);
         assert_eq!(parse("/api/v1"), None);
+        assert_eq!(parse("//api/v1/pods"), None);
     }
 }

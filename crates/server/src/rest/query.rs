@@ -12,6 +12,16 @@ use crate::engine::{Page, ResourceVersionMatch, Wanted};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
 
+/// What a watch begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct WatchStart {
+    pub(super) start: Start,
+    /// How fresh it must be.
+    pub(super) at_least: Revision,
+    /// Whether the end of the initial state is told.
+    pub(super) marks_initial: bool,
+}
+
 impl Query {
     pub(super) fn parse(query: Option<&str>) -> Self {
         let query = query.unwrap_or_default();
@@ -38,13 +48,17 @@ impl Query {
         self.has(name) && value != "0" && !value.eq_ignore_ascii_case("false")
     }
 
-    pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, Failure> {
+    /// A number; refused as Go refuses it.
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Failure> {
+        use std::num::IntErrorKind::{NegOverflow, PosOverflow};
         match self.get(name) {
             "" => Ok(None),
-            text => text.parse().map(Some).map_err(|_| {
-                Failure::bad_request(format!(
-                    "query parameter {name}: Invalid value: \"{text}\": must be a number"
-                ))
+            text => text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+                let why = match error.kind() {
+                    NegOverflow | PosOverflow => "value out of range",
+                    _ => "invalid syntax",
+                };
+                Failure::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
             }),
         }
     }
@@ -69,7 +83,7 @@ impl Query {
     }
 
     pub(super) fn page(&self) -> Result<Page, Failure> {
-        let limit = self.number::<i64>("limit")?.unwrap_or(0).max(0);
+        let limit = self.number("limit")?.unwrap_or(0).max(0);
         Ok(Page {
             limit: usize::try_from(limit).unwrap_or(usize::MAX),
             continue_token: self.get("continue").to_owned(),
@@ -141,15 +155,13 @@ impl Query {
             )),
             (Some(0), _) => Ok(Wanted::Any),
             (Some(v), Some(ResourceVersionMatch::Exact)) => Ok(Wanted::Exact(Revision(v))),
-            (Some(v), None) if self.number::<i64>("limit")?.unwrap_or(0) > 0 => {
-                Ok(Wanted::Exact(Revision(v)))
-            }
+            (Some(v), None) if self.number("limit")?.unwrap_or(0) > 0 => Ok(Wanted::Exact(Revision(v))),
             (Some(v), _) => Ok(Wanted::NotOlderThan(Revision(v))),
         }
     }
 
-    /// Where a watch starts, and whether the initial state is to be marked off.
-    pub(super) fn watch_start(&self) -> Result<(Start, bool), Failure> {
+    /// Where a watch starts.
+    pub(super) fn watch_start(&self) -> Result<WatchStart, Failure> {
         let (version, matching) = (self.version()?, self.version_match()?);
         let initial = self.flag("sendInitialEvents");
         match (self.has("sendInitialEvents"), matching) {
@@ -165,23 +177,26 @@ impl Query {
                 ));
             }
         }
-        Ok(match version {
+        let (start, marks_initial) = match version {
             _ if initial => (Start::Initial, true),
             None | Some(0) => {
                 (Start::Initial, !self.has("sendInitialEvents") && self.flag("allowWatchBookmarks"))
             }
             Some(version) => (Start::After(Revision(version)), false),
-        })
+        };
+        Ok(WatchStart { start, at_least: Revision(version.unwrap_or(0)), marks_initial })
     }
 
-    pub(super) fn watch_timeout(&self) -> Result<Option<Duration>, Failure> {
-        Ok(self.number::<u64>("timeoutSeconds")?.map(Duration::from_secs))
+    /// How long the client has time; `None`: it does not say.
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, Failure> {
+        let seconds = self.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
+        Ok(seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs))
     }
 }
 
 /// Whether the directives of a dry run say so: there is one, `All`.
 pub(super) fn dry_run(options: &str, directives: &[String]) -> Result<bool, Failure> {
-    if directives.iter().all(String::is_empty) {
+    if directives.is_empty() {
         return Ok(false);
     }
     if directives.iter().all(|directive| directive == "All") {
@@ -252,9 +267,27 @@ mod tests {
     #[test]
     fn dry_runs_have_one_directive() {
         assert!(query("dryRun=All").dry_run("CreateOptions").unwrap());
-        assert!(!query("dryRun=").dry_run("CreateOptions").unwrap());
-        let failure = query("dryRun=all").dry_run("CreateOptions").unwrap_err();
-        assert_eq!(failure.kind, "CreateOptions");
-        assert_eq!(failure.causes[0].field, "dryRun");
+        assert!(!query("").dry_run("CreateOptions").unwrap());
+        for wrong in ["dryRun=all", "dryRun=", "dryRun=All&dryRun="] {
+            let failure = query(wrong).dry_run("CreateOptions").unwrap_err();
+            assert_eq!((&*failure.kind, &*failure.causes[0].field), ("CreateOptions", "dryRun"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_refused_in_the_words_of_go() {
+        assert_eq!(query("timeoutSeconds=0").timeout().unwrap(), None);
+        assert_eq!(query("timeoutSeconds=7").timeout().unwrap(), Some(Duration::from_secs(7)));
+        for (text, why) in [("x", "invalid syntax"), ("99999999999999999999", "value out of range")] {
+            let failure = query(&format!("timeoutSeconds={text}")).timeout().unwrap_err();
+            assert_eq!(failure.message, format!("strconv.ParseInt: parsing \"{text}\": {why}"));
+        }
+    }
+
+    #[test]
+    fn an_initial_state_is_as_fresh_as_was_asked() {
+        let list = "sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=9";
+        let wanted = WatchStart { start: Start::Initial, at_least: Revision(9), marks_initial: true };
+        assert_eq!(query(list).watch_start().unwrap(), wanted);
     }
 }

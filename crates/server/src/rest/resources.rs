@@ -57,7 +57,8 @@ impl ResourceCall {
         status: StatusCode,
         object: &std::sync::Arc<balsa_model::Object>,
     ) -> Result<Response, Failure> {
-        let shown = Shown::new(accept::negotiate(&self.call.headers)?, self.call.query.get("includeObject"))?;
+        let accepted = accept::negotiate_object(&self.call.headers, self.kind.descriptor())?;
+        let shown = Shown::new(accepted, self.call.query.get("includeObject"))?;
         Ok(respond::object(status, object, &shown, self.call.front.engine.clock().now()))
     }
 
@@ -106,6 +107,8 @@ async fn list(call: ResourceCall) -> Result<Response, Failure> {
     let shown = Shown::new(accepted, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
     let (wanted, page) = (query.list_wanted()?, query.page()?);
+    // Lists take no time; that it is a number is judged all the same.
+    query.timeout()?;
     let engine = &call.call.front.engine;
     let listed = engine.list(&who, call.kind, &filter, wanted, &page).await?;
     Ok(respond::list(call.kind, listed, &shown, engine.clock().now()))
@@ -222,11 +225,17 @@ pub(super) async fn patch(call: ResourceCall, part: Part, body: Body) -> Result<
     }
 }
 
+/// How something is to be deleted.
+struct Deletion {
+    options: DeleteOptions,
+    precondition: Precondition,
+    dry_run: bool,
+    /// Whether the client said, in the way of old, that dependents go too.
+    cascades: bool,
+}
+
 /// Delete options from the body or, when there is none, from the parameters.
-async fn delete_options(
-    call: &ResourceCall,
-    body: Body,
-) -> Result<(DeleteOptions, Precondition, bool), Failure> {
+async fn delete_options(call: &ResourceCall, body: Body) -> Result<Deletion, Failure> {
     let bytes = body::read(body).await?;
     let value = if bytes.is_empty() {
         Value::Null
@@ -245,6 +254,7 @@ async fn delete_options(
         if given.is_empty() { query.get(field).to_owned() } else { given.to_owned() }
     };
     let orphan = value.get("orphanDependents").and_then(Value::as_bool);
+    let orphan = orphan.or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
     let policy = text("propagationPolicy");
     if !policy.is_empty() && orphan.is_some() {
         let why = format!(
@@ -272,7 +282,8 @@ async fn delete_options(
     let directives = value.get("dryRun").and_then(Value::as_array).into_iter().flatten();
     let directives: Vec<String> = directives.filter_map(|d| d.as_str().map(str::to_owned)).collect();
     let dry_run = query.dry_run("DeleteOptions")? || query::dry_run("DeleteOptions", &directives)?;
-    Ok((DeleteOptions { grace_period_seconds: grace, propagation }, precondition, dry_run))
+    let options = DeleteOptions { grace_period_seconds: grace, propagation };
+    Ok(Deletion { options, precondition, dry_run, cascades: orphan == Some(false) })
 }
 
 /// Some clients name the options by the group of the object that is to go.
@@ -288,20 +299,22 @@ fn require_delete_options(value: &Value) -> Result<(), Failure> {
 
 async fn delete(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("delete")?;
-    let (options, precondition, dry_run) = delete_options(&call, body).await?;
+    let Deletion { options, precondition, dry_run, cascades } = delete_options(&call, body).await?;
     let engine = &call.call.front.engine;
     let deleted = engine.delete(&who, call.kind, &call.key(), &options, &precondition, dry_run).await?;
+    let status = if cascades && !deleted.gone { StatusCode::ACCEPTED } else { StatusCode::OK };
     // Of some kinds clients see the object as it was last; of the rest that it is gone.
     let whole = !deleted.gone || call.kind.descriptor().returns_deleted;
     if whole && accept::negotiate(&call.call.headers)?.form == Form::Whole {
-        return call.object(StatusCode::OK, &deleted.object);
+        return call.object(status, &deleted.object);
     }
-    Ok(respond::success(StatusCode::OK, &deleted.object))
+    Ok(respond::success(status, &deleted.object))
 }
 
 async fn delete_collection(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("deletecollection")?;
-    let (options, _, dry_run) = delete_options(&call, body).await?;
+    call.require_namespace()?;
+    let Deletion { options, dry_run, .. } = delete_options(&call, body).await?;
     let filter = call.call.query.filter(call.kind.descriptor(), &call.path.namespace, "")?;
     let engine = &call.call.front.engine;
     let items = engine.delete_collection(&who, call.kind, &filter, &options, dry_run).await?;

@@ -13,9 +13,9 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::{Map, Value, json};
 
 use super::path::ResourcePath;
-use super::{Call, body, respond, subresources};
+use super::{Call, body, respond, subresources, texts};
 use crate::authorize::{Attributes, MASTERS, rbac};
-use crate::identity::{Authenticated, Credentials};
+use crate::identity::Authenticated;
 
 /// The group of everybody with a name.
 const AUTHENTICATED: &str = "system:authenticated";
@@ -153,7 +153,7 @@ async fn read(question: Question, call: &Call, path: &ResourcePath, body: Body) 
 fn answer(question: Question, call: &Call, path: &ResourcePath, value: &Value) -> Result<Value, Failure> {
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let access = |user: &Authenticated| {
-        let wanted = wanted(question, value)?;
+        let wanted = wanted(value)?;
         Ok(match call.front.authorizer.why(user, &wanted) {
             Some(why) if why.is_empty() => json!({"allowed": true}),
             Some(why) => json!({"allowed": true, "reason": why}),
@@ -164,16 +164,16 @@ fn answer(question: Question, call: &Call, path: &ResourcePath, value: &Value) -
         // Orders are no questions: they were handled before.
         Question::Binding => Err(Failure::generic(Reason::NotFound)),
         Question::SelfSubjectReview => Ok(json!({"userInfo": user_info(&call.user)})),
-        Question::TokenReview => token_review(call, text("/spec/token")),
+        Question::TokenReview => token_review(call, text("/spec/token"), &texts(value, "/spec/audiences")),
         Question::SelfSubjectAccessReview => access(&call.user),
-        Question::SubjectAccessReview => access(&subject(question, value)?),
+        Question::SubjectAccessReview => access(&subject(value)?),
         Question::LocalSubjectAccessReview => {
             let namespace = text("/spec/resourceAttributes/namespace");
             if namespace != path.namespace {
                 let why = format!("must match the namespace of the URL, {}", path.namespace);
-                return Err(wrong(question, "namespace", namespace, &why));
+                return Err(wrong("namespace", namespace, &why));
             }
-            access(&subject(question, value)?)
+            access(&subject(value)?)
         }
         Question::SelfSubjectRulesReview => {
             let namespace = text("/spec/namespace");
@@ -186,54 +186,55 @@ fn answer(question: Question, call: &Call, path: &ResourcePath, value: &Value) -
 }
 
 fn user_info(user: &Authenticated) -> Value {
-    json!({"username": &**user.user(), "groups": user.groups()})
+    let mut info = json!({"username": &**user.user(), "groups": user.groups()});
+    if !user.uid().is_empty() {
+        info["uid"] = user.uid().into();
+    }
+    if !user.extra().is_empty() {
+        info["extra"] = json!(user.extra());
+    }
+    info
 }
 
-fn token_review(call: &Call, token: &str) -> Result<Value, Failure> {
+fn token_review(call: &Call, token: &str, audiences: &[String]) -> Result<Value, Failure> {
     if token.is_empty() {
-        return Err(wrong(
-            Question::TokenReview,
-            "token",
-            "",
-            "token is required for TokenReview in authentication",
-        ));
+        return Err(Failure::bad_request("token is required for TokenReview in authentication"));
     }
-    let credentials = Credentials { certificate: None, bearer: Some(token.to_owned()) };
-    Ok(match call.front.authenticator.authenticate(&credentials) {
-        Ok(user) => json!({"authenticated": true, "user": user_info(&user)}),
-        Err(_) => json!({"user": {}, "error": "invalid bearer token"}),
+    Ok(match call.front.authenticator.review(token, audiences) {
+        Ok((user, audiences)) => {
+            json!({"authenticated": true, "user": user_info(&user), "audiences": audiences})
+        }
+        Err(why) => json!({"user": {}, "error": why.to_string()}),
     })
 }
 
 /// The refusal of a question's field.
-fn wrong(question: Question, field: &str, value: &str, why: &str) -> Failure {
+fn wrong(field: &str, value: &str, why: &str) -> Failure {
     let mut errors = FieldErrors::new();
     errors.invalid(&Path::new("spec").child(field), value, why);
-    invalid(question, errors)
+    invalid(errors)
 }
 
-fn invalid(question: Question, errors: FieldErrors) -> Failure {
-    let group =
-        if question == Question::TokenReview { "authentication.k8s.io" } else { "authorization.k8s.io" };
+fn invalid(errors: FieldErrors) -> Failure {
     // These refusals name the group only.
-    let nothing = Descriptor::cluster(group, "v1", "", "", "", "");
+    let nothing = Descriptor::cluster("authorization.k8s.io", "v1", "", "", "", "");
     Failure::invalid(&nothing, "", errors)
         .unwrap_or_else(|| Failure::internal("a question was refused without a reason"))
 }
 
 /// The user whom a question is about.
-fn subject(question: Question, value: &Value) -> Result<Authenticated, Failure> {
+fn subject(value: &Value) -> Result<Authenticated, Failure> {
     let user = value.pointer("/spec/user").and_then(Value::as_str).unwrap_or_default();
     let groups = value.pointer("/spec/groups").and_then(Value::as_array).into_iter().flatten();
     let groups: Vec<String> = groups.filter_map(|group| group.as_str().map(str::to_owned)).collect();
     if user.is_empty() && groups.is_empty() {
-        return Err(wrong(question, "user", "", "at least one of user or group must be specified"));
+        return Err(wrong("user", "", "at least one of user or group must be specified"));
     }
     Ok(Authenticated::impersonated(user, groups))
 }
 
 /// What a question is about: objects, or another path.
-fn wanted(question: Question, value: &Value) -> Result<Attributes, Failure> {
+fn wanted(value: &Value) -> Result<Attributes, Failure> {
     let spec = Path::new("spec");
     let mut errors = FieldErrors::new();
     let part = |name: &str| value.pointer(&format!("/spec/{name}")).filter(|part| part.is_object());
@@ -268,7 +269,7 @@ fn wanted(question: Question, value: &Value) -> Result<Attributes, Failure> {
             errors.invalid(&spec.child("resourceAttributes"), "null", why);
         }
     }
-    Err(invalid(question, errors))
+    Err(invalid(errors))
 }
 
 fn rules_status(rules: &[PolicyRule]) -> Value {
@@ -306,7 +307,7 @@ mod tests {
     use super::*;
 
     fn asked(spec: Value) -> Result<Attributes, Failure> {
-        wanted(Question::SelfSubjectAccessReview, &json!({"spec": spec}))
+        wanted(&json!({"spec": spec}))
     }
 
     #[test]
@@ -336,7 +337,7 @@ mod tests {
         assert_eq!(both.causes[0].field, "spec.nonResourceAttributes");
         let none = asked(json!({})).unwrap_err();
         assert!(none.message.starts_with(".authorization.k8s.io \"\" is invalid: spec.resourceAttributes"));
-        let nobody = subject(Question::SubjectAccessReview, &json!({"spec": {}})).unwrap_err();
+        let nobody = subject(&json!({"spec": {}})).unwrap_err();
         assert_eq!(nobody.causes[0].field, "spec.user");
     }
 }

@@ -17,7 +17,7 @@ use super::accept::{self, Form};
 use super::resources::Change;
 use super::respond::Shown;
 use super::{Call, ResourceCall, body, eviction, resources, respond};
-use crate::engine::{Binding, SCALE, Wanted, Written, scale_of};
+use crate::engine::{Binding, SCALE, Wanted, Written, precondition_of, scale_of};
 use crate::identity::{Bound, TokenRequest, bindable};
 
 /// What refusals say a request for a token is.
@@ -164,6 +164,7 @@ fn written_scale(written: &Written, mut warnings: Vec<String>) -> Result<Respons
 async fn bind(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     let who = call.authorize("create")?;
     let value = binding(&call.call, body).await?;
+    body::require_name("Binding", &call.path.name, &value)?;
     bind_pod(&call.call, &who, call.key(), &value).await
 }
 
@@ -195,9 +196,14 @@ pub(super) async fn bind_pod(
     let annotations = value.pointer("/metadata/annotations").and_then(Value::as_object);
     let annotation = |(name, text): (&String, &Value)| Some((name.clone(), text.as_str()?.to_owned()));
     let annotations = annotations.into_iter().flatten().filter_map(annotation).collect();
-    let binding = Binding { pod, uid: text("/metadata/uid"), node, annotations };
-    let answers = call.front.engine.bind(who, vec![binding]).await;
-    let answer = answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")));
+    let binding = Binding { pod, precondition: precondition_of(value)?, node, annotations };
+    let engine = &call.front.engine;
+    let answer = if call.query.dry_run("CreateOptions")? {
+        engine.try_binding(who, &binding).await
+    } else {
+        let answers = engine.bind(who, vec![binding]).await;
+        answers.into_iter().next().unwrap_or_else(|| Err(Failure::internal("no answer")))
+    };
     answer.map_err(|mut failure| {
         if failure.reason == Reason::Conflict {
             // What is in conflict is the binding: the message names it as a part of the pod.
@@ -216,6 +222,7 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     call.authorize("create")?;
     let bytes = body::read(body).await?;
     let (mut value, _) = body::parse(&call.call.headers, &bytes, "authentication.v1.TokenRequest")?;
+    body::require_type("TokenRequest", "authentication.k8s.io/v1", &value)?;
     check_life(value.pointer("/spec/expirationSeconds").and_then(Value::as_i64))?;
     let kind = kind_of::<ServiceAccount>();
     let front = &call.call.front;
@@ -227,13 +234,18 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
         .ok_or_else(|| Failure::not_found(kind.descriptor(), &key.name))?;
     let account =
         account.typed::<ServiceAccount>().ok_or_else(|| Failure::internal("account does not decode"))?;
-    let audiences = value.pointer("/spec/audiences").and_then(Value::as_array);
-    let request = TokenRequest {
-        audiences: audiences.into_iter().flatten().filter_map(|a| a.as_str().map(str::to_owned)).collect(),
-        seconds: value.pointer("/spec/expirationSeconds").and_then(Value::as_i64),
-        bound: bound_object(&call, &value)?,
-    };
+    let mut request = TokenRequest { bound: bound_object(&call, &value)?, ..TokenRequest::default() };
+    let audiences = super::texts(&value, "/spec/audiences");
+    request.audiences = if audiences.is_empty() { vec![front.tokens.issuer().to_owned()] } else { audiences };
+    if let Some(seconds) = value.pointer("/spec/expirationSeconds").and_then(Value::as_i64) {
+        request.seconds = seconds;
+    }
     let (token, expires) = front.tokens.issue(&account, &request, front.engine.clock().now_seconds())?;
+    value["spec"] = json!({
+        "audiences": request.audiences,
+        "expirationSeconds": request.seconds,
+        "boundObjectRef": value.pointer("/spec/boundObjectRef"),
+    });
     value["kind"] = "TokenRequest".into();
     value["apiVersion"] = "authentication.k8s.io/v1".into();
     value["metadata"] = json!({"name": &*key.name, "namespace": &*key.namespace});

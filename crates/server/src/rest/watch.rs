@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
-use balsa_model::{Failure, KindRef};
+use balsa_model::{Failure, KindRef, Reason};
 use balsa_rt::Clock;
 use balsa_state::{Event, Watch};
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::accept::{self, Form};
+use super::query::WatchStart;
 use super::respond::Shown;
 use super::{ResourceCall, counted, respond};
 use crate::engine::watch_failed;
@@ -30,20 +31,23 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
     let who = call.authorize("watch")?;
     let query = &call.call.query;
-    let shown = Shown::new(accept::negotiate(&call.call.headers)?, query.get("includeObject"))?;
+    let shown = Shown::new(accept::negotiate_watch(&call.call.headers)?, query.get("includeObject"))?;
     let filter = query.filter(call.kind.descriptor(), &call.path.namespace, &call.path.name)?;
-    let (start, marks_initial) = query.watch_start()?;
+    let WatchStart { start, at_least, marks_initial } = query.watch_start()?;
     let bookmarks = query.flag("allowWatchBookmarks");
     let timeout = query
-        .watch_timeout()?
+        .timeout()?
         .unwrap_or_else(|| Duration::from_secs(balsa_rt::Random.random_range(DEFAULT_SECONDS)));
     let watching = call.call.front.fairness.watch(&call.call.user)?;
     let engine = &call.call.front.engine;
-    let started = engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await;
+    let started = match engine.reach(at_least).await {
+        Ok(()) => engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await,
+        Err(failure) => Err(failure),
+    };
     let watch = match started {
         Ok(watch) => watch,
-        // Clients expect this refusal inside the stream.
-        Err(failure) if failure.reason == balsa_model::Reason::Expired => {
+        // Clients expect these refusals inside the stream.
+        Err(failure) if matches!(failure.reason, Reason::Expired | Reason::Timeout) => {
             return Ok(streaming(Body::from(error_line(&failure))));
         }
         Err(failure) => return Err(failure),

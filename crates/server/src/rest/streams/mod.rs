@@ -42,10 +42,9 @@ pub(super) async fn serve(call: ResourceCall, switch: Option<OnUpgrade>) -> Resu
         Method::POST => drop(call.authorize("create")?),
         _ => return Err(call.not_allowed()),
     }
-    let upgrade = Upgrade::wanted(&call.call.headers, switch)?;
     match call.path.subresource.as_str() {
-        "portforward" => port_forward(&call, upgrade).await,
-        _ => command(&call, upgrade).await,
+        "portforward" => port_forward(&call, switch).await,
+        _ => command(&call, switch).await,
     }
 }
 
@@ -58,9 +57,11 @@ struct Wanted {
     tty: bool,
 }
 
-async fn command(call: &ResourceCall, upgrade: Upgrade) -> Result<Response, Failure> {
+async fn command(call: &ResourceCall, switch: Option<OnUpgrade>) -> Result<Response, Failure> {
     let query = &call.call.query;
     let target = call.call.front.container(&call.key(), query.get("container"))?;
+    // Who asks for no stream learns first what is wrong with the pod.
+    let upgrade = Upgrade::wanted(&call.call.headers, switch)?;
     target.require_started()?;
     let tty = query.flag("tty");
     let wanted = Wanted {
@@ -101,9 +102,10 @@ async fn command(call: &ResourceCall, upgrade: Upgrade) -> Result<Response, Fail
     }
 }
 
-async fn port_forward(call: &ResourceCall, upgrade: Upgrade) -> Result<Response, Failure> {
+async fn port_forward(call: &ResourceCall, switch: Option<OnUpgrade>) -> Result<Response, Failure> {
     let front = call.call.front.clone();
     let target = front.pod(&call.key())?;
+    let upgrade = Upgrade::wanted(&call.call.headers, switch)?;
     target.require_running()?;
     match upgrade {
         Upgrade::WebSocket(socket) if socket.offers(tunnel::PROTOCOL) => {
