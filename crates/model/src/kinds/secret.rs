@@ -32,12 +32,6 @@ impl Kind for Secret {
         default_text(&mut self.type_, "Opaque");
     }
 
-    fn prepare_update(&mut self, old: &Self) {
-        if self.type_.as_deref().is_none_or(str::is_empty) {
-            self.type_.clone_from(&old.type_);
-        }
-    }
-
     fn validate(&self, errors: &mut FieldErrors) {
         let path = Path::new("data");
         let mut size = 0;
