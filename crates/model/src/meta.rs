@@ -223,12 +223,16 @@ pub fn validate(meta: &ObjectMeta, kind: &Descriptor, errors: &mut FieldErrors) 
     validate_finalizers(meta, &path.child("finalizers"), errors);
 }
 
-/// The beginning of a name as the rule for whole names can judge it: it may end with a hyphen.
+/// The beginning of a name as the rule for whole names can judge it: it may end with a hyphen, which may be one
+/// character too many.
 fn completed(base: &str) -> String {
-    match base.strip_suffix('-') {
-        Some(rest) if !rest.is_empty() => format!("{rest}a"),
-        _ => base.to_owned(),
+    let mut text = base.to_owned();
+    if base.len() > 1 && base.ends_with('-') {
+        text.pop();
+        text.pop();
+        text.push('a');
     }
+    text
 }
 
 /// Whether a finalizer is neither Kubernetes' own nor says whose it is.
