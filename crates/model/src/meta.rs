@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, NameRule};
-use crate::kinds::check::json;
+use crate::kinds::check::{json, optional_non_negative};
 use crate::strategy::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 
 /// Longest label value and name part of a qualified name.
@@ -157,6 +157,14 @@ pub fn name(rule: NameRule, text: &str) -> Vec<String> {
     }
 }
 
+/// Takes back what a write of a status said of an object's metadata, for kinds that let it say nothing.
+pub(crate) fn keep(meta: &mut ObjectMeta, old: &ObjectMeta) {
+    meta.labels.clone_from(&old.labels);
+    meta.annotations.clone_from(&old.annotations);
+    meta.finalizers.clone_from(&old.finalizers);
+    meta.owner_references.clone_from(&old.owner_references);
+}
+
 /// Checks labels.
 pub fn validate_labels(labels: Option<&BTreeMap<String, String>>, path: &Path, errors: &mut FieldErrors) {
     for (key, value) in labels.into_iter().flatten() {
@@ -190,6 +198,11 @@ pub fn validate_annotations(
 /// Checks the metadata of any object.
 pub fn validate(meta: &ObjectMeta, kind: &Descriptor, errors: &mut FieldErrors) {
     let path = Path::new("metadata");
+    if let Some(base) = meta.generate_name.as_deref().filter(|base| !base.is_empty()) {
+        for wrong in name(kind.name_rule, &completed(base)) {
+            errors.invalid(&path.child("generateName"), base, wrong);
+        }
+    }
     match meta.name.as_deref().unwrap_or_default() {
         "" => errors.required(&path.child("name"), "name or generateName is required"),
         text => {
@@ -203,10 +216,23 @@ pub fn validate(meta: &ObjectMeta, kind: &Descriptor, errors: &mut FieldErrors) 
             errors.invalid(&path.child("namespace"), namespace, wrong);
         }
     }
+    optional_non_negative(errors, &path.child("generation"), meta.generation);
     validate_labels(meta.labels.as_ref(), &path.child("labels"), errors);
     validate_annotations(meta.annotations.as_ref(), &path.child("annotations"), errors);
     validate_owners(meta, &path.child("ownerReferences"), errors);
     validate_finalizers(meta, &path.child("finalizers"), errors);
+}
+
+/// The beginning of a name as the rule for whole names can judge it: it may end with a hyphen, which may be one
+/// character too many.
+fn completed(base: &str) -> String {
+    let mut text = base.to_owned();
+    if base.len() > 1 && base.ends_with('-') {
+        text.pop();
+        text.pop();
+        text.push('a');
+    }
+    text
 }
 
 /// Whether a finalizer is neither Kubernetes' own nor says whose it is.
@@ -234,18 +260,28 @@ fn validate_finalizers(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors)
     }
 }
 
+/// The version in an apiVersion; none of what is no apiVersion.
+fn version_of(api_version: &str) -> &str {
+    match api_version.split_once('/') {
+        Some((_, version)) if version.contains('/') => "",
+        Some((_, version)) => version,
+        None => api_version,
+    }
+}
+
 fn validate_owners(meta: &ObjectMeta, path: &Path, errors: &mut FieldErrors) {
     let mut controller: Option<String> = None;
     for owner in meta.owner_references.iter().flatten() {
         for (field, value, word) in [
-            ("apiVersion", &owner.api_version, "version"),
+            ("apiVersion", version_of(&owner.api_version), "version"),
             ("kind", &owner.kind, "kind"),
             ("name", &owner.name, "name"),
             ("uid", &owner.uid, "uid"),
         ] {
             if value.is_empty() {
                 // Which of the references it is, the path does not say: Kubernetes' does not either.
-                errors.invalid(&path.child(field), "", format!("{word} must not be empty"));
+                let shown = if word == "version" { owner.api_version.as_str() } else { "" };
+                errors.invalid(&path.child(field), shown, format!("{word} must not be empty"));
             }
         }
         if owner.api_version == "v1" && owner.kind == "Event" {
@@ -326,6 +362,29 @@ mod tests {
         let empty =
             wrong(json!({"ownerReferences": [{"apiVersion": "", "kind": "Pod", "name": "x", "uid": ""}]}));
         assert_eq!(empty[0], "ownerReferences.apiVersion: version must not be empty");
+        let three = json!({"apiVersion": "a/b/c", "kind": "Pod", "name": "x", "uid": "u"});
+        assert_eq!(
+            wrong(json!({"ownerReferences": [three]})),
+            ["ownerReferences.apiVersion: version must not be empty"]
+        );
+    }
+
+    #[test]
+    fn beginnings_of_names_are_checked_too() {
+        use crate::kind::kind_of;
+        let wrong = |meta: serde_json::Value| {
+            let meta: ObjectMeta = serde_json::from_value(meta).unwrap();
+            let kind = kind_of::<k8s_openapi::api::core::v1::ConfigMap>().descriptor();
+            let mut errors = FieldErrors::new();
+            validate(&meta, kind, &mut errors);
+            errors.into_vec().into_iter().map(|error| error.field).collect::<Vec<_>>()
+        };
+        use serde_json::json;
+        assert!(wrong(json!({"name": "a-x", "generateName": "a-"})).is_empty());
+        for base in ["A_", "-", &"a".repeat(300)] {
+            assert_eq!(wrong(json!({"name": "a", "generateName": base})), ["metadata.generateName"]);
+        }
+        assert_eq!(wrong(json!({"name": "a", "generation": -5})), ["metadata.generation"]);
     }
 
     #[test]

@@ -186,6 +186,13 @@ impl Failure {
             .about(kind, name)
     }
 
+    /// The same of one that is about to go: whoever waits for that may try again.
+    pub fn being_deleted(kind: &Descriptor, name: &str) -> Self {
+        let mut failure = Self::already_exists(kind, name);
+        failure.message.insert_str(0, "object is being deleted: ");
+        failure
+    }
+
     /// Somebody else was faster.
     pub fn conflict(kind: &Descriptor, name: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("Operation cannot be fulfilled on {} \"{name}\": {why}", kind.resource());

@@ -7,7 +7,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::field::FieldErrors;
 use crate::kind::{AnyObject, KindRef, Subresource};
@@ -54,6 +54,7 @@ pub fn prepare_create(
 ) -> Result<Box<dyn AnyObject>, Failure> {
     let descriptor = kind.descriptor();
     if descriptor.has(Subresource::Status)
+        && !descriptor.keeps_status
         && let Some(map) = value.as_object_mut()
     {
         map.remove("status");
@@ -317,14 +318,8 @@ fn keep_other_parts(value: &mut Value, old: &Value, part: Part, has_status: bool
             let sent = map.remove("metadata").unwrap_or_default();
             *value = old.clone();
             if let Some(map) = value.as_object_mut() {
-                // Names and versions are still checked; whoever reports a status may also label the
-                // object, but not take it from its owners.
                 if let Some(meta) = map.get_mut("metadata").and_then(Value::as_object_mut) {
-                    for field in ["name", "namespace", "uid", "labels", "annotations"] {
-                        if let Some(text) = sent.get(field).filter(|v| !v.is_null()) {
-                            meta.insert(field.to_owned(), text.clone());
-                        }
-                    }
+                    take_metadata(meta, &sent);
                 }
                 match status {
                     Some(status) => map.insert("status".to_owned(), status),
@@ -332,6 +327,21 @@ fn keep_other_parts(value: &mut Value, old: &Value, part: Part, has_status: bool
                 };
             }
         }
+    }
+}
+
+/// Names and versions are still checked; whoever reports a status may also label the object, hold it and
+/// give it owners, unless its kind says otherwise.
+fn take_metadata(meta: &mut Map<String, Value>, sent: &Value) {
+    let sent = |field: &str| sent.get(field).filter(|value| !value.is_null()).cloned();
+    for field in ["name", "namespace", "uid"] {
+        if let Some(text) = sent(field) {
+            meta.insert(field.to_owned(), text);
+        }
+    }
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        meta.remove(field);
+        meta.extend(sent(field).map(|value| (field.to_owned(), value)));
     }
 }
 
@@ -349,9 +359,6 @@ fn keep_system_metadata(meta: &mut ObjectMeta, old: &ObjectMeta) {
     meta.generation = old.generation;
     meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
     meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
-    if meta.generate_name.is_none() {
-        meta.generate_name.clone_from(&old.generate_name);
-    }
 }
 
 fn differs_in_spec(new: &dyn AnyObject, old: &dyn AnyObject) -> bool {
@@ -369,12 +376,37 @@ fn differs_in_spec(new: &dyn AnyObject, old: &dyn AnyObject) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+    use k8s_openapi::api::core::v1::Pod;
+    use k8s_openapi::api::flowcontrol::v1::FlowSchema;
     use serde_json::json;
 
     use super::*;
     use crate::Revision;
     use crate::kind::kind_of;
+
+    #[test]
+    fn whoever_writes_a_status_writes_metadata() {
+        let meta = |more: Value| {
+            let mut meta = json!({"name": "x", "namespace": "n", "uid": "u", "generateName": "g-"});
+            meta.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            json!({"metadata": meta, "spec": {}})
+        };
+        let owner = json!([{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "o"}]);
+        let sent = json!({"labels": {"a": "b"}, "finalizers": ["a.test/f"], "ownerReferences": owner});
+        let written = |kind: KindRef, old: Value| {
+            let bytes = Object::canonical(kind, &meta(old));
+            let old = Object::seal(kind, &bytes, Revision(1)).unwrap();
+            let new = prepare_update(&old, meta(sent.clone()), Part::Status).unwrap();
+            let new = new.to_value()["metadata"].clone();
+            ["labels", "finalizers", "ownerReferences", "annotations"].map(|f| !new[f].is_null())
+        };
+        let before = json!({"annotations": {"c": "d"}});
+        assert_eq!(written(kind_of::<ReplicaSet>(), before.clone()), [true, true, true, false]);
+        assert_eq!(written(kind_of::<Deployment>(), before.clone()), [false, true, true, false]);
+        assert_eq!(written(kind_of::<Pod>(), before.clone()), [true, true, false, false]);
+        assert_eq!(written(kind_of::<FlowSchema>(), before), [false, false, false, true]);
+    }
 
     #[test]
     fn statuses_are_judged_when_they_are_written() {

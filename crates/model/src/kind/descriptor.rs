@@ -111,6 +111,8 @@ pub struct Descriptor {
     pub field_labels: &'static [&'static str],
     /// Field labels by which watchers are found, not asked one by one (`spec.nodeName` of pods).
     pub indexed_fields: &'static [&'static str],
+    /// Whether what creates an object may give it its status. Only nodes come with one.
+    pub keeps_status: bool,
     /// Whether PUT of a missing object creates it.
     pub create_on_update: bool,
     /// Whether PUT must say which version it replaces.
@@ -150,6 +152,7 @@ impl Descriptor {
             graceful: false,
             field_labels: &[],
             indexed_fields: &[],
+            keeps_status: false,
             create_on_update: false,
             needs_version: false,
             returns_deleted: false,

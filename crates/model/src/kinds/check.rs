@@ -121,6 +121,25 @@ pub(crate) fn ip(errors: &mut FieldErrors, path: &Path, text: &str) -> Option<Ip
     address
 }
 
+/// Checks one address of a load balancer's status: an IP address, a name, or both.
+pub(crate) fn balancer_address(
+    errors: &mut FieldErrors,
+    path: &Path,
+    address: Option<&str>,
+    name: Option<&str>,
+) {
+    if let Some(address) = address.filter(|text| !text.is_empty()) {
+        ip(errors, &path.child("ip"), address);
+    }
+    if let Some(name) = name.filter(|text| !text.is_empty()) {
+        let path = path.child("hostname");
+        subdomain(errors, &path, name);
+        if name.parse::<IpAddr>().is_ok() {
+            errors.invalid(&path, name, "must be a DNS name, not an IP address");
+        }
+    }
+}
+
 /// Whether `text` is `address/bits`.
 pub(crate) fn is_cidr(text: &str) -> bool {
     text.split_once('/').is_some_and(|(address, bits)| {

@@ -83,6 +83,24 @@ impl Kind for DaemonSet {
         optional_non_negative(errors, &path.child("revisionHistoryLimit"), spec.revision_history_limit);
     }
 
+    fn validate_status(&self, old: &Self, errors: &mut FieldErrors) {
+        let (Some(status), path) = (&self.status, Path::new("status")) else { return };
+        for (field, count) in [
+            ("currentNumberScheduled", Some(status.current_number_scheduled)),
+            ("numberMisscheduled", Some(status.number_misscheduled)),
+            ("desiredNumberScheduled", Some(status.desired_number_scheduled)),
+            ("numberReady", Some(status.number_ready)),
+            ("updatedNumberScheduled", status.updated_number_scheduled),
+            ("numberAvailable", status.number_available),
+            ("numberUnavailable", status.number_unavailable),
+        ] {
+            optional_non_negative(errors, &path.child(field), count);
+        }
+        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let collisions = [status.collision_count, before];
+        workload::validate_progress(status.observed_generation, collisions, errors);
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");

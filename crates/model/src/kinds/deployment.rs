@@ -69,6 +69,12 @@ impl Kind for Deployment {
         self.status = Some(DeploymentStatus::default());
     }
 
+    fn prepare_part(&mut self, old: &Self, part: Subresource) {
+        if part == Subresource::Status {
+            self.metadata.labels.clone_from(&old.metadata.labels);
+        }
+    }
+
     fn validate(&self, errors: &mut FieldErrors) {
         let (path, empty) = (Path::new("spec"), DeploymentSpec::default());
         let spec = self.spec.as_ref().unwrap_or(&empty);
@@ -103,11 +109,9 @@ impl Kind for Deployment {
             let path = Path::new("status");
             let missing = status.unavailable_replicas;
             optional_non_negative(errors, &path.child("unavailableReplicas"), missing);
-            let collisions = |status: &DeploymentStatus| status.collision_count.unwrap_or(0);
-            if collisions(status) < old.status.as_ref().map_or(0, collisions) {
-                let path = path.child("collisionCount");
-                errors.invalid(&path, collisions(status), "cannot be decremented");
-            }
+            let before = old.status.as_ref().and_then(|status| status.collision_count);
+            let collisions = [status.collision_count, before];
+            workload::validate_progress(status.observed_generation, collisions, errors);
         }
     }
 

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Event, EventSource};
 use super::cells::{UNKNOWN, or_empty, since};
 use super::check::{default_to, invalid_each};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind};
+use crate::kind::{Descriptor, Kind, NameRule};
 use crate::meta;
 use crate::table::{Cell, Column, age};
 
@@ -31,6 +31,8 @@ impl Kind for Event {
             "source",
             "type",
         ],
+        // Recorders name events as they like.
+        name_rule: NameRule::PathSegment,
         create_on_update: true,
         columns: &[
             Column::text("Last Seen"),

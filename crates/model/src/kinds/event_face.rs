@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::faces::{behind, renamed};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Face, Kind, kind_of};
+use crate::kind::{Descriptor, Face, Kind, NameRule, kind_of};
 use crate::kinds::event::validate_event;
 use crate::table::Cell;
 
@@ -62,6 +62,8 @@ impl Kind for Event {
             "type",
         ],
         short_names: &["ev"],
+        // Recorders name events as they like.
+        name_rule: NameRule::PathSegment,
         create_on_update: true,
         columns: <core::v1::Event as Kind>::DESCRIPTOR.columns,
         ..Descriptor::namespaced("events.k8s.io", "v1", "Event", "events", "event", "events.v1.Event")

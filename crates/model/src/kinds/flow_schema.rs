@@ -57,6 +57,10 @@ impl Kind for FlowSchema {
         self.status = Some(FlowSchemaStatus::default());
     }
 
+    fn prepare_part(&mut self, old: &Self, _part: Subresource) {
+        meta::keep(&mut self.metadata, &old.metadata);
+    }
+
     fn validate(&self, errors: &mut FieldErrors) {
         let name = self.metadata.name.as_deref().unwrap_or_default();
         let (spec, path) = (self.spec.clone().unwrap_or_default(), Path::new("spec"));

@@ -10,9 +10,12 @@ use k8s_openapi::api::autoscaling::v2::{
 };
 
 use super::cells::UNKNOWN;
-use super::check::{default_text, default_to, in_range, json, one_of};
+use super::check::{
+    default_text, default_to, in_range, invalid_each, json, non_negative, one_of, optional_non_negative,
+};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
+use crate::meta::path_segment;
 use crate::table::{Cell, Column};
 
 /// Metrics that fit into a cell.
@@ -83,6 +86,7 @@ impl Kind for HorizontalPodAutoscaler {
             if value.is_empty() {
                 errors.required(&target.child(field), "");
             }
+            invalid_each(errors, &target.child(field), value, path_segment(value));
         }
         let of_pods = |metric: &MetricSpec| metric.object.is_none() && metric.external.is_none();
         if least == 0 && spec.metrics.iter().flatten().all(of_pods) {
@@ -101,6 +105,12 @@ impl Kind for HorizontalPodAutoscaler {
                 }
             }
         }
+    }
+
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let (Some(status), path) = (&self.status, Path::new("status")) else { return };
+        optional_non_negative(errors, &path.child("currentReplicas"), status.current_replicas);
+        non_negative(errors, &path.child("desiredReplicas"), status.desired_replicas);
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

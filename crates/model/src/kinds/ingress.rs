@@ -2,18 +2,21 @@
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
+use k8s_openapi::api::core::v1::TypedLocalObjectReference;
 use k8s_openapi::api::networking::v1::{
     HTTPIngressPath, Ingress, IngressBackend, IngressLoadBalancerStatus, IngressRule, IngressStatus,
 };
 
 use super::cells::or_none;
-use super::check::{default_to, invalid_each, json, one_of, port_name, subdomain};
+use super::check::{balancer_address, default_to, invalid_each, json, one_of, port_name, subdomain};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
-use crate::meta::dns1123_subdomain;
+use crate::meta::{dns1123_subdomain, path_segment};
 use crate::table::{Cell, Column};
 
 const WILDCARD_RULE: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+/// What named the class before there was a field for it.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 /// Hosts that a row shows before it counts the rest.
 const SHOWN: usize = 3;
 
@@ -73,6 +76,36 @@ impl Kind for Ingress {
         }
     }
 
+    fn validate_create(&self, errors: &mut FieldErrors) {
+        validate_secrets(self, errors);
+        let annotation = self.metadata.annotations.as_ref().and_then(|all| all.get(CLASS_ANNOTATION));
+        let class = self.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_ref());
+        if let (Some(annotation), Some(class)) = (annotation, class)
+            && annotation != class
+        {
+            let path = Path::new("annotations").child(CLASS_ANNOTATION);
+            let detail = "must match `ingressClassName` when both are specified";
+            errors.invalid(&path, annotation.as_str(), detail);
+        }
+    }
+
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        let mut known = FieldErrors::new();
+        validate_secrets(old, &mut known);
+        // What is wrong already keeps nobody from changing the rest.
+        if known.is_empty() {
+            validate_secrets(self, errors);
+        }
+    }
+
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let path = Path::new("status").child("loadBalancer").child("ingress");
+        let balancer = self.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        for (i, item) in balancer.and_then(|b| b.ingress.as_ref()).into_iter().flatten().enumerate() {
+            balancer_address(errors, &path.index(i), item.ip.as_deref(), item.hostname.as_deref());
+        }
+    }
+
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let spec = self.spec.as_ref();
         let secure = spec.is_some_and(|s| s.tls.as_ref().is_some_and(|tls| !tls.is_empty()));
@@ -84,6 +117,15 @@ impl Kind for Ingress {
             Cell::text(if secure { "80, 443" } else { "80" }),
             Cell::age(self.metadata(), now),
         ]
+    }
+}
+
+fn validate_secrets(ingress: &Ingress, errors: &mut FieldErrors) {
+    let path = Path::new("spec").child("tls");
+    for (i, tls) in ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten()).enumerate() {
+        if let Some(name) = tls.secret_name.as_deref().filter(|name| !name.is_empty()) {
+            subdomain(errors, &path.index(i).child("secretName"), name);
+        }
     }
 }
 
@@ -151,10 +193,22 @@ fn validate_exact(text: &str, path: &Path, errors: &mut FieldErrors) {
     }
 }
 
+fn validate_resource(resource: &TypedLocalObjectReference, path: &Path, errors: &mut FieldErrors) {
+    if let Some(group) = &resource.api_group {
+        subdomain(errors, &path.child("apiGroup"), group);
+    }
+    for (field, text) in [("kind", &resource.kind), ("name", &resource.name)] {
+        if text.is_empty() {
+            errors.required(&path.child(field), format!("{field} is required"));
+        }
+        invalid_each(errors, &path.child(field), text, path_segment(text));
+    }
+}
+
 fn validate_backend(backend: &IngressBackend, path: &Path, errors: &mut FieldErrors) {
     match (&backend.resource, &backend.service) {
         (Some(_), Some(_)) => errors.invalid(path, "", "cannot set both resource and service backends"),
-        (Some(_), None) => {}
+        (Some(resource), None) => validate_resource(resource, &path.child("resource"), errors),
         (None, Some(service)) => {
             if service.name.is_empty() {
                 errors.required(&path.child("service").child("name"), "");
@@ -178,7 +232,7 @@ fn validate_backend(backend: &IngressBackend, path: &Path, errors: &mut FieldErr
                 }
             }
         }
-        (None, None) => errors.required(path, "must specify a resource or a service backend"),
+        (None, None) => errors.invalid(path, "", "resource or service backend is required"),
     }
 }
 
@@ -227,6 +281,34 @@ mod tests {
             ["nginx", "a.test,b.test", "", "80, 443"]
         );
         assert_eq!(of(json!({})), ["<none>", "*", "", "80"]);
+    }
+
+    #[test]
+    fn names_and_addresses_are_checked() {
+        let wrong = |value: Value| {
+            let (object, mut errors): (Ingress, _) =
+                (serde_json::from_value(value).unwrap(), FieldErrors::new());
+            Kind::validate(&object, &mut errors);
+            Kind::validate_create(&object, &mut errors);
+            Kind::validate_status(&object, &object, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            wrong(json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "x"}},
+                "spec": {"ingressClassName": "y", "tls": [{"secretName": "A_"}],
+                    "defaultBackend": {"resource": {"kind": "", "name": "a/b"}},
+                    "rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {}}]}}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "x"}, {"hostname": "1.2.3.4"}]}}})),
+            [
+                "spec.defaultBackend.resource.kind",
+                "spec.defaultBackend.resource.name",
+                "spec.rules[0].http.paths[0].backend",
+                "spec.tls[0].secretName",
+                "annotations.kubernetes.io/ingress.class",
+                "status.loadBalancer.ingress[0].ip",
+                "status.loadBalancer.ingress[1].hostname",
+            ]
+        );
     }
 
     #[test]

@@ -103,6 +103,19 @@ impl Kind for Job {
         }
     }
 
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let (Some(status), path) = (&self.status, Path::new("status")) else { return };
+        for (field, count) in [
+            ("active", status.active),
+            ("succeeded", status.succeeded),
+            ("failed", status.failed),
+            ("ready", status.ready),
+            ("terminating", status.terminating),
+        ] {
+            optional_non_negative(errors, &path.child(field), count);
+        }
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old), path) = (&self.spec, &old.spec, Path::new("spec")) else { return };
         // An indexed job may grow and shrink with its parallelism.

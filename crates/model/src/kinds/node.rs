@@ -34,6 +34,7 @@ impl Kind for Node {
         short_names: &["no"],
         subresources: &[Subresource::Status, Subresource::Proxy],
         field_labels: &["spec.unschedulable"],
+        keeps_status: true,
         columns: &[
             Column::NAME,
             Column::text("Status"),
@@ -51,7 +52,9 @@ impl Kind for Node {
 
     fn set_defaults(&mut self) {
         let spec = self.spec.get_or_insert_default();
-        if let (Some(cidr), None) = (&spec.pod_cidr, &spec.pod_cidrs) {
+        // Whoever says only the first network, or another one, means that one alone.
+        let first = spec.pod_cidrs.as_ref().and_then(|cidrs| cidrs.first());
+        if let Some(cidr) = spec.pod_cidr.as_ref().filter(|cidr| !cidr.is_empty() && Some(*cidr) != first) {
             spec.pod_cidrs = Some(vec![cidr.clone()]);
         }
         let status = self.status.get_or_insert_default();
@@ -275,6 +278,15 @@ mod tests {
         assert_eq!(value["spec"], json!({"taints": [{"key": NOT_READY_TAINT, "effect": "NoSchedule"}]}));
         assert_eq!(value["status"]["daemonEndpoints"], json!({"kubeletEndpoint": {"Port": 0}}));
         assert_eq!(value["status"]["nodeInfo"]["osImage"], "");
+    }
+
+    #[test]
+    fn the_first_network_is_the_one_that_is_named() {
+        let mut new = node(json!({"metadata": {"name": "n"}, "status": {"capacity": {"cpu": "4"}},
+            "spec": {"podCIDR": "10.0.1.0/24", "podCIDRs": ["10.0.0.0/24"]}}));
+        Kind::set_defaults(&mut new);
+        assert_eq!(new.spec.as_ref().unwrap().pod_cidrs, Some(vec!["10.0.1.0/24".to_owned()]));
+        assert_eq!(serde_json::to_value(new.status).unwrap()["allocatable"], json!({"cpu": "4"}));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::cells::{self, or_empty};
 use super::check::{default_text, default_to, json, one_of, subdomain};
 use super::persistent_volume_claim::{validate_access_modes, validate_size};
+use super::pod_spec::defaults::set_azure_disk;
 use super::pod_spec::resources::canonical_list;
 use super::pod_spec::scheduling::validate_node_selector;
 use crate::field::{FieldErrors, Path};
@@ -77,6 +78,13 @@ impl Kind for PersistentVolume {
             default_text(&mut source.pool, "rbd");
             default_text(&mut source.user, "admin");
             default_text(&mut source.keyring, "/etc/ceph/keyring");
+        }
+        if let Some(source) = &mut spec.azure_disk {
+            set_azure_disk(source);
+        }
+        if let Some(source) = &mut spec.scale_io {
+            default_text(&mut source.storage_mode, "ThinProvisioned");
+            default_text(&mut source.fs_type, "xfs");
         }
         default_text(&mut self.status.get_or_insert_default().phase, "Pending");
     }

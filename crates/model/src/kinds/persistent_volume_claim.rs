@@ -67,6 +67,16 @@ impl Kind for PersistentVolumeClaim {
         validate_spec(self.spec.as_ref().unwrap_or(&empty), &Path::new("spec"), errors);
     }
 
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let capacity = self.status.as_ref().and_then(|status| status.capacity.as_ref());
+        for (name, amount) in capacity.into_iter().flatten() {
+            if let Some(amount) = Quantity::of(amount).filter(|amount| amount.is_negative()) {
+                let path = Path::new("status").child("capacity").key(name);
+                errors.invalid(&path, amount.value(), "must be a valid resource quantity");
+            }
+        }
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old_spec), path) = (&self.spec, &old.spec, Path::new("spec")) else { return };
         let mut rest = new.clone();

@@ -98,6 +98,7 @@ impl Kind for Pod {
 
     fn prepare_part(&mut self, old: &Self, part: Subresource) {
         if part == Subresource::Status {
+            self.metadata.owner_references.clone_from(&old.metadata.owner_references);
             // No pod has claims of devices: that feature is off in this release.
             if let Some(status) = &mut self.status {
                 status.resource_claim_statuses = None;

@@ -15,6 +15,7 @@ use super::check::{default_number, in_range, json as shown, one_of};
 use super::flow_schema::{CATCH_ALL, EXEMPT, validate_condition_types};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
+use crate::meta;
 use crate::table::{Cell, Column};
 
 const MOST_QUEUES: i32 = 10_000_000;
@@ -63,6 +64,10 @@ impl Kind for PriorityLevelConfiguration {
 
     fn prepare_create(&mut self) {
         self.status = Some(PriorityLevelConfigurationStatus::default());
+    }
+
+    fn prepare_part(&mut self, old: &Self, _part: Subresource) {
+        meta::keep(&mut self.metadata, &old.metadata);
     }
 
     fn validate(&self, errors: &mut FieldErrors) {

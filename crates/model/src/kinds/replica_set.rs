@@ -127,6 +127,7 @@ pub(super) fn validate_status(status: &ReplicaSetStatus, errors: &mut FieldError
     ];
     workload::validate_counts(status.replicas, &parts, errors);
     workload::validate_available(status.available_replicas, status.ready_replicas, errors);
+    workload::validate_progress(status.observed_generation, [None, None], errors);
 }
 
 /// How many pods it is to have.

@@ -86,6 +86,7 @@ impl Kind for ReplicationController {
             fully_labeled_replicas: status.fully_labeled_replicas,
             ready_replicas: status.ready_replicas,
             available_replicas: status.available_replicas,
+            observed_generation: status.observed_generation,
             ..ReplicaSetStatus::default()
         };
         replica_set::validate_status(&counts, errors);

@@ -2,10 +2,12 @@
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus};
+use k8s_openapi::api::core::v1::{
+    ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, ScopedResourceSelectorRequirement,
+};
 
-use super::check::one_of;
-use super::pod_spec::resources::{canonical_list, is_standard, validate_amount};
+use super::check::{invalid_each, json, one_of};
+use super::pod_spec::resources::{ResourceList, canonical_list, is_standard, validate_amount};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::meta::qualified_name;
@@ -61,18 +63,7 @@ impl Kind for ResourceQuota {
     fn validate(&self, errors: &mut FieldErrors) {
         let (path, empty) = (Path::new("spec"), ResourceQuotaSpec::default());
         let spec = self.spec.as_ref().unwrap_or(&empty);
-        for (name, amount) in spec.hard.iter().flatten() {
-            let path = path.child("hard").key(name);
-            for wrong in qualified_name(name) {
-                errors.invalid(&path, name.as_str(), wrong);
-            }
-            if !name.contains('/') && !is_standard(name) {
-                errors.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
-                errors.invalid(&path, name.as_str(), "must be a standard resource for quota");
-            }
-            let whole = COUNTED.contains(&name.as_str()) || name.starts_with("count/");
-            validate_amount(amount, whole, &path, errors);
-        }
+        validate_amounts(spec.hard.as_ref(), &path.child("hard"), errors);
         for scope in spec.scopes.iter().flatten() {
             one_of(errors, &path.child("scopes"), scope, SCOPES);
         }
@@ -83,9 +74,25 @@ impl Kind for ResourceQuota {
         };
         let has_scopes = spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
         if has_scopes && spec.hard.iter().flatten().any(|(name, _)| !of_pods(name)) {
-            let scopes = super::check::json(&spec.scopes);
+            let scopes = json(&spec.scopes);
             errors.invalid(&path.child("scopes"), scopes, "unsupported scope applied to resource");
         }
+        let scopes: Vec<&str> = spec.scopes.iter().flatten().map(String::as_str).collect();
+        refuse_conflicts(&scopes, &path.child("scopes"), errors);
+        if let Some(selector) = &spec.scope_selector {
+            let path = path.child("scopeSelector").child("matchExpressions");
+            for term in selector.match_expressions.iter().flatten() {
+                validate_term(term, &path, errors);
+            }
+            let scopes = selector.match_expressions.iter().flatten().map(|term| term.scope_name.as_str());
+            refuse_conflicts(&scopes.collect::<Vec<_>>(), &path, errors);
+        }
+    }
+
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let (Some(status), path) = (&self.status, Path::new("status")) else { return };
+        validate_amounts(status.hard.as_ref(), &path.child("hard"), errors);
+        validate_amounts(status.used.as_ref(), &path.child("used"), errors);
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
@@ -95,7 +102,7 @@ impl Kind for ResourceQuota {
             scopes
         };
         let (new, path) = (scopes(self), Path::new("spec").child("scopes"));
-        errors.immutable(&path, &new, &scopes(old), super::check::json(&new));
+        errors.immutable(&path, &new, &scopes(old), json(&new));
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
@@ -106,6 +113,52 @@ impl Kind for ResourceQuota {
             Cell::text(limits),
             Cell::age(self.metadata(), now),
         ]
+    }
+}
+
+/// Refuses scopes of which no pod can be in both.
+fn refuse_conflicts(scopes: &[&str], path: &Path, errors: &mut FieldErrors) {
+    for pair in [["BestEffort", "NotBestEffort"], ["Terminating", "NotTerminating"]] {
+        if pair.iter().all(|scope| scopes.contains(scope)) {
+            errors.invalid(path, json(&scopes), "conflicting scopes");
+        }
+    }
+}
+
+/// Checks one term of a selector of scopes. Its index is not in the path: nor is it in Kubernetes'.
+fn validate_term(term: &ScopedResourceSelectorRequirement, path: &Path, errors: &mut FieldErrors) {
+    let (scope, operator) = (term.scope_name.as_str(), term.operator.as_str());
+    if !SCOPES.contains(&scope) {
+        errors.invalid(&path.child("scopeName"), scope, "unsupported scope");
+    } else if scope != "PriorityClass" && operator != "Exists" {
+        let detail = "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity";
+        errors.invalid(&path.child("operator"), operator, detail);
+    }
+    let has_values = term.values.as_ref().is_some_and(|values| !values.is_empty());
+    match operator {
+        "In" | "NotIn" if !has_values => {
+            let detail = "must be at least one value when `operator` is 'In' or 'NotIn' for scope selector";
+            errors.required(&path.child("values"), detail);
+        }
+        "Exists" | "DoesNotExist" if has_values => {
+            let detail = "must be no value when `operator` is 'Exist' or 'DoesNotExist' for scope selector";
+            errors.invalid(&path.child("values"), json(&term.values), detail);
+        }
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        _ => errors.invalid(&path.child("operator"), operator, "not a valid selector operator"),
+    }
+}
+
+fn validate_amounts(amounts: Option<&ResourceList>, path: &Path, errors: &mut FieldErrors) {
+    for (name, amount) in amounts.into_iter().flatten() {
+        let path = path.key(name);
+        invalid_each(errors, &path, name, qualified_name(name));
+        if !name.contains('/') && !is_standard(name) {
+            errors.invalid(&path, name.as_str(), "must be a standard resource type or fully qualified");
+            errors.invalid(&path, name.as_str(), "must be a standard resource for quota");
+        }
+        let whole = COUNTED.contains(&name.as_str()) || name.starts_with("count/");
+        validate_amount(amount, whole, &path, errors);
     }
 }
 
@@ -127,6 +180,29 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn scopes_go_together() {
+        let wrong = |spec: serde_json::Value| {
+            let quota: ResourceQuota = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let mut errors = FieldErrors::new();
+            Kind::validate(&quota, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        let term = |scope: &str, operator: &str, values: serde_json::Value| {
+            wrong(json!({"scopeSelector": {"matchExpressions":
+                [{"scopeName": scope, "operator": operator, "values": values}]}}))
+        };
+        let path = |field: &str| vec![format!("spec.scopeSelector.matchExpressions.{field}")];
+        assert_eq!(wrong(json!({"scopes": ["Terminating", "NotTerminating"]})), ["spec.scopes"]);
+        assert!(term("PriorityClass", "In", json!(["high"])).is_empty());
+        assert!(term("BestEffort", "Exists", json!(null)).is_empty());
+        assert_eq!(term("Mine", "Exists", json!(null)), path("scopeName"));
+        assert_eq!(term("PriorityClass", "In", json!([])), path("values"));
+        assert_eq!(term("PriorityClass", "Exists", json!(["a"])), path("values"));
+        assert_eq!(term("PriorityClass", "Gt", json!(null)), path("operator"));
+        assert_eq!(term("Terminating", "In", json!(["a"])), path("operator"));
+    }
 
     #[test]
     fn checks_and_row() {

@@ -32,12 +32,6 @@ impl Kind for Secret {
         default_text(&mut self.type_, "Opaque");
     }
 
-    fn prepare_update(&mut self, old: &Self) {
-        if self.type_.as_deref().is_none_or(str::is_empty) {
-            self.type_.clone_from(&old.type_);
-        }
-    }
-
     fn validate(&self, errors: &mut FieldErrors) {
         let path = Path::new("data");
         let mut size = 0;
@@ -178,12 +172,10 @@ mod tests {
 
     #[test]
     fn the_type_stays() {
-        let (old, mut new) = (secret(json!({})), Secret::default());
-        Kind::prepare_update(&mut new, &old);
-        assert_eq!(new.type_.as_deref(), Some("Opaque"));
-        new.type_ = Some("other".to_owned());
+        // Who leaves it out means the default.
+        let (old, new) = (secret(json!({"type": "other"})), secret(json!({})));
         let mut errors = FieldErrors::new();
         Kind::validate_update(&new, &old, &mut errors);
-        assert_eq!(errors.into_vec()[0].to_string(), "type: Invalid value: \"other\": field is immutable");
+        assert_eq!(errors.into_vec()[0].to_string(), "type: Invalid value: \"Opaque\": field is immutable");
     }
 }

@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::cells;
-use super::check::{default_text, default_to};
-use crate::field::FieldErrors;
+use super::check::{balancer_address, default_text, default_to};
+use crate::field::{FieldErrors, Path};
 use crate::kind::{Claim, Descriptor, Kind, NameRule, Subresource};
 use crate::table::{Cell, Column};
 
@@ -63,6 +63,14 @@ impl Kind for Service {
 
     fn prepare_create(&mut self) {
         self.status = Some(ServiceStatus::default());
+        // Also where there shall be no address, for validation to see it.
+        if let Some(spec) = &mut self.spec {
+            let address = spec.cluster_ip.iter().filter(|ip| !ip.is_empty());
+            let address: Vec<String> = address.cloned().collect();
+            if spec.cluster_ips.as_ref().is_none_or(Vec::is_empty) && !address.is_empty() {
+                spec.cluster_ips = Some(address);
+            }
+        }
     }
 
     fn prepare_update(&mut self, old: &Self) {
@@ -73,6 +81,14 @@ impl Kind for Service {
 
     fn validate(&self, errors: &mut FieldErrors) {
         validation::validate(self, errors);
+    }
+
+    fn validate_status(&self, _old: &Self, errors: &mut FieldErrors) {
+        let path = Path::new("status").child("loadBalancer").child("ingress");
+        let balancer = self.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        for (i, item) in balancer.and_then(|b| b.ingress.as_ref()).into_iter().flatten().enumerate() {
+            balancer_address(errors, &path.index(i), item.ip.as_deref(), item.hostname.as_deref());
+        }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
@@ -337,7 +353,8 @@ pub fn cluster_ip(service: &Service) -> Option<&str> {
     cluster_ips(service).next()
 }
 
-fn wants_health_check(spec: &ServiceSpec) -> bool {
+/// Whether load balancers ask its nodes whether they have pods of it.
+pub fn wants_health_check(spec: &ServiceSpec) -> bool {
     spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local")
 }
 

@@ -99,6 +99,24 @@ impl Kind for StatefulSet {
         workload::validate_selected_template(&spec.selector, &pods, "StatefulSet", &path, errors);
     }
 
+    fn validate_status(&self, old: &Self, errors: &mut FieldErrors) {
+        let Some(status) = &self.status else { return };
+        let parts = [
+            ("readyReplicas", status.ready_replicas),
+            ("currentReplicas", status.current_replicas),
+            ("updatedReplicas", status.updated_replicas),
+            ("availableReplicas", status.available_replicas),
+        ];
+        workload::validate_counts(status.replicas, &parts, errors);
+        if status.available_replicas.unwrap_or(0) > status.ready_replicas.unwrap_or(0) {
+            let path = Path::new("status").child("availableReplicas");
+            errors.invalid(&path, status.available_replicas, "cannot be greater than status.readyReplicas");
+        }
+        let before = old.status.as_ref().and_then(|status| status.collision_count);
+        let collisions = [status.collision_count, before];
+        workload::validate_progress(status.observed_generation, collisions, errors);
+    }
+
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let rest = StatefulSetSpec {
@@ -226,6 +244,27 @@ mod tests {
             Kind::validate(&set(extra), &mut errors);
             assert_eq!(errors.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>(), wanted);
         }
+    }
+
+    #[test]
+    fn numbers_of_pods_are_checked() {
+        let wrong = |status: Value| {
+            let (mut new, mut old, mut errors) = (set(json!({})), set(json!({})), FieldErrors::new());
+            old.status = serde_json::from_value(json!({"replicas": 0, "collisionCount": 2})).unwrap();
+            new.status = serde_json::from_value(status).unwrap();
+            Kind::validate_status(&new, &old, &mut errors);
+            errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>()
+        };
+        let good = json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 1, "collisionCount": 2});
+        assert!(wrong(good).is_empty());
+        assert_eq!(
+            wrong(json!({"replicas": -1, "observedGeneration": -1, "collisionCount": 1})),
+            ["status.replicas", "status.observedGeneration", "status.collisionCount"]
+        );
+        assert_eq!(
+            wrong(json!({"replicas": 1, "availableReplicas": 1, "collisionCount": 3})),
+            ["status.availableReplicas"]
+        );
     }
 
     #[test]

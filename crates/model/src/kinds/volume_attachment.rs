@@ -9,6 +9,7 @@ use super::cells::or_empty;
 use super::check::json;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
+use crate::meta;
 use crate::table::{Cell, Column};
 
 impl Kind for VolumeAttachment {
@@ -36,6 +37,10 @@ impl Kind for VolumeAttachment {
 
     fn prepare_create(&mut self) {
         self.status = Some(VolumeAttachmentStatus::default());
+    }
+
+    fn prepare_part(&mut self, old: &Self, _part: Subresource) {
+        meta::keep(&mut self.metadata, &old.metadata);
     }
 
     fn validate(&self, errors: &mut FieldErrors) {

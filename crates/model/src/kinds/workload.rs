@@ -59,6 +59,22 @@ pub(crate) fn validate_counts(replicas: i32, parts: &[(&str, Option<i32>)], erro
     }
 }
 
+/// Checks what a controller keeps in a status for itself: the generation it saw, and how often a name was taken,
+/// which is only ever more.
+pub(crate) fn validate_progress(
+    observed: Option<i64>,
+    [collisions, before]: [Option<i32>; 2],
+    errors: &mut FieldErrors,
+) {
+    let path = Path::new("status");
+    optional_non_negative(errors, &path.child("observedGeneration"), observed);
+    let path = path.child("collisionCount");
+    optional_non_negative(errors, &path, collisions);
+    if before.is_some_and(|before| collisions.is_none_or(|now| now < before)) {
+        errors.invalid(&path, collisions.unwrap_or(0), "cannot be decremented");
+    }
+}
+
 /// Checks that no more pods are available than are ready.
 pub(crate) fn validate_available(available: Option<i32>, ready: Option<i32>, errors: &mut FieldErrors) {
     let available = available.unwrap_or(0);

@@ -77,7 +77,9 @@ fn check_wanted(config: &AdmissionConfig, kind: &str, name: &str, spec: &Service
             errors.invalid(&path.child("ports").index(i).child("nodePort"), number, detail);
         }
     }
-    if let Some(number) = spec.health_check_node_port.filter(|n| *n != 0 && !range.contains(n)) {
+    // A port for checks that there are none of is left to validation.
+    let checked = spec.health_check_node_port.filter(|_| service::wants_health_check(spec));
+    if let Some(number) = checked.filter(|n| *n != 0 && !range.contains(n)) {
         return Err(Failure::internal(format!(
             "failed to allocate requested HealthCheck NodePort {number}: provided port is not in the valid range. The range of valid ports is {first}-{last}"
         )));

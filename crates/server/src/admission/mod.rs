@@ -9,6 +9,7 @@ mod limits;
 mod namespaces;
 mod nodes;
 mod pods;
+mod priorities;
 mod quotas;
 mod roles;
 mod volumes;
@@ -66,6 +67,7 @@ impl Admission {
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
         roles::require_held(&self.state, who, object, None)?;
+        priorities::require_one_default(&self.state, object)?;
         pods::complete(&self.state, object)?;
         limits::apply(&self.state, object)?;
         volumes::default_class(&self.state, object);
@@ -85,6 +87,7 @@ impl Admission {
     ) -> Result<(), Failure> {
         roles::require_held(&self.state, who, object, Some(old))?;
         certificates::require_signer(&self.state, who, object, old)?;
+        priorities::require_one_default(&self.state, object)?;
         pods::keep_tolerating(object);
         volumes::require_expandable(&self.state, object, old)?;
         addresses::allocate(&self.state, &self.config, object)
@@ -95,7 +98,8 @@ impl Admission {
     /// # Errors
     /// When policy forbids it.
     pub fn admit_delete(&self, old: &Object) -> Result<(), Failure> {
-        namespaces::protect(old)
+        namespaces::protect(old)?;
+        priorities::protect(old)
     }
 
     /// What quotas have to say of an object that is about to be created, or of a new version of one: the

@@ -167,7 +167,7 @@ impl Engine {
         let (bytes, key) = (mutation.object.clone(), mutation.key.clone());
         if dry_run {
             if self.state().get(stored, &mutation.key).is_some() {
-                return Err((Failure::already_exists(kind.descriptor(), &name), false));
+                return Err((self.already_exists(kind, &key), false));
             }
             let object =
                 Object::stored(stored, bytes, Revision(0)).map_err(|e| (Failure::internal(e), false))?;
@@ -178,11 +178,24 @@ impl Engine {
         let verdict = self.propose(who, admitted).await.map_err(final_failure)?.into_iter().next();
         let revision = verdict.unwrap_or(Err(Refusal::NotFound)).map_err(|refusal| {
             let again = is_address_collision(&refusal);
-            (refused(kind, &name, refusal), again)
+            let failure = match refusal {
+                Refusal::AlreadyExists => self.already_exists(kind, &key),
+                refusal => refused(kind, &name, refusal),
+            };
+            (failure, again)
         })?;
         let object = self.settled(stored, &key, &bytes, revision).map_err(final_failure)?;
         let object = shown(kind, &object).map_err(final_failure)?;
         Ok(Written { object, created: true, warnings })
+    }
+
+    /// Why a new object cannot have its name.
+    fn already_exists(&self, kind: KindRef, key: &Key) -> Failure {
+        let there = self.state().get(kind.stored(), key);
+        if there.is_some_and(|object| object.meta().deletion_timestamp.is_some()) {
+            return Failure::being_deleted(kind.descriptor(), &key.name);
+        }
+        Failure::already_exists(kind.descriptor(), &key.name)
     }
 
     /// Admission looks at other objects, its namespace first of all. What this server does not know of it may not have

@@ -13,6 +13,8 @@ const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
 const APP_ARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+/// A pod that is only the image of one that its node was told of otherwise.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 const LOCAL: &str = "localhost/";
 
 type Annotations = BTreeMap<String, String>;
@@ -21,6 +23,12 @@ type Annotations = BTreeMap<String, String>;
 pub(crate) fn validate(all: &Annotations, spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     if let Some(cost) = all.get(DELETION_COST).filter(|cost| !is_cost(cost)) {
         errors.invalid(&path.key(DELETION_COST), cost.as_str(), "must be a 32bit integer");
+    }
+    if let Some(value) = all.get(MIRROR)
+        && spec.node_name.as_deref().is_none_or(str::is_empty)
+    {
+        let detail = "must set spec.nodeName if mirror pod annotation is set";
+        errors.invalid(&path.key(MIRROR), value.as_str(), detail);
     }
     for (key, profile) in all {
         if key == SECCOMP_OF_POD || key.starts_with(SECCOMP_OF_CONTAINER) {

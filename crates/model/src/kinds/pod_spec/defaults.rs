@@ -4,9 +4,9 @@
 //! of the host network, service links and the resize policy ([`set_pod_only`]).
 
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, ContainerResizePolicy, DownwardAPIVolumeFile, EmptyDirVolumeSource, EnvVar,
-    EphemeralContainer, HTTPGetAction, Lifecycle, PodSecurityContext, PodSpec, Probe, ProjectedVolumeSource,
-    ResourceFieldSelector, ResourceRequirements, Volume,
+    AzureDiskVolumeSource, Container, ContainerPort, ContainerResizePolicy, DownwardAPIVolumeFile,
+    EmptyDirVolumeSource, EnvVar, EphemeralContainer, HTTPGetAction, Lifecycle, PodSecurityContext, PodSpec,
+    Probe, ProjectedVolumeSource, ResourceFieldSelector, ResourceRequirements, Volume,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -244,9 +244,24 @@ fn set_volume(volume: &mut Volume) {
         default_text(&mut source.user, "admin");
         default_text(&mut source.keyring, "/etc/ceph/keyring");
     }
+    if let Some(source) = &mut volume.azure_disk {
+        set_azure_disk(source);
+    }
+    if let Some(source) = &mut volume.scale_io {
+        default_text(&mut source.storage_mode, "ThinProvisioned");
+        default_text(&mut source.fs_type, "xfs");
+    }
     if let Some(template) = volume.ephemeral.as_mut().and_then(|e| e.volume_claim_template.as_mut()) {
         default_text(&mut template.spec.volume_mode, "Filesystem");
     }
+}
+
+/// Of a disk of Azure: also that of a PersistentVolume.
+pub(crate) fn set_azure_disk(disk: &mut AzureDiskVolumeSource) {
+    default_to(&mut disk.caching_mode, "ReadWrite");
+    default_to(&mut disk.kind, "Shared");
+    default_to(&mut disk.fs_type, "ext4");
+    default_to(&mut disk.read_only, false);
 }
 
 fn set_projected(source: &mut ProjectedVolumeSource) {

@@ -210,9 +210,14 @@ pub(super) fn validate(resources: Option<&ResourceRequirements>, path: &Path, er
             _ => {}
         }
     }
+    let has = |wanted: fn(&str) -> bool| limits.keys().chain(requests.keys()).any(|name| wanted(name));
+    if has(|name| name.starts_with("hugepages-")) && !has(|name| matches!(name, "cpu" | "memory")) {
+        errors.forbidden(path, "HugePages require cpu or memory");
+    }
 }
 
-fn validate_entry(name: &str, amount: &ApiQuantity, path: &Path, errors: &mut FieldErrors) {
+/// Checks a resource of containers: its name and its amount.
+pub(crate) fn validate_entry(name: &str, amount: &ApiQuantity, path: &Path, errors: &mut FieldErrors) {
     for wrong in meta::qualified_name(name) {
         errors.invalid(path, name, wrong);
     }

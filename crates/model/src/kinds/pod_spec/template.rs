@@ -36,7 +36,7 @@ pub(crate) fn set_defaults(template: &mut PodTemplateSpec) {
 /// Checks a template by itself.
 pub(crate) fn validate(template: &PodTemplateSpec, path: &Path, errors: &mut FieldErrors) {
     if let Some(metadata) = &template.metadata {
-        let path = path.child("metadata");
+        // Kubernetes leaves `metadata` out of these paths.
         meta::validate_labels(metadata.labels.as_ref(), &path.child("labels"), errors);
         meta::validate_annotations(metadata.annotations.as_ref(), &path.child("annotations"), errors);
     }
@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn annotations_are_checked_where_the_template_has_them() {
         let mut template: PodTemplateSpec = serde_json::from_value(json!({
-            "metadata": {"annotations": {
+            "metadata": {"labels": {"a": "-"}, "annotations": {
+                "b/": "",
                 "seccomp.security.alpha.kubernetes.io/pod": "unconfined",
                 "container.apparmor.security.beta.kubernetes.io/nobody": "runtime/default"}},
             "spec": {"securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
@@ -88,8 +89,10 @@ mod tests {
         let mut errors = FieldErrors::new();
         validate(&template, &Path::new("template"), &mut errors);
         let told: Vec<String> = errors.into_vec().iter().map(ToString::to_string).collect();
+        assert!(told[0].starts_with("template.labels: Invalid value: \"-\": "), "{told:?}");
+        assert!(told[1].starts_with("template.annotations: Invalid value: \"b/\": "), "{told:?}");
         assert_eq!(
-            told,
+            told[told.len() - 2..],
             [
                 "template.annotations[container.apparmor.security.beta.kubernetes.io/nobody]: Invalid value: \"nobody\": container not found",
                 "template.spec.securityContext.seccompProfile.type: Forbidden: seccomp type in annotation and field must match",

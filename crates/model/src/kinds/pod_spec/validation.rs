@@ -88,6 +88,8 @@ fn validate_dns(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     if servers.len() > MOST_NAMESERVERS {
         let detail = format!("must not have more than {MOST_NAMESERVERS} nameservers");
         errors.invalid(&path_of_servers, json(&servers), detail);
+    } else if spec.dns_config.is_none() && spec.dns_policy.as_deref() == Some("None") {
+        errors.required(path, "must provide `dnsConfig` when `dnsPolicy` is None");
     } else if servers.is_empty() && spec.dns_policy.as_deref() == Some("None") {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
         errors.required(&path_of_servers, detail);
@@ -150,11 +152,6 @@ fn validate_names(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
     for (field, name) in [("hostname", &spec.hostname), ("subdomain", &spec.subdomain)] {
         if let Some(name) = name.as_deref().filter(|n| !n.is_empty()) {
             label(errors, &path.child(field), name);
-        }
-    }
-    for (i, secret) in spec.image_pull_secrets.iter().flatten().enumerate() {
-        if secret.name.is_empty() {
-            errors.required(&path.child("imagePullSecrets").index(i).child("name"), "");
         }
     }
     for (i, gate) in spec.readiness_gates.iter().flatten().enumerate() {
