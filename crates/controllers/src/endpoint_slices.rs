@@ -15,7 +15,7 @@ use balsa_model::{Failure, Key};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use crate::caches::{Caches, settle};
 use crate::endpoint_plan::{Backing, Port, backings, is_headless, is_managed};
@@ -24,7 +24,8 @@ use crate::owner::{controller_reference, key_of};
 
 /// The most endpoints of a slice.
 const MAX_ENDPOINTS: usize = 100;
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// Names the Service that a slice is of.
+pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -51,11 +52,14 @@ pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
 
 /// What to write.
 #[derive(Debug, Default, PartialEq)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
-    delete: Vec<EndpointSlice>,
+pub(crate) struct Plan {
+    pub(crate) create: Vec<EndpointSlice>,
+    pub(crate) update: Vec<EndpointSlice>,
+    pub(crate) delete: Vec<EndpointSlice>,
 }
+
+/// Endpoints that may share a slice: of one family (whether it is IPv6), with the same ports.
+pub(crate) type Groups = BTreeMap<(bool, Vec<Port>), Vec<Endpoint>>;
 
 /// The slices that a Service should have, as changes of those that it has. `zone` tells the zone of a node.
 fn plan(
@@ -64,7 +68,7 @@ fn plan(
     existing: &[EndpointSlice],
     zone: impl Fn(&str) -> Option<String>,
 ) -> Plan {
-    let mut groups: BTreeMap<(bool, Vec<Port>), Vec<Endpoint>> = BTreeMap::new();
+    let mut groups = Groups::new();
     for backing in backings {
         let group = (backing.address.is_ipv6(), backing.ports.clone());
         groups.entry(group).or_default().push(endpoint(backing, &zone));
@@ -73,11 +77,20 @@ fn plan(
         // A Service without pods keeps an empty slice, which says that somebody looked.
         groups.insert((false, Vec::new()), Vec::new());
     }
+    arrange(groups, existing, |family, ports| blank(service, family, ports))
+}
+
+/// Puts endpoints into slices, as changes of those that are there; `blank` makes a new one of a family, with these ports.
+pub(crate) fn arrange(
+    groups: Groups,
+    existing: &[EndpointSlice],
+    blank: impl Fn(&'static str, &[Port]) -> EndpointSlice,
+) -> Plan {
     let mut plan = Plan::default();
     let mut left: Vec<&EndpointSlice> = existing.iter().collect();
     for ((ipv6, ports), endpoints) in groups {
         let family = if ipv6 { "IPv6" } else { "IPv4" };
-        let blank = blank(service, family, &ports);
+        let blank = blank(family, &ports);
         let (same, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(|slice| {
             slice.address_type == family
                 && slice.ports.clone().unwrap_or_default() == blank.ports.clone().unwrap_or_default()
@@ -158,11 +171,22 @@ fn blank(service: &Service, family: &str, ports: &[Port]) -> EndpointSlice {
     let name = meta.name.clone().unwrap_or_default();
     let mut labels = meta.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS_LABEL);
-    labels.insert(SERVICE_LABEL.to_owned(), name.clone());
-    labels.insert(MANAGER_LABEL.to_owned(), MANAGER.to_owned());
     if service.spec.as_ref().is_some_and(is_headless) {
         labels.insert(HEADLESS_LABEL.to_owned(), String::new());
     }
+    let owner = controller_reference(service);
+    blank_of((&name, meta.namespace.clone()), (labels, MANAGER), owner, (family, ports))
+}
+
+/// A new slice without endpoints: of which Service in which namespace, with which labels by whom, whose, and what is in it.
+pub(crate) fn blank_of(
+    (service, namespace): (&str, Option<String>),
+    (mut labels, manager): (BTreeMap<String, String>, &str),
+    owner: OwnerReference,
+    (family, ports): (&str, &[Port]),
+) -> EndpointSlice {
+    labels.insert(SERVICE_LABEL.to_owned(), service.to_owned());
+    labels.insert(MANAGER_LABEL.to_owned(), manager.to_owned());
     let ports = ports.iter().map(|port| EndpointPort {
         name: Some(port.name.clone()),
         protocol: Some(port.protocol.clone()),
@@ -172,10 +196,10 @@ fn blank(service: &Service, family: &str, ports: &[Port]) -> EndpointSlice {
     let ports: Vec<EndpointPort> = ports.collect();
     EndpointSlice {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{name}-")),
-            namespace: meta.namespace.clone(),
+            generate_name: Some(format!("{service}-")),
+            namespace,
             labels: Some(labels),
-            owner_references: Some(vec![controller_reference(service)]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         address_type: family.to_owned(),
@@ -184,38 +208,40 @@ fn blank(service: &Service, family: &str, ports: &[Port]) -> EndpointSlice {
     }
 }
 
+/// The slices of a Service that `manager` has written.
+pub(crate) fn slices_of(caches: &Caches, service: &Key, manager: &str) -> Vec<EndpointSlice> {
+    let all = caches.endpoint_slices.list_in(&service.namespace);
+    let ours = all.iter().filter(|object| {
+        let labels = object.meta().labels.as_ref();
+        let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
+        label(SERVICE_LABEL) == Some(&*service.name)
+            && label(MANAGER_LABEL) == Some(manager)
+            && !object.is_deleting()
+    });
+    ours.filter_map(|object| object.to_typed()).collect()
+}
+
+/// Writes what a plan says.
+pub(crate) async fn carry_out(client: &Client, caches: &Caches, plan: Plan) -> Result<(), Failure> {
+    let api = client.api::<EndpointSlice>();
+    // What is new is written first: an address in two slices for a moment is one address, an
+    // address in none is a refused connection.
+    for slice in &plan.create {
+        let written = api.create(slice).await?;
+        settle(&caches.endpoint_slices, written.revision()).await;
+    }
+    for slice in &plan.update {
+        let written = api.update(slice, Part::Main).await?;
+        settle(&caches.endpoint_slices, written.revision()).await;
+    }
+    for slice in &plan.delete {
+        let uid = slice.metadata.uid.as_deref().unwrap_or_default();
+        api.delete_in_background(&key_of(&slice.metadata), uid).await?;
+    }
+    Ok(())
+}
+
 impl EndpointSlices {
-    fn existing(&self, key: &Key) -> Vec<EndpointSlice> {
-        let all = self.caches.endpoint_slices.list_in(&key.namespace);
-        let ours = all.iter().filter(|object| {
-            let labels = object.meta().labels.as_ref();
-            let label = |name: &str| labels.and_then(|labels| labels.get(name)).map(String::as_str);
-            label(SERVICE_LABEL) == Some(&*key.name)
-                && label(MANAGER_LABEL) == Some(MANAGER)
-                && !object.is_deleting()
-        });
-        ours.filter_map(|object| object.to_typed()).collect()
-    }
-
-    async fn carry_out(&self, plan: Plan) -> Result<(), Failure> {
-        let api = self.client.api::<EndpointSlice>();
-        // What is new is written first: an address in two slices for a moment is one address, an
-        // address in none is a refused connection.
-        for slice in &plan.create {
-            let written = api.create(slice).await?;
-            settle(&self.caches.endpoint_slices, written.revision()).await;
-        }
-        for slice in &plan.update {
-            let written = api.update(slice, Part::Main).await?;
-            settle(&self.caches.endpoint_slices, written.revision()).await;
-        }
-        for slice in &plan.delete {
-            let uid = slice.metadata.uid.as_deref().unwrap_or_default();
-            api.delete_in_background(&key_of(&slice.metadata), uid).await?;
-        }
-        Ok(())
-    }
-
     fn zone(&self, node: &str) -> Option<String> {
         let node = self.caches.nodes.get(&Key::new("", node))?;
         node.meta().labels.as_ref()?.get(ZONE_LABEL).cloned()
@@ -242,7 +268,9 @@ impl Reconciler for EndpointSlices {
         let chosen = pods.iter().filter(|pod| selector.matches(pod.meta().labels.as_ref()));
         let chosen: Vec<Arc<Pod>> = chosen.filter_map(|pod| pod.typed()).collect();
         let backings = backings(&service, &chosen);
-        self.carry_out(plan(&service, &backings, &self.existing(key), |node| self.zone(node))).await?;
+        let existing = slices_of(&self.caches, key, MANAGER);
+        let wanted = plan(&service, &backings, &existing, |node| self.zone(node));
+        carry_out(&self.client, &self.caches, wanted).await?;
         Ok(Next::Wait)
     }
 }

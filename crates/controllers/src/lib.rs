@@ -13,7 +13,8 @@
 //! | `daemon_set` | one pod on every node that will have it |
 //! | `job`, `cron_job`, `ttl_after_finished` | pods that run to their end, at times, and go |
 //! | `disruption` | how many pods may be evicted just now |
-//! | `endpoint_slices`, `endpoints` | what stands behind a Service |
+//! | `endpoint_slices`, `endpoints`, `endpoint_slice_mirroring` | what stands behind a Service |
+//! | `ephemeral_volumes` | the claims of volumes that live as long as their pod |
 //! | `namespace` | a namespace that is being deleted is emptied |
 //! | `garbage_collector` | what has no owner left goes |
 //! | `node_lifecycle`, `taint_eviction`, `pod_gc` | what becomes of dead nodes and their pods |
@@ -33,8 +34,10 @@ mod daemon_set;
 mod deployment;
 mod disruption;
 mod endpoint_plan;
+mod endpoint_slice_mirroring;
 mod endpoint_slices;
 mod endpoints;
+mod ephemeral_volumes;
 mod flow_schemas;
 mod garbage_collector;
 mod horizontal_pod_autoscaler;
@@ -164,6 +167,8 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     disruption::start(client.clone(), caches, clock.clone(), scope);
     endpoint_slices::start(client.clone(), caches, scope);
     endpoints::start(client.clone(), caches, scope);
+    endpoint_slice_mirroring::start(client.clone(), caches, scope);
+    ephemeral_volumes::start(client.clone(), caches, recorder("ephemeral_volume"), scope);
     namespace::start(client.clone(), caches, clock.clone(), scope);
     garbage_collector::start(client.clone(), caches, scope);
     if let Some(cluster) = config.cluster_cidr {

@@ -17,6 +17,7 @@ use balsa_model::selector::LabelSelector;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Kind};
 use balsa_rt::{Clock, Scope};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -135,20 +136,29 @@ impl<O: ReplicaOwner> Replicas<O> {
         let now = self.clock.now();
         let mut counts = plan::count(&active, owner.template(), owner.min_ready_seconds(), now);
         counts.observed_generation = owner.metadata().generation.unwrap_or(0);
-        counts.failure =
-            self.failure(owner, outcome.as_ref().err().map(|(reason, failure)| (*reason, failure)));
+        let failed = outcome.as_ref().err().map(|(reason, failure)| (*reason, failure));
+        counts.failure = failure(owner.counts().failure, failed, self.clock.now_seconds());
         self.write_status(owner, counts).await?;
         outcome.map_err(|(_, failure)| failure)?;
         let soonest = plan::next_available(&active, owner.min_ready_seconds(), now);
         Ok(soonest.map_or(Next::Wait, Next::After))
     }
+}
 
-    fn failure(&self, owner: &O, failed: Option<(&str, &Failure)>) -> Option<ReplicaFailure> {
-        let (reason, failure) = failed?;
-        let before = owner.counts().failure.filter(|before| before.reason == reason);
-        let since = before.and_then(|before| before.since).or_else(|| Some(Time(self.clock.now_seconds())));
-        Some(ReplicaFailure { reason: reason.to_owned(), message: failure.message.clone(), since })
-    }
+/// The condition after a try, given the one before. Its message is that of the first failure: one that names another pod
+/// each time would be a change each time, and each change a try at once.
+fn failure(
+    before: Option<ReplicaFailure>,
+    failed: Option<(&str, &Failure)>,
+    now: Timestamp,
+) -> Option<ReplicaFailure> {
+    let (reason, failure) = failed?;
+    let new = || ReplicaFailure {
+        reason: reason.to_owned(),
+        message: failure.message.clone(),
+        since: Some(Time(now)),
+    };
+    Some(before.filter(|before| before.reason == reason).unwrap_or_else(new))
 }
 
 #[async_trait]
@@ -169,5 +179,22 @@ impl<O: ReplicaOwner> Reconciler for Replicas<O> {
             Next::After(delay) => Ok(Next::After(delay.max(Duration::from_millis(100)))),
             Next::Wait => Ok(Next::Wait),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_failure_of_another_pod_changes_nothing() {
+        let refused =
+            |pod: &str| Failure::bad_request(format!("pods \"{pod}\" is forbidden: exceeded quota"));
+        let (one, other) = (refused("web-1"), refused("web-2"));
+        let first = failure(None, Some(("FailedCreate", &one)), Timestamp::UNIX_EPOCH);
+        assert_eq!(failure(first.clone(), Some(("FailedCreate", &other)), Timestamp::MAX), first);
+        let now = failure(first.clone(), Some(("FailedDelete", &other)), Timestamp::MAX);
+        assert_eq!(now.map(|failure| failure.message), Some(other.message));
+        assert_eq!(failure(first, None, Timestamp::MAX), None);
     }
 }

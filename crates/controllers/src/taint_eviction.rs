@@ -1,11 +1,12 @@
 //! Evicts pods from nodes whose NoExecute taints they do not tolerate, or no longer.
 //!
 //! Reads nodes and pods; deletes pods, with their own grace. When the time runs out is counted from
-//! the taint's own time, so a new leader counts on. Which pods are on which node it has from an index,
+//! the taint's own time, so a new leader counts on; of a taint without one, from when it was seen first. Which pods are on which node it has from an index,
 //! as do others that ask for it. While no node at all is ready it is more likely the
 //! control plane that is cut off: then nobody is evicted from silent nodes.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use balsa_model::{Failure, Key, Object};
 use balsa_rt::{Clock, Scope};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::ControllerConfig;
 use crate::caches::Caches;
@@ -33,6 +35,8 @@ struct TaintEviction {
     clock: Clock,
     period: Duration,
     homes: Homes,
+    /// Taints of nodes, since when they are there.
+    seen: Mutex<HashMap<Key, Vec<Taint>>>,
 }
 
 /// Starts the controller; answers where pods are.
@@ -57,6 +61,7 @@ pub(crate) fn start(
         clock,
         period: config.node_period,
         homes: homes.clone(),
+        seen: Mutex::default(),
     };
     balsa_client::run(Arc::new(this), queue, 4, scope);
     homes
@@ -68,13 +73,18 @@ fn home(object: &Object) -> Vec<String> {
     pod.and_then(|pod| pod::node_name(&pod).map(str::to_owned)).into_iter().collect()
 }
 
-/// When a pod must leave a node with these taints; `None`: it may stay.
-fn leaves_at(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Option<Timestamp> {
+/// When a pod that is there since `began` must leave a node with these taints; `None`: it may stay.
+fn leaves_at(
+    taints: &[Taint],
+    tolerations: &[Toleration],
+    began: Timestamp,
+    now: Timestamp,
+) -> Option<Timestamp> {
     let mut earliest: Option<Timestamp> = None;
     for taint in taints {
         let mut matching =
             tolerations.iter().filter(|toleration| node::tolerates(toleration, taint)).peekable();
-        let since = taint.time_added.as_ref().map_or(now, |time| time.0);
+        let since = taint.time_added.as_ref().map_or(now, |time| time.0).max(began);
         let at = if matching.peek().is_none() {
             Some(since.min(now))
         } else {
@@ -92,21 +102,55 @@ fn leaves_at(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> O
     earliest
 }
 
+/// NoExecute taints with the time since when they are there: their own, or, of those that were written without one, as
+/// kubectl does, when they were seen first.
+fn dated(taints: &[Taint], seen: &[Taint], now: Timestamp) -> Vec<Taint> {
+    let lasting = taints.iter().filter(|taint| taint.effect == "NoExecute").cloned();
+    let date = |mut taint: Taint| {
+        let same = |seen: &&Taint| seen.key == taint.key && seen.value == taint.value;
+        let first = || seen.iter().find(same).and_then(|seen| seen.time_added.clone()).or(Some(Time(now)));
+        taint.time_added = taint.time_added.clone().or_else(first);
+        taint
+    };
+    lasting.map(date).collect()
+}
+
+/// Since when a pod is on its node.
+fn began(pod: &Pod) -> Timestamp {
+    let started = pod.status.as_ref().and_then(|status| status.start_time.as_ref());
+    started.or(pod.metadata.creation_timestamp.as_ref()).map_or(Timestamp::MIN, |time| time.0)
+}
+
 impl TaintEviction {
-    fn is_cut_off(&self, taints: &[&Taint]) -> bool {
+    /// The taints of a node, as they have been seen.
+    fn taints(&self, key: &Key, node: &Node) -> Vec<Taint> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = seen.remove(key).unwrap_or_default();
+        let taints = dated(node::taints(node), &before, self.clock.now());
+        if !taints.is_empty() {
+            seen.insert(key.clone(), taints.clone());
+        }
+        taints
+    }
+
+    fn forget(&self, key: &Key) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    fn is_cut_off(&self, taints: &[Taint]) -> bool {
         taints.iter().any(|taint| taint.key == NOT_READY || taint.key == UNREACHABLE)
             && !self.caches.nodes.list().iter().any(|object| object.is(node::is_ready))
     }
 
     /// Deletes the pod if its time is up; how long until then.
-    async fn judge(&self, key: &Key, taints: &[&Taint]) -> Result<Option<Duration>, Failure> {
+    async fn judge(&self, key: &Key, taints: &[Taint]) -> Result<Option<Duration>, Failure> {
         let Some(object) = self.caches.pods.get(key).filter(|object| !object.is_deleting()) else {
             return Ok(None);
         };
         let Some(pod) = object.typed::<Pod>().filter(|pod| !pod::is_terminal(pod)) else { return Ok(None) };
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref()).unwrap_or_default();
         let now = self.clock.now();
-        let Some(at) = leaves_at(taints, tolerations, now) else { return Ok(None) };
+        let Some(at) = leaves_at(taints, tolerations, began(&pod), now) else { return Ok(None) };
         if at > now {
             return Ok(Some(now.duration_until(at).try_into().unwrap_or_default()));
         }
@@ -130,10 +174,12 @@ impl Reconciler for TaintEviction {
     }
 
     async fn reconcile(&self, key: &Key) -> Result<Next, Failure> {
-        let Some(object) = self.caches.nodes.get(key) else { return Ok(Next::Wait) };
+        let Some(object) = self.caches.nodes.get(key) else {
+            self.forget(key);
+            return Ok(Next::Wait);
+        };
         let Some(node) = object.typed::<Node>() else { return Ok(Next::Wait) };
-        let taints: Vec<&Taint> =
-            node::taints(&node).iter().filter(|taint| taint.effect == "NoExecute").collect();
+        let taints = self.taints(key, &node);
         if taints.is_empty() {
             return Ok(Next::Wait);
         }
@@ -173,9 +219,32 @@ mod tests {
             (json!([{"key": NOT_READY, "operator": "Exists", "tolerationSeconds": 0}]), Some(0)),
         ] {
             let tolerations: Vec<Toleration> = serde_json::from_value(tolerations).unwrap();
-            let at = leaves_at(&[&taint], &tolerations, now);
+            let at = leaves_at(std::slice::from_ref(&taint), &tolerations, Timestamp::MIN, now);
             let seconds = at.map(|at| at.duration_since(taint.time_added.as_ref().unwrap().0).as_secs());
             assert_eq!(seconds, expected);
         }
+        let tolerations = [Toleration {
+            operator: Some("Exists".to_owned()),
+            toleration_seconds: Some(60),
+            ..Toleration::default()
+        }];
+        let began: Timestamp = "2025-01-01T00:00:05Z".parse().unwrap();
+        let at = leaves_at(&[taint], &tolerations, began, now);
+        assert_eq!(at, Some("2025-01-01T00:01:05Z".parse().unwrap()), "it came to a node that had the taint");
+    }
+
+    #[test]
+    fn a_taint_without_a_time_is_counted_from_when_it_was_seen() {
+        let taint =
+            |key: &str| Taint { key: key.to_owned(), effect: "NoExecute".to_owned(), ..Taint::default() };
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let first = dated(&[taint("a"), Taint { effect: "NoSchedule".to_owned(), ..taint("b") }], &[], at(5));
+        let later = dated(&[taint("a"), taint("c")], &first, at(9));
+        let told = |taints: &[Taint]| -> Vec<_> {
+            let time = |t: &Taint| t.time_added.as_ref().unwrap().0.as_second();
+            taints.iter().map(|taint| (taint.key.clone(), time(taint))).collect()
+        };
+        assert_eq!(told(&first), [("a".to_owned(), 5)]);
+        assert_eq!(told(&later), [("a".to_owned(), 5), ("c".to_owned(), 9)]);
     }
 }

@@ -14,6 +14,7 @@ mod released;
 use std::sync::Arc;
 
 use balsa_client::{Client, Queue, Recorder, feed};
+use balsa_model::claims::claims_of;
 use balsa_model::{Key, Object};
 use balsa_rt::Scope;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
@@ -43,8 +44,7 @@ pub(crate) fn start(
         // A claim that is to go waits for the last pod that uses it.
         let Some(object) = change.object() else { return Vec::new() };
         let Some(pod) = object.typed::<Pod>() else { return Vec::new() };
-        let used = plan::claims_of(&pod).into_iter();
-        used.map(|name| Key::new(object.key().namespace.clone(), name)).collect()
+        claims_of(&pod).map(|name| Key::new(object.key().namespace.clone(), name)).collect()
     });
     let claims = caches.claims.clone();
     let volumes = feed_indexed(&caches.volumes, &queue, scope, promised_to, move |change| {

@@ -9,10 +9,12 @@
 //! - [`strategy`]: from a request body to a Mutation: defaults, what clients may not set, validation;
 //! - [`fields`]: who owns which fields, and server-side apply;
 //! - [`fits`]: whether a node will do for a pod;
+//! - [`claims`]: by which claims a pod has its volumes;
 //! - [`quota`]: what objects count against quotas; [`limits`]: what one of them may have;
 //! - [`yaml`]: how manifests and bodies in YAML are read;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
 
+pub mod claims;
 pub mod discovery;
 pub mod field;
 pub mod fields;

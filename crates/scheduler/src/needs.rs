@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use balsa_model::Key;
+use balsa_model::claims::claims_of;
 use balsa_model::kinds::pod::{self, HostPort, Requests};
 use balsa_model::selector::LabelSelector;
 use jiff::Timestamp;
@@ -148,7 +149,7 @@ impl Needs {
             tolerations: spec.tolerations.clone().unwrap_or_default(),
             node_selector: spec.node_selector.clone().unwrap_or_default(),
             spread: spec.topology_spread_constraints.iter().flatten().map(Spread::of).collect(),
-            claims: claims_of(pod, spec),
+            claims: claims_of(pod).collect(),
             images: spec.containers.iter().filter_map(|container| container.image.clone()).collect(),
             ..Self::default()
         };
@@ -188,13 +189,4 @@ fn group_of(meta: &ObjectMeta) -> u64 {
         None => meta.labels.hash(&mut hasher),
     }
     hasher.finish()
-}
-
-fn claims_of(pod: &Pod, spec: &PodSpec) -> Vec<String> {
-    let name = pod.metadata.name.as_deref().unwrap_or_default();
-    let claims = spec.volumes.iter().flatten().filter_map(|volume| {
-        let named = volume.persistent_volume_claim.as_ref().map(|claim| claim.claim_name.clone());
-        named.or_else(|| volume.ephemeral.as_ref().map(|_| format!("{name}-{}", volume.name)))
-    });
-    claims.collect()
 }

@@ -1,4 +1,4 @@
-//! Where pods find the API: the Endpoints and EndpointSlices of `default/kubernetes`, kept by the leader.
+//! Where pods find the API: the Service `default/kubernetes` with its Endpoints and EndpointSlices, kept by the leader.
 //!
 //! All servers that are well are in them, each with the address at which pods reach it. Servers with the same
 //! port share an EndpointSlice. A server that is not well is taken out after the second look; when none
@@ -17,6 +17,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::MissedTickBehavior;
 
+use crate::bootstrap::{self, Seed};
 use crate::members::{MemberHealth, Members};
 
 const NAMESPACE: &str = "default";
@@ -30,19 +31,22 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Looks in a row at which a server is not well until it is taken out.
 const DOUBTS: u32 = 2;
 
-/// Keeps them for ever. `port` is that of the servers, whose EndpointSlice has the Service's own name.
-pub(crate) async fn run(client: Client, members: Members, port: u16) -> Result<(), Failure> {
+/// Keeps them for ever, and the Service itself: somebody may have deleted it.
+pub(crate) async fn run(client: Client, members: Members, seed: Seed) -> Result<(), Failure> {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut servers = Servers::default();
     loop {
         ticks.tick().await;
+        if let Err(failure) = bootstrap::services(&client, &seed).await {
+            tracing::warn!(%failure, "a Service that pods need is missing; trying again");
+        }
         servers.look(&members.health().await);
         let addresses = servers.addresses();
         if addresses.is_empty() {
             continue;
         }
-        if let Err(failure) = publish(&client, &addresses, port).await {
+        if let Err(failure) = publish(&client, &addresses, seed.port).await {
             tracing::warn!(%failure, "where pods find the API is not up to date; trying again");
         }
     }
@@ -75,6 +79,7 @@ impl Servers {
     }
 }
 
+/// `port` is that of the servers, whose EndpointSlice has the Service's own name.
 async fn publish(client: &Client, addresses: &BTreeSet<SocketAddr>, port: u16) -> Result<(), Failure> {
     let wanted = endpoints(addresses);
     put(client, &wanted, |present: &mut Endpoints| {

@@ -52,6 +52,14 @@ pub(crate) async fn seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
         json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [seed.service_cidr]}}),
     )
     .await?;
+    services(client, seed).await
+}
+
+/// Creates the Services without which pods find neither the API nor names, if they are missing.
+///
+/// # Errors
+/// As [`seed`].
+pub(crate) async fn services(client: &Client, seed: &Seed) -> Result<(), Failure> {
     create::<Service>(client, kubernetes_service(seed)).await?;
     create::<Service>(client, dns_service(seed)).await
 }

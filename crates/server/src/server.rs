@@ -410,7 +410,7 @@ impl Leader {
         let client = self.client("certificate-controller", term);
         signer::start(client, self.front.authority.clone(), clock.clone(), &scope);
         let client = self.client("apiserver", term);
-        let keep = api_endpoints::run(client, self.front.members.clone(), self.seed.port);
+        let keep = api_endpoints::run(client, self.front.members.clone(), self.seed.clone());
         scope.spawn(TaskKind::Controller, keep);
         let client = self.client("node-leases", term);
         scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));

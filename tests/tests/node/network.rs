@@ -18,6 +18,7 @@ pub(crate) fn acts(node: &Node) {
     ports_have_names(node);
     a_client_stays_with_its_pod(node);
     a_pod_reaches_itself(node);
+    endpoints_may_be_written_by_hand(node);
     only_who_is_ready_is_asked(node);
     names_are_answered(node);
     its_resolver_is_configured_as_kubernetes_does(node);
@@ -61,6 +62,19 @@ fn a_client_stays_with_its_pod(node: &Node) {
 
 fn a_pod_reaches_itself(node: &Node) {
     answers(node, "each-0", "itself/", 3, &["each-0"]);
+}
+
+/// A Service without a selector leads where somebody says, in the older form of it, too.
+fn endpoints_may_be_written_by_hand(node: &Node) {
+    let address = text(&node.get("pods", "each-1").unwrap()["status"]["podIP"]).to_owned();
+    node.apply(&format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: by-hand, namespace: node}}, spec: {{ports: [{{port: 80}}]}}}}\n---\n\
+         {{apiVersion: v1, kind: Endpoints, metadata: {{name: by-hand, namespace: node}}, subsets: [{{addresses: [{{ip: {address}}}], \
+         ports: [{{port: 8080}}]}}]}}\n"
+    ));
+    answers(node, "named", "by-hand/", 3, &["each-1"]);
+    node.delete("endpoints", "by-hand");
+    answers(node, "named", "by-hand/", 1, &["refused"]);
 }
 
 fn only_who_is_ready_is_asked(node: &Node) {

@@ -16,6 +16,7 @@ pub(crate) fn acts(node: &Node) {
     objects_and_their_changes(node);
     a_token_that_the_api_takes(node);
     claims_are_bound_on_a_fresh_cluster(node);
+    a_claim_lives_as_long_as_its_pod(node);
     volumes_are_made_by_hand(node);
 }
 
@@ -84,6 +85,23 @@ fn place(node: &Node, claim: &str) -> (String, PathBuf) {
     let name = text(&claim["spec"]["volumeName"]).to_owned();
     let volume = node.cluster.read(&format!("/api/v1/persistentvolumes/{name}")).unwrap();
     (name, text(&volume["spec"]["local"]["path"]).into())
+}
+
+/// A volume with a claim that is made for the pod, and goes with it.
+fn a_claim_lives_as_long_as_its_pod(node: &Node) {
+    node.ready("scratcher");
+    let (volume, place) = place(node, "scratcher-scratch");
+    assert_eq!(std::fs::read_to_string(place.join("word")).unwrap(), "for now\n");
+    node.delete("pods", "scratcher");
+    wait_until("the claim is gone, and its volume", PATIENCE, || {
+        let claim = node.get("persistentvolumeclaims", "scratcher-scratch");
+        let volume = node.cluster.read(&format!("/api/v1/persistentvolumes/{volume}"));
+        if claim.is_err() && volume.is_err() && !place.exists() {
+            Ok(())
+        } else {
+            Err(format!("{claim:?} {volume:?}"))
+        }
+    });
 }
 
 fn claims_are_bound_on_a_fresh_cluster(node: &Node) {

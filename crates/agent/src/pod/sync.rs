@@ -71,20 +71,24 @@ impl PodWork {
         lock(&self.memory).address
     }
 
+    /// The pod with the status that was put up last: that may not have come back from the server yet.
+    fn known(&self) -> Pod {
+        let mut pod = Pod::clone(&self.pod);
+        if let Some(last) = self.node.board.last(self.uid()) {
+            pod.status = Some(last);
+        }
+        pod
+    }
+
     fn post(&self, observed: &Observed, plan: &Plan, terminated: bool, delete: bool) {
-        let late = plan::past_deadline(&self.pod, self.node.clock.now())
-            && !plan::is_terminal(&self.pod)
-            && !terminated;
+        let pod = self.known();
+        let late =
+            plan::past_deadline(&pod, self.node.clock.now()) && !plan::is_terminal(&self.pod) && !terminated;
         let why = "Pod was active on the node longer than the specified deadline";
         let late = late.then_some(("DeadlineExceeded", why));
         let memory = lock(&self.memory).clone();
         let put_out = memory.put_out.as_ref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
         let put_out = put_out.map(|why| (why.reason.as_ref(), why.message()));
-        // What was put up last may not have come back from the server yet.
-        let mut pod = Pod::clone(&self.pod);
-        if let Some(last) = self.node.board.last(self.uid()) {
-            pod.status = Some(last);
-        }
         let status = pod_status(&Facts {
             pod: &pod,
             observed,
@@ -152,12 +156,10 @@ impl PodWork {
                 Err(error) => tracing::warn!(pod = %key_of(&self.pod), error, "sandbox has no address"),
             }
         }
-        let situation = Situation {
-            pod: &self.pod,
-            observed,
-            now: self.node.clock.now(),
-            timing: &self.node.config.timing,
-        };
+        // When it began says how long it may go on.
+        let pod = self.known();
+        let situation =
+            Situation { pod: &pod, observed, now: self.node.clock.now(), timing: &self.node.config.timing };
         plan::plan(&situation, &mut lock(&self.memory))
     }
 

@@ -1,4 +1,4 @@
-//! persistentVolumeClaim: the PersistentVolume that a claim is bound to, where it is a directory of
+//! persistentVolumeClaim and ephemeral: the PersistentVolume that a claim is bound to, where it is a directory of
 //! this machine (hostPath, local) or an NFS export.
 //!
 //! Where a claim leads is written into the pod's directory, so that its containers can be started
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use balsa_model::Key;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Volume};
+use balsa_model::claims::claim_of;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod, Volume};
 
 use super::{Job, VolumeBackend, VolumeError, host_path, nfs, share_with};
 use crate::files::write_private;
@@ -25,14 +26,14 @@ pub(super) struct Claim;
 #[async_trait]
 impl VolumeBackend for Claim {
     fn handles(&self, volume: &Volume) -> bool {
-        volume.persistent_volume_claim.is_some()
+        volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some()
     }
 
     async fn set_up(&self, job: &Job<'_>) -> Result<PathBuf, VolumeError> {
-        let claim = job.volume.persistent_volume_claim.clone().unwrap_or_default();
+        let claim = claim_of(job.pod, job.volume).unwrap_or_default();
         let note = job.pod_dir.join("claims").join(&job.volume.name);
         let known = || std::fs::read_to_string(&note).map(PathBuf::from).ok().filter(|path| path.exists());
-        let volume = match bound(job, &claim.claim_name).await {
+        let volume = match bound(job, &claim).await {
             Ok(volume) => volume,
             Err(Unbound::Refused(why)) => return Err(VolumeError::Source(why)),
             Err(Unbound::NoAnswer(why)) => return known().ok_or(VolumeError::Source(why)),
@@ -57,6 +58,9 @@ async fn bound(job: &Job<'_>, name: &str) -> Result<PersistentVolume, Unbound> {
     let claim = client.api::<PersistentVolumeClaim>().find(&key).await.map_err(failed)?;
     let claim =
         claim.ok_or_else(|| Unbound::Refused(format!("persistentvolumeclaim \"{name}\" not found")))?;
+    if job.volume.ephemeral.is_some() && !is_of(&claim, job.pod) {
+        return Err(Unbound::Refused(format!("persistentvolumeclaim \"{name}\" was not made for this pod")));
+    }
     let is_bound = claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound");
     let volume = claim.spec.and_then(|spec| spec.volume_name).filter(|volume| is_bound && !volume.is_empty());
     let volume =
@@ -64,6 +68,14 @@ async fn bound(job: &Job<'_>, name: &str) -> Result<PersistentVolume, Unbound> {
     let found =
         client.api::<PersistentVolume>().find(&Key::new("", volume.as_str())).await.map_err(failed)?;
     found.ok_or_else(|| Unbound::Refused(format!("persistentvolume \"{volume}\" not found")))
+}
+
+/// Whether a claim is a pod's own.
+fn is_of(claim: &PersistentVolumeClaim, pod: &Pod) -> bool {
+    let owners = claim.metadata.owner_references.iter().flatten();
+    owners
+        .filter(|owner| owner.controller == Some(true))
+        .any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
 }
 
 async fn place(job: &Job<'_>, volume: &PersistentVolume) -> Result<PathBuf, VolumeError> {

@@ -163,8 +163,8 @@ fn mount_point(line: &str) -> Option<PathBuf> {
     Some(PathBuf::from(text))
 }
 
-/// Where a mount's `subPath` is: below the volume also after its links are followed. It is made when
-/// it is missing.
+/// Where a mount's `subPath` is: below the volume also after its links are followed, step by step, so that nothing is made
+/// where a link leads out of it. It is made when it is missing, open to whom the volume is.
 pub(crate) fn sub_path(volume: &Path, sub_path: &str) -> Result<PathBuf, VolumeError> {
     if sub_path.is_empty() {
         return Ok(volume.to_owned());
@@ -173,12 +173,23 @@ pub(crate) fn sub_path(volume: &Path, sub_path: &str) -> Result<PathBuf, VolumeE
     if !is_inside(sub_path) {
         return Err(outside());
     }
-    let path = volume.join(sub_path);
-    if !path.exists() {
-        std::fs::create_dir_all(&path)?;
+    let root = volume.canonicalize()?;
+    let mut path = root.clone();
+    for part in Path::new(sub_path) {
+        path.push(part);
+        if let Err(error) = path.symlink_metadata() {
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error.into());
+            }
+            std::fs::create_dir(&path)?;
+            std::fs::set_permissions(&path, root.metadata()?.permissions())?;
+        }
+        path = path.canonicalize()?;
+        if !path.starts_with(&root) {
+            return Err(outside());
+        }
     }
-    let (real, root) = (path.canonicalize()?, volume.canonicalize()?);
-    if real.starts_with(&root) { Ok(real) } else { Err(outside()) }
+    Ok(path)
 }
 
 /// The part of the volume that a mount shows, `$(VAR)` expanded.
@@ -252,6 +263,12 @@ mod tests {
         assert!(sub_path(&volume, "../x").is_err());
         std::os::unix::fs::symlink(root.path(), volume.join("out")).unwrap();
         assert!(sub_path(&volume, "out").is_err(), "a link may not lead out either");
+        assert!(sub_path(&volume, "out/made").is_err());
+        assert!(!root.path().join("made").exists(), "and nothing is made behind it");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o2777);
+        std::fs::set_permissions(&volume, open).unwrap();
+        let made = sub_path(&volume, "c/d").unwrap().metadata().unwrap().permissions();
+        assert_eq!(made, volume.metadata().unwrap().permissions(), "whoever may write there may write here");
     }
 
     #[test]

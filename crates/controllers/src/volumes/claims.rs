@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use balsa_client::events::reference_to;
 use balsa_client::{Client, Next, Reconciler, Recorder};
+use balsa_model::claims::claims_of;
 use balsa_model::kinds::node;
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Reason};
@@ -55,9 +56,7 @@ impl Claims {
 
     fn is_used(&self, key: &Key) -> bool {
         self.caches.pods.list_in(&key.namespace).iter().any(|object| {
-            object.is(|pod: &Pod| {
-                !pods::is_terminal(pod) && plan::claims_of(pod).iter().any(|name| *name == *key.name)
-            })
+            object.is(|pod: &Pod| !pods::is_terminal(pod) && claims_of(pod).any(|name| *name == *key.name))
         })
     }
 

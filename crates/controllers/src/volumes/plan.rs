@@ -9,7 +9,7 @@ use balsa_model::quantity::Quantity;
 use balsa_model::selector::LabelSelector;
 use k8s_openapi::api::core::v1::{
     LocalVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectReference,
-    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec, Pod,
+    PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeSpec,
     VolumeNodeAffinity,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -21,12 +21,6 @@ use super::{CLEANUP, PROVISIONER, VOLUME_PROTECTION};
 const HOSTNAME: &str = "kubernetes.io/hostname";
 /// By whom a volume was made.
 pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-
-/// The names of the claims that a pod uses.
-pub(super) fn claims_of(pod: &Pod) -> Vec<String> {
-    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    volumes.filter_map(|volume| Some(volume.persistent_volume_claim.as_ref()?.claim_name.clone())).collect()
-}
 
 /// The key of the claim that a volume names.
 pub(super) fn key_of_reference(claim: &ObjectReference) -> Key {

@@ -83,7 +83,17 @@ impl Kind for Pod {
     }
 
     fn prepare_create(&mut self) {
-        self.status = Some(PodStatus { phase: Some("Pending".to_owned()), ..PodStatus::default() });
+        let conditions = is_gated(self).then(|| {
+            vec![PodCondition {
+                type_: "PodScheduled".to_owned(),
+                status: "False".to_owned(),
+                reason: Some("SchedulingGated".to_owned()),
+                message: Some("Scheduling is blocked due to non-empty scheduling gates".to_owned()),
+                ..PodCondition::default()
+            }]
+        });
+        self.status =
+            Some(PodStatus { phase: Some("Pending".to_owned()), conditions, ..PodStatus::default() });
         if let Some(spec) = &mut self.spec {
             spec.ephemeral_containers = None;
         }
