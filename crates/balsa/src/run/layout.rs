@@ -61,18 +61,24 @@ impl Claim {
             .truncate(false)
             .open(&path)
             .with_context(context)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                let _ = file.read_to_string(&mut pid);
+        let mut looks = 0;
+        while let Err(refused) = file.try_lock() {
+            if let TryLockError::Error(error) = refused {
+                return Err(error).with_context(context);
+            }
+            let mut pid = String::new();
+            file.rewind().with_context(context)?;
+            file.read_to_string(&mut pid).with_context(context)?;
+            // One that was killed holds the lock until its last thread is gone.
+            looks += 1;
+            if looks > LOOKS || !is_ending(pid.trim()) {
                 bail!(
                     "a cluster runs on {} already (process {}); stop it with Ctrl-C or `balsa down`",
                     directory.display(),
                     pid.trim()
                 );
             }
-            Err(TryLockError::Error(error)) => return Err(error).with_context(context),
+            std::thread::sleep(LOOK);
         }
         file.set_len(0).with_context(context)?;
         file.rewind().with_context(context)?;
@@ -85,6 +91,13 @@ impl Claim {
         let _ = std::fs::remove_file(directory.join(PID));
         let _ = self.file.unlock();
     }
+}
+
+/// Whether a process has ended but for what the kernel still has to tidy up.
+fn is_ending(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state comes after the name, which may hold anything.
+    stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']))
 }
 
 /// The process that runs on a data directory, if there is one.

@@ -107,7 +107,11 @@ impl Authenticator {
     pub(crate) fn authenticate(&self, credentials: &Credentials) -> Result<Authenticated, Failure> {
         if let Some(token) = &credentials.bearer {
             let api = [self.tokens.issuer().to_owned()];
-            return self.by_token(token, &api).map(|(user, _)| user).map_err(|_| unauthorized());
+            let why = |not_good| match not_good {
+                NotGood::Bootstrap(failure) => failure,
+                NotGood::Token | NotGood::Audiences(..) => unauthorized(),
+            };
+            return self.by_token(token, &api).map(|(user, _)| user).map_err(why);
         }
         match &credentials.certificate {
             Some(der) => by_certificate(der),
@@ -138,7 +142,7 @@ impl Authenticator {
             if api.is_empty() {
                 return Err(NotGood::Token);
             }
-            let (id, usage) = bootstrap_token::verify(&self.state, token, now).map_err(|_| NotGood::Token)?;
+            let (id, usage) = bootstrap_token::verify(&self.state, token, now).map_err(NotGood::Bootstrap)?;
             let groups = vec![usage.group().to_owned()];
             return Ok((Authenticated::known(&format!("system:bootstrap:{id}"), groups), api));
         }

@@ -123,6 +123,9 @@ pub(crate) enum NotGood {
         quoted(.1)
     )]
     Audiences(Vec<String>, Vec<String>),
+    /// One with which machines join; whoever shows it to the API itself is told why.
+    #[error("invalid bearer token")]
+    Bootstrap(Failure),
 }
 
 /// A list as Kubernetes writes it.
