@@ -222,7 +222,8 @@ const PODS: &[Row] = &[
             &["Pod QOS Class may not change"],
         )
     },
-    fails("logs p -n {ns}", &["p"]),
+    // It has no node yet.
+    ok("logs p -n {ns}", &[]),
     fails("exec p -n {ns} -- true", &["p"]),
     fails("port-forward p 8080:80 -n {ns}", &["p"]),
     fails("cp {dir}/map.yaml {ns}/p:/tmp/x", &[]),
