@@ -179,7 +179,7 @@ impl Writer {
         let now = self.clock.now_seconds();
         let written = self
             .api
-            .modify(key, Part::Whole, |event| {
+            .modify(key, Part::Main, |event| {
                 event.count = Some(event.count.unwrap_or(1).saturating_add(by));
                 event.last_timestamp = Some(Time(now));
                 true

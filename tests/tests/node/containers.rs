@@ -18,6 +18,7 @@ pub(crate) fn acts(node: &Node) {
     it_carries_the_labels_that_others_look_for(node);
     it_is_who_it_says(node);
     slow_ones_are_waited_for_and_failing_ones_start_again(node);
+    a_step_that_fails_is_not_done_twice(node);
     it_ends_in_good_order(node);
     hooks_are_requests_and_sleeps_too(node);
     it_is_asked_by_grpc(node);
@@ -122,6 +123,23 @@ fn slow_ones_are_waited_for_and_failing_ones_start_again(node: &Node) {
     let last = &status(&pod)["lastState"]["terminated"];
     assert_eq!((&last["exitCode"], text(&last["message"])), (&3.into(), "it was me\n"));
     node.event("crashing", "BackOff: Back-off restarting failed container main");
+    let path = "/api/v1/namespaces/node/events?fieldSelector=involvedObject.name%3Dcrashing";
+    wait_until("what happens again is counted", PATIENCE, || {
+        let events = node.cluster.read(path)?["items"].clone();
+        let counted = |event: &Value| event["count"].as_i64() >= Some(2);
+        if events.as_array().is_some_and(|all| all.iter().any(counted)) {
+            Ok(())
+        } else {
+            Err(events.to_string())
+        }
+    });
+}
+
+/// What may not start again does not, be it before the work itself.
+fn a_step_that_fails_is_not_done_twice(node: &Node) {
+    let pod = node.pod("tries-once", "has failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(pod["status"]["initContainerStatuses"][0]["restartCount"], 0, "{}", pod["status"]);
+    assert_eq!(std::fs::read_to_string(node.shared().join("tries")).unwrap(), "tried\n");
 }
 
 fn it_ends_in_good_order(node: &Node) {

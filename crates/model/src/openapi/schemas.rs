@@ -22,6 +22,9 @@ const REFERENCE: &str = "#/components/schemas/";
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 const GVK: &str = "x-kubernetes-group-version-kind";
 
+/// The one kind that must have metadata, says Kubernetes. In Rust all have.
+const NEEDS_METADATA: &str = "io.k8s.api.core.v1.Event";
+
 /// The schema name of a type of `meta/v1`.
 pub(super) fn meta_name(kind: &str) -> String {
     format!("{META}{kind}")
@@ -167,6 +170,9 @@ fn build() -> Definitions {
     for (kind, name) in &names {
         if let Some(schema) = schemas.get_mut(name) {
             add_kinds(schema, std::slice::from_ref(kind));
+            if name != NEEDS_METADATA {
+                forget_metadata(schema);
+            }
         }
     }
     for (kind, name) in &stored {
@@ -174,6 +180,15 @@ fn build() -> Definitions {
     }
     add_meta_types(&mut schemas, &names);
     Definitions { schemas, names }
+}
+
+fn forget_metadata(schema: &mut Value) {
+    let Some(schema) = schema.as_object_mut() else { return };
+    let Some(Value::Array(mut required)) = schema.remove("required") else { return };
+    required.retain(|field| field != "metadata");
+    if !required.is_empty() {
+        schema.insert("required".to_owned(), required.into());
+    }
 }
 
 /// Kinds that are answered and not stored, or are parts of others.
@@ -314,5 +329,16 @@ mod tests {
             let back = crate::protobuf::to_json(message, &bytes).unwrap();
             assert_eq!(back["metadata"]["name"], "x", "{message}");
         }
+    }
+
+    #[test]
+    fn only_events_must_have_metadata() {
+        let required = |name: &str| DEFINITIONS.schemas[name].get("required").cloned();
+        assert_eq!(required("io.k8s.api.core.v1.Pod"), None);
+        assert_eq!(
+            required("io.k8s.api.discovery.v1.EndpointSlice"),
+            Some(json!(["addressType", "endpoints"]))
+        );
+        assert_eq!(required(NEEDS_METADATA), Some(json!(["involvedObject", "metadata"])));
     }
 }
