@@ -15,7 +15,9 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlic
 
 use crate::caches::Caches;
 use crate::endpoint_plan::Port;
-use crate::endpoint_slices::{Groups, Plan, SERVICE_LABEL, arrange, blank_of, carry_out, slices_of};
+use crate::endpoint_slices::{
+    Groups, MANAGER_LABEL, Plan, SERVICE_LABEL, arrange, blank_of, carry_out, slices_of,
+};
 use crate::owner::controller_reference;
 
 const MANAGER: &str = "endpointslicemirroring-controller.k8s.io";
@@ -39,7 +41,10 @@ pub(crate) fn start(client: Client, caches: &Caches, scope: &Scope) {
     }
     feed(&caches.endpoint_slices, &queue, scope, |change| {
         let slice = change.object()?;
-        let service = slice.meta().labels.as_ref()?.get(SERVICE_LABEL)?;
+        let labels = slice.meta().labels.as_ref()?;
+        // Those of Services that select pods change with every pod, and are none of ours.
+        labels.get(MANAGER_LABEL).filter(|manager| *manager == MANAGER)?;
+        let service = labels.get(SERVICE_LABEL)?;
         Some(Key::new(slice.key().namespace.clone(), service.as_str()))
     });
     balsa_client::run(Arc::new(Mirroring { client, caches: caches.clone() }), queue, 2, scope);

@@ -26,7 +26,8 @@ use crate::owner::{controller_reference, key_of};
 const MAX_ENDPOINTS: usize = 100;
 /// Names the Service that a slice is of.
 pub(crate) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
-const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
+/// Names who writes a slice.
+pub(crate) const MANAGER_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";

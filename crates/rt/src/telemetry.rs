@@ -44,9 +44,9 @@ pub fn install_logs(filter: &str, format: LogFormat) {
 
 /// What is written as far as it can be. A log whose reader has gone, or whose disk is full, is no reason to stop working:
 /// told of the failure, tracing would panic in whatever task has something to say.
-struct Lossy<W>(W);
+struct Lossy(std::io::Stderr);
 
-impl<W: Write> Write for Lossy<W> {
+impl Write for Lossy {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         let _ = self.0.write_all(bytes);
         Ok(bytes.len())

@@ -24,8 +24,11 @@ pub(crate) struct Outage {
 impl Outage {
     /// Somebody has answered.
     pub(crate) fn is_over(&self) {
-        if self.lasts.swap(false, Ordering::Relaxed) {
-            *self.failures.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // Read first: a write would take the line from every other processor, with every request.
+        if self.lasts.load(Ordering::Relaxed) {
+            let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            *failures = None;
+            self.lasts.store(false, Ordering::Relaxed);
         }
     }
 

@@ -279,8 +279,7 @@ async fn delete_options(call: &ResourceCall, body: Body) -> Result<Deletion, Fai
         uid: condition("uid").map(str::to_owned),
         revision: condition("resourceVersion").and_then(|v| v.parse().ok()).map(Revision),
     };
-    let directives = value.get("dryRun").and_then(Value::as_array).into_iter().flatten();
-    let directives: Vec<String> = directives.filter_map(|d| d.as_str().map(str::to_owned)).collect();
+    let directives = super::texts(&value, "/dryRun");
     let dry_run = query.dry_run("DeleteOptions")? || query::dry_run("DeleteOptions", &directives)?;
     let options = DeleteOptions { grace_period_seconds: grace, propagation };
     Ok(Deletion { options, precondition, dry_run, cascades: orphan == Some(false) })

@@ -225,8 +225,7 @@ fn invalid(errors: FieldErrors) -> Failure {
 /// The user whom a question is about.
 fn subject(value: &Value) -> Result<Authenticated, Failure> {
     let user = value.pointer("/spec/user").and_then(Value::as_str).unwrap_or_default();
-    let groups = value.pointer("/spec/groups").and_then(Value::as_array).into_iter().flatten();
-    let groups: Vec<String> = groups.filter_map(|group| group.as_str().map(str::to_owned)).collect();
+    let groups = texts(value, "/spec/groups");
     if user.is_empty() && groups.is_empty() {
         return Err(wrong("user", "", "at least one of user or group must be specified"));
     }
