@@ -15,10 +15,10 @@ use crate::strategy::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
 const LABEL_MAX: usize = 63;
 /// Longest subdomain, and with it most names.
 const SUBDOMAIN_MAX: usize = 253;
-/// Finalizers that need no domain.
 /// What is wrong with other names without a prefix.
 pub(crate) const UNQUALIFIED_FINALIZER: &str =
     "name is neither a standard finalizer name nor is it fully qualified";
+/// Finalizers that need no domain.
 const OWN_FINALIZERS: [&str; 3] = ["kubernetes", ORPHAN_FINALIZER, FOREGROUND_FINALIZER];
 /// All annotations of an object together, in bytes.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
