@@ -7,6 +7,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 
 use super::check::label;
 use super::pod_spec::resources::{canonical_list, validate_amount};
+use super::pod_spec::warnings::old_label;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
 use crate::meta::validate_labels;
@@ -44,6 +45,13 @@ impl Kind for RuntimeClass {
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         errors.immutable(&Path::new("handler"), &self.handler, &old.handler, self.handler.as_str());
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let selector =
+            self.scheduling.iter().flat_map(|scheduling| scheduling.node_selector.iter().flatten());
+        let old = selector.filter_map(|(label, _)| old_label(label));
+        old.map(|why| format!("scheduling.nodeSelector: {why}")).collect()
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

@@ -8,13 +8,16 @@ mod certificates;
 mod limits;
 mod namespaces;
 mod nodes;
+mod pod_security;
 mod pods;
 mod priorities;
 mod quotas;
 mod roles;
+mod runtime_classes;
 mod volumes;
 
-use balsa_model::{AnyObject, Failure, Mutation, Object};
+use balsa_model::strategy::Part;
+use balsa_model::{AnyObject, Failure, Mutation, Object, Subresource};
 use balsa_state::State;
 use ipnet::IpNet;
 
@@ -58,11 +61,12 @@ impl Admission {
         Self { state, config }
     }
 
-    /// Completes an object that is about to be created. To be asked twice changes nothing.
+    /// Completes an object that is about to be created; what the client should be told. To be asked twice changes
+    /// nothing.
     ///
     /// # Errors
     /// When policy forbids it.
-    pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
+    pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<Vec<String>, Failure> {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
@@ -72,10 +76,11 @@ impl Admission {
         limits::apply(&self.state, object)?;
         volumes::default_class(&self.state, object);
         volumes::protect(object);
-        addresses::allocate(&self.state, &self.config, object)
+        addresses::allocate(&self.state, &self.config, object)?;
+        pod_security::judge_new(&self.state, object)
     }
 
-    /// Completes a new version of an object.
+    /// Completes a new version of a part of an object; what the client should be told.
     ///
     /// # Errors
     /// When policy forbids it.
@@ -84,13 +89,20 @@ impl Admission {
         who: &Authorized,
         object: &mut dyn AnyObject,
         old: &Object,
-    ) -> Result<(), Failure> {
+        part: Part,
+    ) -> Result<Vec<String>, Failure> {
         roles::require_held(&self.state, who, object, Some(old))?;
         certificates::require_signer(&self.state, who, object, old)?;
         priorities::require_one_default(&self.state, object)?;
         pods::keep_tolerating(object);
         volumes::require_expandable(&self.state, object, old)?;
-        addresses::allocate(&self.state, &self.config, object)
+        addresses::allocate(&self.state, &self.config, object)?;
+        match part {
+            Part::Main | Part::Sub(Subresource::EphemeralContainers) => {
+                pod_security::judge_change(&self.state, object, old)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Judges a deletion.
