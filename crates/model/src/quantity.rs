@@ -15,6 +15,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 const NANOS: i128 = 1_000_000_000;
 /// Digits that are kept of a decimal number: exact, and no power of ten in use overflows.
 const DECIMAL_DIGITS: usize = 28;
+/// A number of so many digits may be larger than 64 bits.
+const EXACT_DIGITS: usize = 18;
 /// Digits that are kept of a number with a binary suffix: 60 bits, and 60 more for `Ei`.
 const BINARY_DIGITS: usize = 18;
 
@@ -202,8 +204,10 @@ impl<'a> Parts<'a> {
                 0
             }
         };
-        // A sum of two must not overflow either.
-        if nanos >= i128::MAX / 4 { CAP } else { nanos + i128::from(remainder) }
+        // Kubernetes counts with few digits as they are, and with many up to its largest number. A sum of two must
+        // not overflow either.
+        let is_long = self.whole.len() + self.fraction.len() > EXACT_DIGITS;
+        if nanos >= i128::MAX / 4 || (is_long && nanos > CAP) { CAP } else { nanos + i128::from(remainder) }
     }
 }
 
@@ -364,6 +368,7 @@ mod tests {
             ("1e100", "9223372036854775807"),
             ("1e-100", "1e-9"),
             ("16Ei", "16Ei"),
+            ("9999999999999999999999999.909901", "9223372036854775807"),
         ] {
             assert_eq!(canonicalize(text).as_deref(), Ok(canonical), "{text}");
             assert_eq!(canonicalize(canonical).as_deref(), Ok(canonical), "canonical {canonical}");

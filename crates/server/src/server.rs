@@ -8,7 +8,7 @@ use std::time::Duration;
 use balsa_client::Client;
 use balsa_controllers::ControllerConfig;
 use balsa_log::{Log, LogConfig};
-use balsa_model::{Failure, kinds};
+use balsa_model::kinds;
 use balsa_rt::telemetry::MetricsHandle;
 use balsa_rt::{CancellationToken, Clock, Scope, TaskKind};
 use balsa_state::{Machine, StateConfig, Store};
@@ -393,8 +393,13 @@ impl Leader {
         tracing::info!(term, "this server leads");
         let scope = Scope::new();
         let clock = self.front.engine.clock().clone();
-        let (client, seed) = (self.client("bootstrap", term), self.seed.clone());
-        scope.spawn(TaskKind::Controller, async move { retry_seed(&client, &seed).await });
+        let (seeding, seed) = (self.client("bootstrap", term), self.seed.clone());
+        let (client, members) = (self.client("apiserver", term), self.front.members.clone());
+        scope.spawn(TaskKind::Controller, async move {
+            retry_seed(&seeding, &seed).await;
+            // What is kept now is among what a cluster has from the start.
+            api_endpoints::run(client, members, seed).await
+        });
         let levels =
             bootstrap::flow_control::seed(self.client("bootstrap", term), self.front.members.clone());
         scope.spawn(TaskKind::Controller, levels);
@@ -409,9 +414,6 @@ impl Leader {
         scope.spawn(TaskKind::Controller, guard);
         let client = self.client("certificate-controller", term);
         signer::start(client, self.front.authority.clone(), clock.clone(), &scope);
-        let client = self.client("apiserver", term);
-        let keep = api_endpoints::run(client, self.front.members.clone(), self.seed.clone());
-        scope.spawn(TaskKind::Controller, keep);
         let client = self.client("node-leases", term);
         scope.spawn(TaskKind::Controller, leases::run(client, self.front.sessions.clone(), clock));
         scope
@@ -419,11 +421,10 @@ impl Leader {
 }
 
 /// The first objects must be there sooner or later, whatever is in the way at first.
-async fn retry_seed(client: &Client, seed: &Seed) -> Result<(), Failure> {
+async fn retry_seed(client: &Client, seed: &Seed) {
     let mut backoff = balsa_rt::Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
     while let Err(failure) = bootstrap::seed(client, seed).await {
         tracing::warn!(%failure, "the cluster's first objects are not complete; trying again");
         tokio::time::sleep(backoff.next_delay()).await;
     }
-    Ok(())
 }

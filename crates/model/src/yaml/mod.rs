@@ -10,7 +10,7 @@ mod write;
 
 use std::collections::HashMap;
 
-use libyaml_safer::{Error, ErrorKind, Event, EventData, Parser};
+use libyaml_safer::{Encoding, Error, ErrorKind, Event, EventData, Parser};
 use serde_json::{Map, Value};
 
 use crate::schema::MAX_DEPTH;
@@ -73,6 +73,8 @@ struct Events<'a> {
 impl<'a> Events<'a> {
     fn new(text: &'a [u8]) -> Self {
         let mut parser = Parser::new();
+        // Nobody sends UTF-16, and libyaml-safer 0.3 loses its place in it.
+        parser.set_encoding(Encoding::Utf8);
         parser.set_input(text);
         Self { parser, ended: false }
     }
@@ -268,6 +270,13 @@ mod tests {
 
     fn value(text: &str) -> Value {
         one(text).unwrap().value
+    }
+
+    #[test]
+    fn a_mark_before_the_text_says_nothing_and_other_encodings_are_refused() {
+        assert_eq!(value("\u{feff}a: 1\n"), json!({"a": 1}));
+        let wide: Vec<u8> = "\u{feff}a: 1".encode_utf16().flat_map(u16::to_be_bytes).collect();
+        assert!(documents(&wide).all(|document| document.is_err()));
     }
 
     #[test]

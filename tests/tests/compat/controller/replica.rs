@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{ConfigMap, Event};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
-use k8s_openapi::jiff::Timestamp;
-use kube::api::{Patch, PatchParams, PostParams};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::{Action, Controller};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::finalizer::{self, finalizer};
 use kube::runtime::watcher;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
@@ -57,7 +56,7 @@ type Trouble = finalizer::Error<kube::Error>;
 /// What a reconciliation has at hand.
 struct Context {
     client: Client,
-    name: String,
+    recorder: Recorder,
     term: i32,
     ledger: Ledger,
 }
@@ -79,9 +78,10 @@ impl Replica {
     async fn lead(&self, term: i32) {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), NAMESPACE);
         let of = |kind: &str| watcher::Config::default().labels(&format!("{KIND}={kind}"));
+        let reporter = Reporter { controller: MANAGER.to_owned(), instance: Some(self.name.clone()) };
         let context = Context {
             client: self.client.clone(),
-            name: self.name.clone(),
+            recorder: Recorder::new(self.client.clone(), reporter),
             term,
             ledger: self.ledger.clone(),
         };
@@ -133,18 +133,12 @@ async fn render(api: &Api<ConfigMap>, site: &ConfigMap, context: &Context) -> ku
 
 /// Publishes an event about a site.
 async fn tell(site: &ConfigMap, message: &str, context: &Context) -> kube::Result<()> {
-    let event = json!({
-        "metadata": {"generateName": format!("{}.", site.name_any())},
-        "involvedObject": site.object_ref(&()),
-        "reason": "Rendered",
-        "message": message,
-        "type": "Normal",
-        "action": "Render",
-        "eventTime": MicroTime(Timestamp::now()),
-        "reportingComponent": MANAGER,
-        "reportingInstance": context.name,
-    });
-    let event: Event = serde_json::from_value(event).map_err(kube::Error::SerdeError)?;
-    let events = Api::namespaced(context.client.clone(), NAMESPACE);
-    events.create(&PostParams::default(), &event).await.map(|_: Event| ())
+    let event = Event {
+        type_: EventType::Normal,
+        reason: "Rendered".to_owned(),
+        note: Some(message.to_owned()),
+        action: "Render".to_owned(),
+        secondary: None,
+    };
+    context.recorder.publish(&event, &site.object_ref(&())).await
 }
