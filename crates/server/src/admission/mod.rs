@@ -5,6 +5,7 @@
 
 mod addresses;
 mod certificates;
+mod ingresses;
 mod limits;
 mod namespaces;
 mod nodes;
@@ -66,12 +67,15 @@ impl Admission {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
+        certificates::restrict_subject(object)?;
         roles::require_held(&self.state, who, object, None)?;
         priorities::require_one_default(&self.state, object)?;
         pods::complete(&self.state, object)?;
         limits::apply(&self.state, object)?;
         volumes::default_class(&self.state, object);
+        ingresses::default_class(&self.state, object);
         volumes::protect(object);
+        addresses::require_family(&self.config, object, None)?;
         addresses::allocate(&self.state, &self.config, object)
     }
 
@@ -90,6 +94,7 @@ impl Admission {
         priorities::require_one_default(&self.state, object)?;
         pods::keep_tolerating(object);
         volumes::require_expandable(&self.state, object, old)?;
+        addresses::require_family(&self.config, object, Some(old))?;
         addresses::allocate(&self.state, &self.config, object)
     }
 
