@@ -30,6 +30,7 @@ pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
     dependents_stay_or_go(&hand);
     a_token_ends_with_what_it_is_bound_to(&hand);
     a_secret_holds_a_token_of_its_account(&hand);
+    an_ingress_gets_the_default_class(&hand);
     hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
 }
 
@@ -111,6 +112,29 @@ fn a_secret_holds_a_token_of_its_account(hand: &Hand<'_>) {
     assert_eq!(review()["authenticated"], Value::Null, "it is good while the secret is there");
     let refused = hand.run(&request);
     assert!(refused.stderr.contains("You must be logged in to the server"), "{refused:?}");
+}
+
+fn an_ingress_gets_the_default_class(hand: &Hand<'_>) {
+    let classes = "/apis/networking.k8s.io/v1/ingressclasses";
+    let rest = hand.cluster.rest();
+    // The last is the newest, or was made in the second of the one before it and is first by name.
+    for (letter, is_default) in [("a", "false"), ("c", "true"), ("b", "true")] {
+        let mark = json!({"ingressclass.kubernetes.io/is-default-class": is_default});
+        let class = json!({"metadata": {"name": format!("{}-{letter}", hand.namespace), "annotations": mark},
+            "spec": {"controller": "example.com/nobody"}});
+        rest.call_now(Method::POST, classes, &class).unwrap();
+    }
+    let class_of = |name: &str, annotations: Value| {
+        let ingress = json!({"metadata": {"name": name, "annotations": annotations},
+            "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
+        let path = format!("/apis/networking.k8s.io/v1/namespaces/{}/ingresses", hand.namespace);
+        rest.call_now(Method::POST, &path, &ingress).unwrap().body["spec"]["ingressClassName"].clone()
+    };
+    assert_eq!(class_of("none", json!({})), format!("{}-b", hand.namespace));
+    assert_eq!(class_of("old", json!({"kubernetes.io/ingress.class": "mine"})), Value::Null);
+    for letter in ["a", "b", "c"] {
+        hand.ok(&format!("delete ingressclass {}-{letter}", hand.namespace));
+    }
 }
 
 /// A program that changes the file it is given, and keeps a copy of what it was given last.
