@@ -79,17 +79,13 @@ fn note_ends(view: &View<'_>, plan: &mut Plan<'_>) {
                 plan.events.push(("Normal", "SawCompletedJob", message));
                 active.retain(|reference| reference.uid != job.metadata.uid);
             }
-            // Created for a time, and the status not written: it is in the list from now on.
-            (false, false) if is_of_a_time(job) => {
-                if job.metadata.deletion_timestamp.is_none() {
-                    active.push(super::reference(job));
-                }
-            }
             // Somebody has started it by hand: it is none of the schedule's.
-            (false, false) => {
+            (false, false) if !is_of_a_time(job) => {
                 let message = format!("Saw a job that the controller did not create or forgot: {name}");
                 plan.events.push(("Warning", "UnexpectedJob", message));
             }
+            // Created for a time, and the status not written: it is in the list from now on.
+            (false, false) if job.metadata.deletion_timestamp.is_none() => active.push(super::reference(job)),
             _ => {}
         }
         let ended = job.status.as_ref().and_then(|status| status.completion_time.clone());
