@@ -5,6 +5,8 @@
 //! can be seen; the second is what a user reads from kubectl.
 #![allow(clippy::unwrap_used)]
 
+#[path = "bad_input/admission.rs"]
+mod admission;
 #[path = "bad_input/cluster.rs"]
 mod cluster;
 #[path = "bad_input/validation.rs"]

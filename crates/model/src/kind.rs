@@ -9,6 +9,7 @@ mod descriptor;
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::ScaleStatus;
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, Resource};
 use schemars::JsonSchema;
@@ -18,7 +19,7 @@ use serde_json::Value;
 
 pub use self::any::{AnyObject, KindApi, KindRef, Registered, define, from_slice, kind_of, to_value};
 pub use self::descriptor::{Descriptor, NameRule, Scope, Subresource};
-use crate::field::FieldErrors;
+use crate::field::{FieldErrors, Path};
 use crate::table::Cell;
 
 /// Something of which the cluster has one each (a ClusterIP, a node port): the fold refuses a second
@@ -40,6 +41,31 @@ pub struct ScaleOf {
     pub replicas: i32,
     /// What is there, and the selector in its text form.
     pub status: ScaleStatus,
+}
+
+/// The pods that an object is, or makes.
+#[derive(Clone, Debug)]
+pub struct Pods<'a> {
+    /// Their metadata, where it says anything.
+    pub meta: Option<&'a ObjectMeta>,
+    /// What they run.
+    pub spec: &'a PodSpec,
+    /// Where in the object metadata and spec are.
+    pub path: Path,
+}
+
+impl<'a> Pods<'a> {
+    /// A pod itself.
+    pub fn of_pod(pod: &'a Pod) -> Option<Self> {
+        let spec = pod.spec.as_ref()?;
+        Some(Self { meta: Some(&pod.metadata), spec, path: Path::default() })
+    }
+
+    /// Those of a template.
+    pub fn of_template(template: &'a PodTemplateSpec, path: Path) -> Option<Self> {
+        let spec = template.spec.as_ref()?;
+        Some(Self { meta: template.metadata.as_ref(), spec, path })
+    }
 }
 
 /// How a kind that is another version of a stored one goes to and fro. Values are whole objects as JSON;
@@ -121,8 +147,19 @@ pub trait Kind:
         Kind::validate_update(self, old, errors);
     }
 
-    /// `Warning:` lines for a client that creates or updates it.
+    /// The pods that it is, or makes.
+    fn pods(&self) -> Option<Pods<'_>> {
+        None
+    }
+
+    /// `Warning:` lines for a client that creates or updates it; what its pods have to be warned of is told
+    /// generically.
     fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// More of them for a client that creates it.
+    fn warnings_on_create(&self) -> Vec<String> {
         Vec::new()
     }
 

@@ -10,6 +10,7 @@
 //! - [`fields`]: who owns which fields, and server-side apply;
 //! - [`fits`]: whether a node will do for a pod;
 //! - [`claims`]: by which claims a pod has its volumes;
+//! - [`pod_security`]: what a namespace's labels demand of pods;
 //! - [`quota`]: what objects count against quotas; [`limits`]: what one of them may have;
 //! - [`yaml`]: how manifests and bodies in YAML are read;
 //! - [`status`]: how refusals look; [`field`]: errors with paths.
@@ -28,6 +29,7 @@ pub mod node_selector;
 pub mod object;
 pub mod openapi;
 pub mod patch;
+pub mod pod_security;
 pub mod protobuf;
 pub mod quantity;
 pub mod quota;

@@ -157,6 +157,18 @@ pub fn name(rule: NameRule, text: &str) -> Vec<String> {
     }
 }
 
+/// Warns of a name that is used where DNS looks, and is not made for it.
+pub(crate) fn hostname_warning(meta: &ObjectMeta, used_in: &str) -> Vec<String> {
+    let wrong = meta.name.as_deref().map(dns1123_label).unwrap_or_default();
+    if wrong.is_empty() {
+        return Vec::new();
+    }
+    vec![format!(
+        "metadata.name: this is used in {used_in}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+        wrong.join(" ")
+    )]
+}
+
 /// Takes back what a write of a status said of an object's metadata, for kinds that let it say nothing.
 pub(crate) fn keep(meta: &mut ObjectMeta, old: &ObjectMeta) {
     meta.labels.clone_from(&old.labels);

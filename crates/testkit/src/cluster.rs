@@ -74,7 +74,7 @@ pub struct Cluster {
     processes: Vec<Process>,
     before: Footprint,
     down: bool,
-    _machine: Option<MachineLock>,
+    machine: Option<MachineLock>,
 }
 
 impl Cluster {
@@ -102,8 +102,12 @@ impl Cluster {
             processes: Vec::new(),
             before,
             down: false,
-            _machine: machine,
+            machine,
         };
+        let data_dir = cluster.data_dir();
+        if let Some(machine) = &mut cluster.machine {
+            machine.holds(&data_dir);
+        }
         if !cluster.options.missing.is_empty() {
             link_programs(&cluster.programs(), &cluster.options.missing);
         }
@@ -248,7 +252,11 @@ impl Cluster {
                 return Err(format!("{} still ran after balsa down; {answer}", process.what()));
             }
         }
-        answer.result()
+        let answer = answer.result()?;
+        if let Some(machine) = &mut self.machine {
+            machine.released();
+        }
+        Ok(answer)
     }
 
     /// kubectl with this cluster's kubeconfig.

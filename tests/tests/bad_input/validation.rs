@@ -51,7 +51,7 @@ fn send(
 }
 
 /// The texts of `Warning` headers, which have a code and an agent before them.
-fn warnings(answer: &Answer) -> Vec<String> {
+pub(crate) fn warnings(answer: &Answer) -> Vec<String> {
     let text = |header: &String| {
         let quoted = header.strip_prefix("299 - \"").and_then(|text| text.strip_suffix('"'));
         quoted.unwrap_or_else(|| panic!("{header} is no warning")).replace("\\\"", "\"")

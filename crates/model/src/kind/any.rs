@@ -10,8 +10,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::{Schema, SchemaGenerator};
 use serde_json::Value;
 
-use super::{Claim, Descriptor, Face, Kind, ScaleOf, Subresource};
+use super::{Claim, Descriptor, Face, Kind, Pods, ScaleOf, Subresource};
 use crate::field::FieldErrors;
+use crate::kinds::pod_spec::warnings;
 use crate::object::Object;
 use crate::status::Failure;
 use crate::table::Cell;
@@ -148,8 +149,12 @@ pub trait AnyObject: Send + Sync {
     fn validate_update(&self, old: &dyn AnyObject, errors: &mut FieldErrors);
     /// See [`Kind::validate_part`].
     fn validate_part(&self, old: &dyn AnyObject, part: Subresource, errors: &mut FieldErrors);
+    /// See [`Kind::pods`].
+    fn pods(&self) -> Option<Pods<'_>>;
     /// See [`Kind::warnings`].
     fn warnings(&self) -> Vec<String>;
+    /// See [`Kind::warnings_on_create`].
+    fn warnings_on_create(&self) -> Vec<String>;
     /// The value of a field label; `metadata.name` and `metadata.namespace` included.
     fn field(&self, label: &str) -> String;
     /// See [`Kind::row`].
@@ -235,9 +240,18 @@ impl<K: Kind> AnyObject for K {
         }
     }
 
+    fn pods(&self) -> Option<Pods<'_>> {
+        Kind::pods(self)
+    }
+
     fn warnings(&self) -> Vec<String> {
         let deprecated = K::DESCRIPTOR.deprecated.map(str::to_owned);
-        deprecated.into_iter().chain(Kind::warnings(self)).collect()
+        let of_pods = Kind::pods(self).map(|pods| warnings::of(&pods)).unwrap_or_default();
+        deprecated.into_iter().chain(Kind::warnings(self)).chain(of_pods).collect()
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        Kind::warnings_on_create(self)
     }
 
     fn field(&self, label: &str) -> String {

@@ -8,7 +8,8 @@ use super::check::{default_text, default_to, one_of, optional_non_negative};
 use super::pod_spec::template;
 use super::{cells, job};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, Subresource};
+use crate::meta::hostname_warning;
 use crate::schedule::{Schedule, time_zone};
 use crate::table::{Cell, Column, age};
 
@@ -76,6 +77,15 @@ impl Kind for CronJob {
         let no_job = JobSpec::default();
         let job = spec.job_template.spec.as_ref().unwrap_or(&no_job);
         job::validate_spec(job, &path.child("jobTemplate").child("spec"), errors);
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        let path = Path::new("spec").child("jobTemplate").child("spec").child("template");
+        Pods::of_template(&self.spec.as_ref()?.job_template.spec.as_ref()?.template, path)
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "Pod names and hostnames")
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

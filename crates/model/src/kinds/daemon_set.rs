@@ -14,7 +14,7 @@ use super::check::{
 use super::pod_spec::template;
 use super::{cells, workload};
 use crate::field::{CauseKind, FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, Subresource};
 use crate::table::{Cell, Column};
 
 const GENERATION_ANNOTATION: &str = "deprecated.daemonset.template.generation";
@@ -105,6 +105,10 @@ impl Kind for DaemonSet {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(&self.spec.as_ref()?.template, Path::new("spec").child("template"))
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

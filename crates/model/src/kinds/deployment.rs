@@ -16,7 +16,8 @@ use super::check::{
 use super::pod_spec::template;
 use super::{cells, workload};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, ScaleOf, Subresource};
+use crate::meta::hostname_warning;
 use crate::table::{Cell, Column};
 
 impl Kind for Deployment {
@@ -119,6 +120,14 @@ impl Kind for Deployment {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(&self.spec.as_ref()?.template, Path::new("spec").child("template"))
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "Pod names and hostnames")
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

@@ -106,6 +106,15 @@ impl Kind for Ingress {
         }
     }
 
+    fn warnings_on_create(&self) -> Vec<String> {
+        let annotated = self.metadata.annotations.iter().any(|all| all.contains_key(CLASS_ANNOTATION));
+        let named = self.spec.as_ref().is_some_and(|spec| spec.ingress_class_name.is_some());
+        let told = format!(
+            "annotation \"{CLASS_ANNOTATION}\" is deprecated, please use 'spec.ingressClassName' instead"
+        );
+        if annotated && !named { vec![told] } else { Vec::new() }
+    }
+
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let spec = self.spec.as_ref();
         let secure = spec.is_some_and(|s| s.tls.as_ref().is_some_and(|tls| !tls.is_empty()));

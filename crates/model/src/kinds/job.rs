@@ -12,7 +12,8 @@ use super::cells;
 use super::check::{default_text, default_to, json, one_of, optional_non_negative};
 use super::pod_spec::{scheduling::validate_label_selector, template};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, Subresource};
+use crate::meta::hostname_warning;
 use crate::selector::LabelSelector;
 use crate::table::{Cell, Column, human_duration};
 
@@ -21,6 +22,10 @@ mod policies;
 /// The labels that tie pods to their job, new and old.
 const UID_LABELS: [&str; 2] = ["batch.kubernetes.io/controller-uid", "controller-uid"];
 const NAME_LABELS: [&str; 2] = ["batch.kubernetes.io/job-name", "job-name"];
+
+/// From where on Kubernetes warns of an indexed job.
+const MANY_COMPLETIONS: i32 = 100_000;
+const MANY_AT_ONCE: i32 = 10_000;
 
 impl Kind for Job {
     const DESCRIPTOR: Descriptor = Descriptor {
@@ -139,11 +144,32 @@ impl Kind for Job {
         errors.immutable(&path.child("successPolicy"), success, &old.success_policy, json(success));
     }
 
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(&self.spec.as_ref()?.template, Path::new("spec").child("template"))
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "Pod names and hostnames")
+    }
+
     fn field(&self, label: &str) -> String {
         match label {
             "status.successful" => self.status.as_ref().and_then(|s| s.succeeded).unwrap_or(0).to_string(),
             _ => String::new(),
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let is_indexed = spec.completion_mode.as_deref() == Some("Indexed");
+        let is_many =
+            spec.completions.unwrap_or(0) > MANY_COMPLETIONS && spec.parallelism.unwrap_or(0) > MANY_AT_ONCE;
+        if !is_indexed || !is_many {
+            return Vec::new();
+        }
+        vec![
+            "spec: In Indexed Jobs with a number of completions higher than 10^5 and a parallelism higher than 10^4, Kubernetes might not be able to track completedIndexes when a big number of indexes fail".to_owned(),
+        ]
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

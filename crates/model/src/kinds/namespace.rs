@@ -12,6 +12,7 @@ use super::check::default_text;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, NameRule, Subresource};
 use crate::meta::{UNQUALIFIED_FINALIZER, is_unqualified, qualified_name};
+use crate::pod_security::Policy;
 use crate::table::{Cell, Column};
 
 /// The finalizer of the namespace controller.
@@ -72,6 +73,20 @@ impl Kind for Namespace {
             if is_unqualified(finalizer) {
                 errors.invalid(&path, finalizer.as_str(), UNQUALIFIED_FINALIZER);
             }
+        }
+    }
+
+    fn validate_create(&self, errors: &mut FieldErrors) {
+        Policy::of(self.metadata.labels.as_ref(), errors);
+    }
+
+    /// What its labels demand of pods may make no sense only if it made the same before.
+    fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
+        let (mut wrong, mut before) = (FieldErrors::new(), FieldErrors::new());
+        Policy::of(self.metadata.labels.as_ref(), &mut wrong);
+        Policy::of(old.metadata.labels.as_ref(), &mut before);
+        if wrong != before {
+            errors.extend(wrong);
         }
     }
 

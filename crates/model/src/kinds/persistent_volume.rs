@@ -17,6 +17,7 @@ use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column};
 
 mod source;
+mod warnings;
 
 /// Holds a volume's deletion while a claim is bound to it.
 pub const PROTECTION_FINALIZER: &str = "kubernetes.io/pv-protection";
@@ -129,6 +130,10 @@ impl Kind for PersistentVolume {
         if old.node_affinity.is_some() && new.node_affinity != old.node_affinity {
             errors.invalid(&path.child("nodeAffinity"), json(&new.node_affinity), "field is immutable");
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        warnings::of(self)
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
 use super::cells::{self, or_empty};
 use super::check::{default_text, one_of, subdomain};
+use super::pod_spec;
 use super::pod_spec::resources::canonical_list;
 use super::pod_spec::scheduling::validate_label_selector;
 use crate::field::{FieldErrors, Path};
@@ -22,6 +23,7 @@ use crate::table::{Cell, Column};
 pub const PROTECTION_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// The old way to name a class.
 const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+const DEPRECATED_ANNOTATION: &str = "deprecated since v1.8; use \"storageClassName\" attribute instead";
 /// How volumes may be mounted.
 pub(crate) const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
@@ -108,6 +110,17 @@ impl Kind for PersistentVolumeClaim {
             let path = path.child("resources").child("requests").child("storage");
             errors.forbidden(&path, "field can not be less than status.capacity");
         }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.metadata.annotations.iter().any(|all| all.contains_key(CLASS_ANNOTATION)) {
+            told.push(format!("metadata.annotations[{CLASS_ANNOTATION}]: {DEPRECATED_ANNOTATION}"));
+        }
+        if let Some(spec) = &self.spec {
+            pod_spec::warnings::claim(spec, &Path::new("spec"), &mut told);
+        }
+        told
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

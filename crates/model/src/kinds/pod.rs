@@ -12,7 +12,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::check;
 use super::pod_spec::{self, defaults, resize, update};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, Subresource};
+use crate::meta::hostname_warning;
 use crate::table::{Cell, Column};
 
 pub use super::pod_spec::resize::{
@@ -161,6 +162,14 @@ impl Kind for Pod {
         if let (Some(new), Some(old)) = (&self.spec, &old.spec) {
             update::validate(new, old, &Path::new("spec"), errors);
         }
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_pod(self)
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "the Pod's hostname")
     }
 
     fn field(&self, label: &str) -> String {

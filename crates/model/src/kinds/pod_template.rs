@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::PodTemplate;
 use super::cells;
 use super::pod_spec::template;
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind};
+use crate::kind::{Descriptor, Kind, Pods};
 use crate::table::{Cell, Column};
 
 impl Kind for PodTemplate {
@@ -37,6 +37,10 @@ impl Kind for PodTemplate {
     fn validate(&self, errors: &mut FieldErrors) {
         let pods = self.template.clone().unwrap_or_default();
         template::validate(&pods, &Path::new("template"), errors);
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(self.template.as_ref()?, Path::new("template"))
     }
 
     fn row(&self, _now: Timestamp) -> Vec<Cell> {

@@ -12,7 +12,8 @@ use super::check::{default_to, json, optional_non_negative};
 use super::pod_spec::template;
 use super::{cells, workload};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, ScaleOf, Subresource};
+use crate::meta::hostname_warning;
 use crate::table::{Cell, Column};
 
 /// Columns that replica sets and replication controllers share.
@@ -79,6 +80,14 @@ impl Kind for ReplicaSet {
         let (Some(new), Some(old)) = (&self.spec, &old.spec) else { return };
         let path = Path::new("spec").child("selector");
         errors.immutable(&path, &new.selector, &old.selector, json(&new.selector));
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(self.spec.as_ref()?.template.as_ref()?, Path::new("spec").child("template"))
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "Pod names and hostnames")
     }
 
     fn field(&self, label: &str) -> String {

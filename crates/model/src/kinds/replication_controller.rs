@@ -12,8 +12,9 @@ use super::check::{default_to, json, optional_non_negative};
 use super::pod_spec::template;
 use super::{cells, replica_set};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, ScaleOf, Subresource};
 use crate::meta;
+use crate::meta::hostname_warning;
 use crate::selector::LabelSelector;
 use crate::table::Cell;
 
@@ -90,6 +91,14 @@ impl Kind for ReplicationController {
             ..ReplicaSetStatus::default()
         };
         replica_set::validate_status(&counts, errors);
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(self.spec.as_ref()?.template.as_ref()?, Path::new("spec").child("template"))
+    }
+
+    fn warnings_on_create(&self) -> Vec<String> {
+        hostname_warning(&self.metadata, "Pod names and hostnames")
     }
 
     fn field(&self, label: &str) -> String {

@@ -11,6 +11,7 @@ use k8s_openapi::api::node::v1::RuntimeClass;
 use super::check::{json, label};
 use super::pod_spec::resources::{self, canonical_list};
 use super::pod_spec::scheduling::validate_tolerations;
+use super::pod_spec::warnings::old_label;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
 use crate::meta::validate_labels;
@@ -58,6 +59,13 @@ impl Kind for RuntimeClass {
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         errors.immutable(&Path::new("handler"), &self.handler, &old.handler, self.handler.as_str());
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let selector =
+            self.scheduling.iter().flat_map(|scheduling| scheduling.node_selector.iter().flatten());
+        let old = selector.filter_map(|(label, _)| old_label(label));
+        old.map(|why| format!("scheduling.nodeSelector: {why}")).collect()
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

@@ -19,6 +19,7 @@ use crate::kind::{Claim, Descriptor, Kind, NameRule, Subresource};
 use crate::table::{Cell, Column};
 
 mod validation;
+mod warnings;
 
 /// The ClusterIP of services that have none on purpose.
 pub const HEADLESS: &str = "None";
@@ -93,6 +94,10 @@ impl Kind for Service {
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         validation::validate_update(self, old, errors);
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        warnings::of(self)
     }
 
     fn field(&self, label: &str) -> String {

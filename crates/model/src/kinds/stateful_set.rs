@@ -11,10 +11,10 @@ use serde_json::Value;
 
 use super::check::{default_text, default_to, json, one_of, optional_non_negative};
 use super::persistent_volume_claim::{set_spec_defaults, validate_spec};
-use super::pod_spec::template;
+use super::pod_spec::{self, template};
 use super::{cells, workload};
 use crate::field::{FieldErrors, Path};
-use crate::kind::{Descriptor, Kind, ScaleOf, Subresource};
+use crate::kind::{Descriptor, Kind, Pods, ScaleOf, Subresource};
 use crate::table::{Cell, Column};
 
 impl Kind for StatefulSet {
@@ -135,6 +135,29 @@ impl Kind for StatefulSet {
                 "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
             );
         }
+    }
+
+    fn pods(&self) -> Option<Pods<'_>> {
+        Pods::of_template(&self.spec.as_ref()?.template, Path::new("spec").child("template"))
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let Some(spec) = &self.spec else { return Vec::new() };
+        let path = Path::new("spec");
+        let mut told = Vec::new();
+        if spec.revision_history_limit.is_some_and(|limit| limit < 0) {
+            told.push(format!(
+                "{}: a negative value retains all historical revisions; a value >= 0 is recommended",
+                path.child("revisionHistoryLimit")
+            ));
+        }
+        for (i, claim) in spec.volume_claim_templates.iter().flatten().enumerate() {
+            if let Some(spec) = &claim.spec {
+                let path = path.child("volumeClaimTemplates").index(i).child("spec");
+                pod_spec::warnings::claim(spec, &path, &mut told);
+            }
+        }
+        told
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {

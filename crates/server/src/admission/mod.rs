@@ -9,13 +9,16 @@ mod ingresses;
 mod limits;
 mod namespaces;
 mod nodes;
+mod pod_security;
 mod pods;
 mod priorities;
 mod quotas;
 mod roles;
+mod runtime_classes;
 mod volumes;
 
-use balsa_model::{AnyObject, Failure, Mutation, Object};
+use balsa_model::strategy::Part;
+use balsa_model::{AnyObject, Failure, Mutation, Object, Subresource};
 use balsa_state::State;
 use ipnet::IpNet;
 
@@ -59,11 +62,12 @@ impl Admission {
         Self { state, config }
     }
 
-    /// Completes an object that is about to be created. To be asked twice changes nothing.
+    /// Completes an object that is about to be created; what the client should be told. To be asked twice changes
+    /// nothing.
     ///
     /// # Errors
     /// When policy forbids it.
-    pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
+    pub fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<Vec<String>, Failure> {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
@@ -76,10 +80,11 @@ impl Admission {
         ingresses::default_class(&self.state, object);
         volumes::protect(object);
         addresses::require_family(&self.config, object, None)?;
-        addresses::allocate(&self.state, &self.config, object)
+        addresses::allocate(&self.state, &self.config, object)?;
+        pod_security::judge_new(&self.state, object)
     }
 
-    /// Completes a new version of an object.
+    /// Completes a new version of a part of an object; what the client should be told.
     ///
     /// # Errors
     /// When policy forbids it.
@@ -88,14 +93,21 @@ impl Admission {
         who: &Authorized,
         object: &mut dyn AnyObject,
         old: &Object,
-    ) -> Result<(), Failure> {
+        part: Part,
+    ) -> Result<Vec<String>, Failure> {
         roles::require_held(&self.state, who, object, Some(old))?;
         certificates::require_signer(&self.state, who, object, old)?;
         priorities::require_one_default(&self.state, object)?;
         pods::keep_tolerating(object);
         volumes::require_expandable(&self.state, object, old)?;
         addresses::require_family(&self.config, object, Some(old))?;
-        addresses::allocate(&self.state, &self.config, object)
+        addresses::allocate(&self.state, &self.config, object)?;
+        match part {
+            Part::Main | Part::Sub(Subresource::EphemeralContainers) => {
+                pod_security::judge_change(&self.state, object, old)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Judges a deletion.

@@ -1,4 +1,5 @@
-//! What every pod gets: its service account with a token, tolerations of short outages, a priority.
+//! What every pod gets: its service account with a token, tolerations of short outages, a priority, what its
+//! RuntimeClass says.
 
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::priority_class::SYSTEM_CLASSES;
@@ -10,6 +11,8 @@ use k8s_openapi::api::core::v1::{
     VolumeMount, VolumeProjection,
 };
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+
+use super::runtime_classes;
 
 /// Where containers find the token.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -25,6 +28,7 @@ pub(super) fn complete(state: &State, object: &mut dyn AnyObject) -> Result<(), 
     let Some(spec) = pod.spec.as_mut() else { return Ok(()) };
     tolerate_outages(spec);
     set_priority(state, &name, spec)?;
+    runtime_classes::complete(state, &name, spec)?;
     let account_name = spec.service_account_name.get_or_insert_with(|| "default".to_owned()).clone();
     spec.service_account = Some(account_name.clone());
     let view = state.view(kind_of::<ServiceAccount>());

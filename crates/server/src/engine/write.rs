@@ -154,12 +154,13 @@ impl Engine {
             let new = kind.from_stored(object.to_value());
             fields::update(None, &new, "", said, &self.writer(who, kind, Part::Main.into()))
         });
-        self.admit_create(who, object.as_mut()).await.map_err(final_failure)?;
+        let mut warnings = self.admit_create(who, object.as_mut()).await.map_err(final_failure)?;
         // What follows from what admission has set.
         object.set_defaults();
         strategy::validate_create(kind, object.as_ref()).map_err(final_failure)?;
         self.charge(who, object.as_ref(), None, dry_run).await.map_err(final_failure)?;
-        let warnings = object.warnings();
+        warnings.extend(object.warnings_on_create());
+        warnings.extend(object.warnings());
         let name = object.meta().name.clone().unwrap_or_default();
         let value = object.to_value();
         let form = (&value, managed.as_str());
@@ -200,7 +201,11 @@ impl Engine {
 
     /// Admission looks at other objects, its namespace first of all. What this server does not know of it may not have
     /// heard of yet: then it is asked once more, with all that was written before.
-    async fn admit_create(&self, who: &Authorized, object: &mut dyn AnyObject) -> Result<(), Failure> {
+    async fn admit_create(
+        &self,
+        who: &Authorized,
+        object: &mut dyn AnyObject,
+    ) -> Result<Vec<String>, Failure> {
         match self.admission.admit_create(who, object) {
             Err(failure) if matches!(failure.reason, Reason::NotFound | Reason::Forbidden) => {
                 self.store.read_barrier().await.map_err(|error| super::read_failed(&error))?;
@@ -412,9 +417,11 @@ impl Engine {
             let live = other_form.as_ref().unwrap_or(&before);
             fields::update(Some(live), &new, old.managed_fields(), said, &writer)
         });
-        self.admission.admit_update(who, object.as_mut(), old)?;
+        let mut warnings = self.admission.admit_update(who, object.as_mut(), old, target.part)?;
         strategy::validate_update(served, object.as_ref(), old, target.part)?;
-        let warnings = if target.part == Part::Status { Vec::new() } else { object.warnings() };
+        if target.part != Part::Status {
+            warnings.extend(object.warnings());
+        }
         let value = object.to_value();
         // A new version that says the same as the old one gets no revision.
         if value == before && fields::same_but_times(&managed, old.managed_fields()) {

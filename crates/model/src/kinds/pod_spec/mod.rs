@@ -4,7 +4,7 @@
 //! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `shared`, `sources`, `projected`, `resources`, `security`,
 //!   `windows`, `scheduling`: its parts; `annotations`: profiles that are no fields; `update`: what a pod may still change; `resize`: what its
 //!   containers may use, changed while they run;
-//! - [`template`]: pod templates.
+//! - [`template`]: pod templates; `warnings`: what is taken of both, and likely not meant.
 //!
 //! Wordings and order are those of `k8s.io/kubernetes` `pkg/apis/core/validation`.
 
@@ -24,6 +24,7 @@ pub mod template;
 pub(crate) mod update;
 pub(crate) mod validation;
 mod volumes;
+pub(crate) mod warnings;
 mod windows;
 
 pub(crate) use validation::validate;
