@@ -7,6 +7,8 @@
 
 #[path = "bad_input/admission.rs"]
 mod admission;
+#[path = "bad_input/cluster.rs"]
+mod cluster;
 #[path = "bad_input/validation.rs"]
 mod validation;
 
@@ -126,6 +128,7 @@ fn bad_manifests_are_refused_and_change_nothing() {
     bad.extend(immutable_fields());
     bad.extend(wrong_places());
     bad.extend(wrong_sizes_and_formats());
+    bad.extend(cluster::refusals());
     assert!(bad.len() >= 20);
     let mut complaints: Vec<String> =
         bad.iter().filter_map(|bad| runtime.block_on(bad.complaint(&rest))).collect();

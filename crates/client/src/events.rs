@@ -1,7 +1,8 @@
 //! Records core/v1 Events about objects, without ever holding anybody up.
 //!
 //! A recorder hands its events to one task through a bounded channel; what does not fit is dropped and
-//! counted. Equal events (object, type, reason, message) become one Event object whose `count` grows.
+//! counted. Equal events (object, type, reason, message) become one Event object whose `count` grows; so do many that
+//! differ in their message only.
 //! Which Event object that is, is remembered for the latest [`REMEMBERED`] ones only; forgetting it
 //! costs nothing but a second Event object. The task ends with the last clone of its recorder.
 
@@ -18,6 +19,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::sync::mpsc;
 
 use crate::api::{Api, Client};
+
+mod similar;
+
+use similar::Similar;
 
 /// Events that wait to be written: a scheduler binds a few thousand pods at once and each gets one.
 const WAITING: usize = 16 * 1024;
@@ -46,6 +51,8 @@ struct Identity {
 struct Entry {
     identity: Identity,
     reference: ObjectReference,
+    /// What is to be read; of events that are told as one, it is not what makes them equal.
+    message: String,
 }
 
 /// Writes Events in the name of one component. Cheap to clone.
@@ -78,12 +85,7 @@ impl Recorder {
         message: impl Into<String>,
     ) {
         let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        let mut message = message.into();
-        if message.len() > MESSAGE_MAX {
-            let end = (0..=MESSAGE_MAX - 3).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
-            message.truncate(end);
-            message.push_str("...");
-        }
+        let message = shortened(message.into());
         let identity = Identity {
             kind: text(&about.kind),
             namespace: text(&about.namespace),
@@ -91,12 +93,22 @@ impl Recorder {
             uid: text(&about.uid),
             type_,
             reason: reason.to_owned(),
-            message,
+            message: message.clone(),
         };
-        if self.sender.try_send(Entry { identity, reference: about.clone() }).is_err() {
+        if self.sender.try_send(Entry { identity, reference: about.clone(), message }).is_err() {
             metrics::counter!("balsa_events_dropped_total").increment(1);
         }
     }
+}
+
+/// A message that is not too long.
+fn shortened(mut message: String) -> String {
+    if message.len() > MESSAGE_MAX {
+        let end = (0..=MESSAGE_MAX - 3).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        message.truncate(end);
+        message.push_str("...");
+    }
+    message
 }
 
 /// How an Event names an object.
@@ -146,8 +158,10 @@ struct Writer {
 impl Writer {
     async fn run(self, mut receiver: mpsc::Receiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut similar = Similar::default();
         while receiver.recv_many(&mut batch, BATCH).await > 0 {
-            let merged = merge(batch.drain(..));
+            let now = self.clock.now();
+            let merged = merge(batch.drain(..).map(|entry| similar.combine(entry, now)));
             futures::stream::iter(merged)
                 .for_each_concurrent(PARALLEL, |(entry, count)| self.write(entry, count))
                 .await;
@@ -157,7 +171,7 @@ impl Writer {
     async fn write(&self, entry: Entry, count: i32) {
         let known = self.lock().keys.get(&entry.identity).cloned();
         let written = match known {
-            Some(key) => self.grow(&key, count).await,
+            Some(key) => self.grow(&key, count, &entry.message).await,
             None => Ok(false),
         };
         let outcome = match written {
@@ -175,13 +189,14 @@ impl Writer {
     }
 
     /// Counts on; false when the Event object is gone.
-    async fn grow(&self, key: &Key, by: i32) -> Result<bool, Failure> {
+    async fn grow(&self, key: &Key, by: i32, message: &str) -> Result<bool, Failure> {
         let now = self.clock.now_seconds();
         let written = self
             .api
             .modify(key, Part::Main, |event| {
                 event.count = Some(event.count.unwrap_or(1).saturating_add(by));
                 event.last_timestamp = Some(Time(now));
+                event.message = Some(message.to_owned());
                 true
             })
             .await?;
@@ -204,7 +219,7 @@ impl Writer {
     }
 
     fn build(&self, entry: &Entry, count: i32) -> Event {
-        let Identity { namespace, name, type_, reason, message, .. } = &entry.identity;
+        let Identity { namespace, name, type_, reason, .. } = &entry.identity;
         // Events about cluster-scoped objects live in `default`.
         let namespace = if namespace.is_empty() { "default" } else { namespace };
         let stem =
@@ -219,7 +234,7 @@ impl Writer {
             involved_object: entry.reference.clone(),
             type_: Some((*type_).to_owned()),
             reason: Some(reason.clone()),
-            message: Some(message.clone()),
+            message: Some(entry.message.clone()),
             count: Some(count),
             first_timestamp: Some(now.clone()),
             last_timestamp: Some(now),
@@ -247,7 +262,10 @@ fn merge(batch: impl Iterator<Item = Entry>) -> Vec<(Entry, i32)> {
     let mut places: HashMap<Identity, usize> = HashMap::new();
     for entry in batch {
         match places.get(&entry.identity) {
-            Some(place) => merged[*place].1 = merged[*place].1.saturating_add(1),
+            Some(place) => {
+                merged[*place].1 = merged[*place].1.saturating_add(1);
+                merged[*place].0.message = entry.message;
+            }
             None => {
                 places.insert(entry.identity.clone(), merged.len());
                 merged.push((entry, 1));

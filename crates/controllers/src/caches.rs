@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Event, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
-    ReplicationController, ResourceQuota, Service, ServiceAccount,
+    ReplicationController, ResourceQuota, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
@@ -45,6 +45,7 @@ pub struct Caches {
     pub endpoints: Informer,
     pub endpoint_slices: Informer,
     pub config_maps: Informer,
+    pub secrets: Informer,
     pub service_accounts: Informer,
     pub leases: Informer,
     pub volumes: Informer,
@@ -88,6 +89,7 @@ impl Caches {
             endpoints: pick::<Endpoints>(&mut all, &start),
             endpoint_slices: pick::<EndpointSlice>(&mut all, &start),
             config_maps: pick::<ConfigMap>(&mut all, &start),
+            secrets: pick::<Secret>(&mut all, &start),
             service_accounts: pick::<ServiceAccount>(&mut all, &start),
             leases: pick::<Lease>(&mut all, &start),
             volumes: pick::<PersistentVolume>(&mut all, &start),

@@ -19,6 +19,7 @@
 //! | `garbage_collector` | what has no owner left goes |
 //! | `node_lifecycle`, `taint_eviction`, `pod_gc` | what becomes of dead nodes and their pods |
 //! | `node_ipam` | each node has its range of pod addresses |
+//! | `token_secrets` | Secrets that hold an account's token |
 //! | `namespace_objects` | what every namespace has: its default account, the cluster's certificate |
 //! | `volumes` | claims have volumes |
 //! | `resource_quota` | quotas say what is used of them |
@@ -62,6 +63,7 @@ mod stateful_set;
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod stories;
 mod taint_eviction;
+pub mod token_secrets;
 mod ttl_after_finished;
 pub mod usage;
 mod volumes;
@@ -96,6 +98,8 @@ pub struct ControllerConfig {
     pub local_path_dir: String,
     /// Who knows what pods use; without, nothing is scaled by it.
     pub usage: Option<Arc<dyn usage::UsageSource>>,
+    /// Who signs the tokens of Secrets; without, they stay empty.
+    pub tokens: Option<Arc<dyn token_secrets::TokenSource>>,
 }
 
 impl std::fmt::Debug for ControllerConfig {
@@ -120,6 +124,7 @@ impl Default for ControllerConfig {
             root_ca: String::new(),
             local_path_dir: "/var/lib/balsa/local-path".to_owned(),
             usage: None,
+            tokens: None,
         }
     }
 }
@@ -181,6 +186,9 @@ fn start_all(client: &Client, caches: &Caches, clock: &Clock, config: &Controlle
     node_lifecycle::start(client.clone(), caches, homes.clone(), node_recorder, clock.clone(), config, scope);
     pod_gc::start(client.clone(), caches, homes, clock.clone(), config, scope);
     namespace_objects::start(client.clone(), caches, config.root_ca.clone(), scope);
+    if let Some(source) = &config.tokens {
+        token_secrets::start(client.clone(), caches, source.clone(), config.root_ca.clone(), scope);
+    }
     volumes::start(client.clone(), caches, recorder("persistentvolume-controller"), config, scope);
     resource_quota::start(client.clone(), caches, scope);
     cluster_roles::start(client.clone(), caches, scope);

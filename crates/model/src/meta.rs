@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use crate::field::{FieldErrors, Path};
+use crate::field::{CauseKind, FieldErrors, Path};
 use crate::kind::{Descriptor, NameRule};
 use crate::kinds::check::{json, optional_non_negative};
 use crate::strategy::{FOREGROUND_FINALIZER, ORPHAN_FINALIZER};
@@ -327,6 +327,15 @@ pub fn validate_update(new: &ObjectMeta, old: &ObjectMeta, errors: &mut FieldErr
     for (field, new, old) in texts {
         errors.immutable(&path.child(field), new, old, new.clone().unwrap_or_default());
     }
+    if let Some(new) =
+        new.deletion_timestamp.as_ref().filter(|new| Some(*new) != old.deletion_timestamp.as_ref())
+    {
+        // As Go writes a time.
+        let shown = new.0.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string();
+        errors.push(CauseKind::Invalid, &path.child("deletionTimestamp"), shown, "field is immutable");
+    }
+    let (new_grace, old_grace) = (new.deletion_grace_period_seconds, old.deletion_grace_period_seconds);
+    errors.immutable(&path.child("deletionGracePeriodSeconds"), &new_grace, &old_grace, new_grace);
     if old.deletion_timestamp.is_some() {
         let known = old.finalizers.clone().unwrap_or_default();
         let added = new.finalizers.iter().flatten().filter(|f| !known.contains(f));

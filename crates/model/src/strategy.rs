@@ -98,7 +98,7 @@ pub fn prepare_update(old: &Object, mut value: Value, part: Part) -> Result<Box<
             "the namespace of the object ({given}) does not match the namespace on the request ({namespace})"
         )
     })?;
-    keep_system_metadata(object.meta_mut(), old.meta());
+    keep_system_metadata(object.meta_mut(), old.meta(), part);
     match part {
         Part::Main => object.prepare_update(old_typed.as_ref()),
         Part::Status => object.prepare_part(old_typed.as_ref(), Subresource::Status),
@@ -346,7 +346,7 @@ fn take_metadata(meta: &mut Map<String, Value>, sent: &Value) {
 }
 
 /// Clients may leave out, and may not change, what the server keeps about an object.
-fn keep_system_metadata(meta: &mut ObjectMeta, old: &ObjectMeta) {
+fn keep_system_metadata(meta: &mut ObjectMeta, old: &ObjectMeta, part: Part) {
     if meta.uid.as_deref().is_none_or(str::is_empty) {
         meta.uid.clone_from(&old.uid);
     }
@@ -357,8 +357,14 @@ fn keep_system_metadata(meta: &mut ObjectMeta, old: &ObjectMeta) {
     meta.self_link = None;
     meta.creation_timestamp.clone_from(&old.creation_timestamp);
     meta.generation = old.generation;
-    meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
-    meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+    // Nobody but a deletion decides that something ends, and when: validation refuses a client who says otherwise.
+    // The cluster's own parts only write what they have read.
+    if part == Part::Whole || old.deletion_timestamp.is_some() || meta.deletion_timestamp.is_none() {
+        meta.deletion_timestamp.clone_from(&old.deletion_timestamp);
+    }
+    if part == Part::Whole || meta.deletion_grace_period_seconds.is_none() {
+        meta.deletion_grace_period_seconds = old.deletion_grace_period_seconds;
+    }
 }
 
 fn differs_in_spec(new: &dyn AnyObject, old: &dyn AnyObject) -> bool {

@@ -24,7 +24,7 @@ const ENOUGH: usize = 100;
 pub struct Preemption {
     /// The node.
     pub node: String,
-    /// The pods that are to go.
+    /// The pods that are to go, but for those that make way for somebody else already.
     pub victims: Vec<Arc<Needs>>,
 }
 
@@ -59,7 +59,9 @@ pub fn preempt(view: &ClusterView, pod: &Needs) -> Option<Preemption> {
             }
         }
     }
-    let best = candidates.into_iter().min_by_key(Candidate::cost)?;
+    let mut best = candidates.into_iter().min_by_key(Candidate::cost)?;
+    // Nobody is sent away twice.
+    best.victims.retain(|victim| !view.makes_way(&victim.uid, pod));
     Some(Preemption { node: board.nodes[best.place].name.clone(), victims: best.victims })
 }
 
@@ -87,7 +89,10 @@ fn on_node(board: &Board<'_>, prepared: &Prepared, pod: &Needs, place: usize) ->
     let (lower, staying): (Vec<_>, Vec<_>) =
         before.pods.iter().cloned().partition(|other| other.priority < pod.priority);
     let mut node = before.emptied();
-    for other in staying {
+    // Those for whom others make way here already count as if they were here.
+    let promised = board.view.nominated_on(&before.name, pod).cloned();
+    let promised = promised.filter(|other| before.pods.iter().all(|there| there.uid != other.uid));
+    for other in staying.into_iter().chain(promised) {
         node.add(other);
     }
     if !fits(board, prepared, pod, place, &node) {

@@ -262,7 +262,7 @@ impl Scheduler {
             let nominated = pod.status.as_ref().and_then(|status| status.nominated_node_name.as_deref());
             if let Some(node) = nominated.filter(|node| !node.is_empty()) {
                 // What an earlier leader has begun.
-                self.view.nominate(needs.clone(), node);
+                self.view.nominate(needs.clone(), node, &[]);
             }
             self.waiting.add(needs);
         }
@@ -344,7 +344,7 @@ impl Scheduler {
         let Some(preemption) = preempt(&self.view, pod) else { return false };
         metrics::counter!("scheduler_preemption_attempts_total").increment(1);
         metrics::histogram!("scheduler_preemption_victims").record(preemption.victims.len() as f64);
-        self.view.nominate(pod.clone(), &preemption.node);
+        self.view.nominate(pod.clone(), &preemption.node, &preemption.victims);
         self.reporter.preempt(pod, preemption, scope);
         true
     }

@@ -264,10 +264,32 @@ fn the_light_make_way_for_the_weighty() {
     assert_eq!(way(&view, &weighing("p", 15, "1")), "a: a2", "budgets are spared where that is possible");
     // Nobody lighter takes the place while the victim leaves.
     let urgent = weighing("p", 15, "2");
-    view.nominate(urgent.clone(), "a");
+    view.nominate(urgent.clone(), "a", &[]);
     view.remove_pod("a2");
     assert!(one(&view, weighing("q", 12, "1")).starts_with("0/2 nodes are available"));
     assert_eq!(one(&view, urgent), "a");
+}
+
+#[test]
+fn nobody_makes_way_for_two() {
+    let mut view = view(&[node("a", json!({})), node("b", json!({}))]);
+    let weighing = |name: &str, priority: i32, cpu: &str| {
+        let containers = json!([{"name": "c", "image": "i", "resources": {"requests": {"cpu": cpu}}}]);
+        pod(name, json!({"priority": priority, "containers": containers}))
+    };
+    for (name, priority, node) in [("a1", 1, "a"), ("b1", 2, "b")] {
+        view.place_pod(weighing(name, priority, "4"), node);
+    }
+    let mut next = |name: &str, cpu: &str| {
+        let pod = weighing(name, 10, cpu);
+        let found = preempt(&view, &pod)?;
+        view.nominate(pod, &found.node, &found.victims);
+        Some((found.node, found.victims.iter().map(|victim| victim.uid.clone()).collect::<Vec<_>>()))
+    };
+    assert_eq!(next("p", "2"), Some(("a".to_owned(), vec!["a1".to_owned()])));
+    assert_eq!(next("q", "2"), Some(("a".to_owned(), vec![])), "there is room for it beside p");
+    assert_eq!(next("r", "2"), Some(("b".to_owned(), vec!["b1".to_owned()])), "there is none for a third");
+    assert_eq!(next("s", "4"), None);
 }
 
 mod story {

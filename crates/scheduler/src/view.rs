@@ -122,8 +122,17 @@ pub struct ClusterView {
     pub(crate) claims: HashMap<Key, PersistentVolumeClaim>,
     pub(crate) classes: HashMap<String, StorageClass>,
     pub(crate) budgets: BTreeMap<Key, Budget>,
-    /// Pods for which others make way, by UID, with the node.
-    nominated: HashMap<String, (String, Arc<Needs>)>,
+    /// Pods for which others make way, by UID.
+    nominated: HashMap<String, Nomination>,
+}
+
+/// A pod for which others make way.
+#[derive(Clone)]
+struct Nomination {
+    node: String,
+    pod: Arc<Needs>,
+    /// The UIDs of those who do.
+    victims: Vec<String>,
 }
 
 impl ClusterView {
@@ -240,9 +249,14 @@ impl ClusterView {
         self.budgets.insert(key.clone(), Budget { selector, allowed });
     }
 
-    /// Others make way for a pod on that node; nobody of less weight shall take the place.
-    pub fn nominate(&mut self, pod: Arc<Needs>, node: &str) {
-        self.nominated.insert(pod.uid.clone(), (node.to_owned(), pod));
+    /// Others make way for a pod on that node; nobody of less weight shall take the place. Who they are is known from
+    /// before where it is only said again.
+    pub fn nominate(&mut self, pod: Arc<Needs>, node: &str, victims: &[Arc<Needs>]) {
+        let mut victims: Vec<String> = victims.iter().map(|victim| victim.uid.clone()).collect();
+        if let Some(before) = self.nominated.remove(&pod.uid).filter(|before| before.node == node) {
+            victims.extend(before.victims);
+        }
+        self.nominated.insert(pod.uid.clone(), Nomination { node: node.to_owned(), pod, victims });
     }
 
     /// A pod has its place, or wants none any more.
@@ -252,7 +266,13 @@ impl ClusterView {
 
     /// Where others make way for a pod.
     pub(crate) fn nominated_node(&self, uid: &str) -> Option<&str> {
-        self.nominated.get(uid).map(|(node, _)| node.as_str())
+        self.nominated.get(uid).map(|nomination| nomination.node.as_str())
+    }
+
+    /// Whether a pod makes way for another one than `pod` already.
+    pub(crate) fn makes_way(&self, victim: &str, pod: &Needs) -> bool {
+        let others = self.nominated.iter().filter(|(uid, _)| **uid != pod.uid);
+        others.flat_map(|(_, nomination)| &nomination.victims).any(|named| named == victim)
     }
 
     /// The pods, not lighter than `pod` and not itself, for whom others make way on a node.
@@ -261,8 +281,8 @@ impl ClusterView {
         node: &'a str,
         pod: &'a Needs,
     ) -> impl Iterator<Item = &'a Arc<Needs>> {
-        let all = self.nominated.values().filter(move |(there, _)| there == node).map(|(_, other)| other);
-        all.filter(|other| {
+        let there = self.nominated.values().filter(move |nomination| nomination.node == node);
+        there.map(|nomination| &nomination.pod).filter(|other| {
             other.priority >= pod.priority && other.uid != pod.uid && !self.has_pod(&other.uid)
         })
     }

@@ -236,6 +236,7 @@ impl Server {
                 local_path_dir: self.config.local_path_dir.display().to_string(),
                 node_grace: self.config.node_grace,
                 usage: Some(Arc::new(usage::FromAgents(self.front.clone()))),
+                tokens: Some(self.front.tokens.clone()),
                 ..ControllerConfig::default()
             },
         };

@@ -31,6 +31,8 @@ use crate::identity::{Authority, SERVERS};
 
 /// The longest life that is given, in seconds: a year.
 const LONGEST_LIFE: u64 = 365 * 86_400;
+/// The signer of clients' certificates.
+pub(crate) const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 
@@ -45,7 +47,7 @@ enum Signer {
 impl Signer {
     fn of(name: &str) -> Option<Self> {
         match name {
-            "kubernetes.io/kube-apiserver-client" => Some(Self::Client),
+            CLIENT => Some(Self::Client),
             "kubernetes.io/kube-apiserver-client-kubelet" => Some(Self::Kubelet),
             "kubernetes.io/kubelet-serving" => Some(Self::Serving),
             _ => None,
@@ -98,6 +100,11 @@ impl Asked {
         }
         Ok(asked)
     }
+}
+
+/// The groups that a request asks for; none when it cannot be read.
+pub(crate) fn organizations(request: &[u8]) -> Vec<String> {
+    Asked::read(request).map(|asked| asked.groups).unwrap_or_default()
 }
 
 /// Why a signer does not give what is asked for; `None`: it does.

@@ -29,6 +29,8 @@ pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
     a_deletion_is_not_waited_for(&hand);
     dependents_stay_or_go(&hand);
     a_token_ends_with_what_it_is_bound_to(&hand);
+    a_secret_holds_a_token_of_its_account(&hand);
+    an_ingress_gets_the_default_class(&hand);
     hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
 }
 
@@ -84,6 +86,55 @@ fn a_token_ends_with_what_it_is_bound_to(hand: &Hand<'_>) {
     let request = json!({"spec": {"boundObjectRef": reference}});
     let refused = hand.cluster.rest().call_now(Method::POST, &path, &request).unwrap();
     assert_eq!(refused.body["message"], "cannot bind token to object of type /v1, Kind=ConfigMap");
+}
+
+fn a_secret_holds_a_token_of_its_account(hand: &Hand<'_>) {
+    hand.ok("create serviceaccount held");
+    let secret = json!({"type": "kubernetes.io/service-account-token", "metadata": {"name": "held",
+        "annotations": {"kubernetes.io/service-account.name": "held"}}});
+    let path = format!("/api/v1/namespaces/{}/secrets", hand.namespace);
+    hand.cluster.rest().call_now(Method::POST, &path, &secret).unwrap();
+    let read = || hand.run("get secret held -o go-template={{.data.token|base64decode}}");
+    wait_until("the secret holds a token", PATIENCE, || {
+        if read().stdout.contains('.') { Ok(()) } else { Err("it holds none".to_owned()) }
+    });
+    let token = read().ok();
+    let review = || {
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let asked = json!({"spec": {"token": token}});
+        hand.cluster.rest().call_now(Method::POST, path, &asked).unwrap().body["status"].clone()
+    };
+    let user = format!("system:serviceaccount:{}:held", hand.namespace);
+    assert_eq!(review()["user"]["username"], user.as_str());
+    let request = format!("--token={token} get --raw /api");
+    hand.ok(&request);
+    hand.ok("delete secret held");
+    assert_eq!(review()["authenticated"], Value::Null, "it is good while the secret is there");
+    let refused = hand.run(&request);
+    assert!(refused.stderr.contains("You must be logged in to the server"), "{refused:?}");
+}
+
+fn an_ingress_gets_the_default_class(hand: &Hand<'_>) {
+    let classes = "/apis/networking.k8s.io/v1/ingressclasses";
+    let rest = hand.cluster.rest();
+    // The last is the newest, or was made in the second of the one before it and is first by name.
+    for (letter, is_default) in [("a", "false"), ("c", "true"), ("b", "true")] {
+        let mark = json!({"ingressclass.kubernetes.io/is-default-class": is_default});
+        let class = json!({"metadata": {"name": format!("{}-{letter}", hand.namespace), "annotations": mark},
+            "spec": {"controller": "example.com/nobody"}});
+        rest.call_now(Method::POST, classes, &class).unwrap();
+    }
+    let class_of = |name: &str, annotations: Value| {
+        let ingress = json!({"metadata": {"name": name, "annotations": annotations},
+            "spec": {"defaultBackend": {"service": {"name": "s", "port": {"number": 80}}}}});
+        let path = format!("/apis/networking.k8s.io/v1/namespaces/{}/ingresses", hand.namespace);
+        rest.call_now(Method::POST, &path, &ingress).unwrap().body["spec"]["ingressClassName"].clone()
+    };
+    assert_eq!(class_of("none", json!({})), format!("{}-b", hand.namespace));
+    assert_eq!(class_of("old", json!({"kubernetes.io/ingress.class": "mine"})), Value::Null);
+    for letter in ["a", "b", "c"] {
+        hand.ok(&format!("delete ingressclass {}-{letter}", hand.namespace));
+    }
 }
 
 /// A program that changes the file it is given, and keeps a copy of what it was given last.

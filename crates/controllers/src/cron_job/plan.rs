@@ -79,7 +79,12 @@ fn note_ends(view: &View<'_>, plan: &mut Plan<'_>) {
                 plan.events.push(("Normal", "SawCompletedJob", message));
                 active.retain(|reference| reference.uid != job.metadata.uid);
             }
-            // Created, and the status not written: it is in the list from now on.
+            // Somebody has started it by hand: it is none of the schedule's.
+            (false, false) if !is_of_a_time(job) => {
+                let message = format!("Saw a job that the controller did not create or forgot: {name}");
+                plan.events.push(("Warning", "UnexpectedJob", message));
+            }
+            // Created for a time, and the status not written: it is in the list from now on.
             (false, false) if job.metadata.deletion_timestamp.is_none() => active.push(super::reference(job)),
             _ => {}
         }
@@ -92,6 +97,11 @@ fn note_ends(view: &View<'_>, plan: &mut Plan<'_>) {
     }
     active.retain(|reference| view.jobs.iter().any(|job| job.metadata.uid == reference.uid));
     plan.status.active = (!active.is_empty()).then_some(active);
+}
+
+/// Whether it was made because a time had come.
+fn is_of_a_time(job: &Job) -> bool {
+    job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(SCHEDULED_AT))
 }
 
 fn surplus<'a>(view: &View<'a>, spec: &CronJobSpec) -> Vec<&'a Job> {
@@ -202,6 +212,12 @@ mod tests {
         Arc::new(serde_json::from_value(job).unwrap())
     }
 
+    fn of_a_time(job: Arc<Job>) -> Arc<Job> {
+        let mut job = Arc::unwrap_or_clone(job);
+        job.metadata.annotations = Some([(SCHEDULED_AT.to_owned(), String::new())].into());
+        Arc::new(job)
+    }
+
     fn due(cron: &CronJob, now: &str) -> Option<String> {
         let plan = plan(&View { cron, jobs: &[], now: now.parse().unwrap() });
         plan.due.map(|due| format!("{} {}", due.job.metadata.name.unwrap(), due.at))
@@ -234,7 +250,8 @@ mod tests {
             job("2", "Complete"),
             job("3", "Complete"),
             job("4", "Failed"),
-            job("5", ""),
+            of_a_time(job("5", "")),
+            job("6", ""),
         ];
         let plan = plan(&View { cron: &cron, jobs: &jobs, now: "2025-01-01T00:05:00Z".parse().unwrap() });
         let gone: Vec<&str> = plan.delete.iter().map(|job| job.metadata.name.as_deref().unwrap()).collect();
@@ -242,6 +259,7 @@ mod tests {
         let active: Vec<_> = plan.status.active.unwrap().into_iter().map(|job| job.uid.unwrap()).collect();
         assert_eq!(active, ["5"]);
         assert_eq!(plan.events[0].2, "Saw completed job: 3, condition: Complete");
+        assert_eq!(plan.events[1].2, "Saw a job that the controller did not create or forgot: 6");
         assert_eq!(plan.status.last_successful_time.unwrap().0.to_string(), "2025-01-01T00:09:00Z");
     }
 }

@@ -1,13 +1,14 @@
 //! Nodes get ranges, fall silent and lose their pods; claims get volumes on them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_model::Kind;
 use balsa_model::strategy::DeleteOptions;
+use balsa_model::{Failure, Kind};
 use balsa_rt::{Clock, ManualClock};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, ServiceAccount,
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, from, namespace};
 use crate::ControllerConfig;
+use crate::token_secrets::TokenSource;
 
 async fn put_node(cluster: &Cluster, name: &str) {
     let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "spec": {}});
@@ -33,8 +35,18 @@ fn config() -> ControllerConfig {
         cluster_cidr: Some("10.244.0.0/16".parse().unwrap()),
         node_period: Duration::from_millis(20),
         root_ca: "PEM".to_owned(),
+        tokens: Some(Arc::new(Signed)),
         local_path_dir: "/data".to_owned(),
         ..ControllerConfig::default()
+    }
+}
+
+/// Signs with its own hand.
+struct Signed;
+
+impl TokenSource for Signed {
+    fn token(&self, account: &ServiceAccount, secret: &str) -> Result<String, Failure> {
+        Ok(format!("{} in {secret}", account.metadata.name.as_deref().unwrap_or_default()))
     }
 }
 
@@ -127,6 +139,38 @@ async fn every_namespace_has_its_account_and_certificate() {
     cluster.wait::<ConfigMap>("its certificate", is_there).await;
     cluster.delete::<ConfigMap>("team", "kube-root-ca.crt", DeleteOptions::default()).await;
     cluster.wait::<ConfigMap>("it comes back", is_there).await;
+}
+
+#[tokio::test]
+async fn a_secret_gets_the_token_of_its_account_and_goes_with_it() {
+    let cluster = Cluster::start(Clock::system(), config());
+    cluster.create(namespace("team")).await;
+    let account = |name: &str, secrets: Value| {
+        from::<ServiceAccount>(json!({"metadata": {"name": name, "namespace": "team"}, "secrets": secrets}))
+    };
+    let secret = |name: &str, account: &str| {
+        from::<Secret>(json!({"type": "kubernetes.io/service-account-token", "metadata": {"name": name,
+            "namespace": "team", "annotations": {"kubernetes.io/service-account.name": account}}}))
+    };
+    cluster.create(account("robot", json!([]))).await;
+    cluster.create(account("other", json!([{"name": "robots"}]))).await;
+    cluster.create(secret("robots", "robot")).await;
+    cluster
+        .wait::<Secret>("it is filled", |all| {
+            let data = all.first().and_then(|secret| secret.data.as_ref());
+            data.is_some_and(|data| data.contains_key("ca.crt") && data["token"].0 == b"robot in robots")
+        })
+        .await;
+    cluster.create(secret("nobodys", "nobody")).await;
+    cluster.wait::<Secret>("whose account is none goes", |all| all.len() == 1).await;
+    cluster.delete::<ServiceAccount>("team", "robot", DeleteOptions::default()).await;
+    cluster.create(account("robot", json!([]))).await;
+    cluster.wait::<Secret>("another of the name is another", <[Secret]>::is_empty).await;
+    cluster
+        .wait::<ServiceAccount>("it is named no more", |all| {
+            all.iter().all(|account| account.secrets.as_ref().is_none_or(Vec::is_empty))
+        })
+        .await;
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestStatus};
+use k8s_openapi::api::certificates::v1::{
+    CertificateSigningRequest, CertificateSigningRequestCondition, CertificateSigningRequestStatus,
+};
 
 use super::cells::NONE;
 use super::check::{json, one_of};
@@ -14,6 +16,8 @@ use crate::field::{CauseKind, FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
 use crate::table::{Cell, Column, human_duration};
 
+/// The signer of before there were names.
+const LEGACY_SIGNER: &str = "kubernetes.io/legacy-unknown";
 /// Shortest life of a certificate that may be asked for, in seconds.
 const SHORTEST_LIFE: i32 = 600;
 const USAGES: &[&str] = &[
@@ -73,20 +77,21 @@ impl Kind for CertificateSigningRequest {
         self.spec.clone_from(&old.spec);
     }
 
-    /// Who allows and who signs are two; neither writes what the other says.
+    /// Who allows writes conditions alone; who signs does not touch the words of who allows. More or fewer of those
+    /// are left to validation.
     fn prepare_part(&mut self, old: &Self, part: Subresource) {
         self.spec.clone_from(&old.spec);
-        let conditions = |request: &Self, of_approval: bool| {
-            let all = request.status.iter().flat_map(|status| status.conditions.clone().unwrap_or_default());
-            all.filter(|condition| is_of_approval(&condition.type_) == of_approval).collect::<Vec<_>>()
-        };
-        let is_approval = part == Subresource::Approval;
-        let (approvals, rest) = if is_approval { (&*self, old) } else { (old, &*self) };
-        let mut kept = conditions(approvals, true);
-        kept.extend(conditions(rest, false));
-        let certificate = rest.status.as_ref().and_then(|status| status.certificate.clone());
-        let conditions = (!kept.is_empty()).then_some(kept);
-        self.status = Some(CertificateSigningRequestStatus { certificate, conditions });
+        if part == Subresource::Approval {
+            let certificate = old.status.as_ref().and_then(|status| status.certificate.clone());
+            self.status.get_or_insert_default().certificate = certificate;
+            return;
+        }
+        let conditions = self.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
+        for condition in conditions.filter(|condition| is_of_approval(&condition.type_)) {
+            if let Some(before) = condition_of(old, &condition.type_) {
+                condition.clone_from(before);
+            }
+        }
     }
 
     fn validate(&self, errors: &mut FieldErrors) {
@@ -97,7 +102,7 @@ impl Kind for CertificateSigningRequest {
             errors.push(CauseKind::Invalid, &path.child("request"), json(&shown).to_string(), detail);
         }
         if spec.usages.as_ref().is_none_or(Vec::is_empty) {
-            errors.required(&path.child("usages"), "usages is required");
+            errors.required(&path.child("usages"), "");
         }
         for (i, usage) in spec.usages.iter().flatten().enumerate() {
             one_of(errors, &path.child("usages").index(i), usage, USAGES);
@@ -107,44 +112,54 @@ impl Kind for CertificateSigningRequest {
             let detail = "may not specify a duration less than 600 seconds (10 minutes)";
             errors.invalid(&path.child("expirationSeconds"), seconds, detail);
         }
-        let conditions = self.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let path = Path::new("status").child("conditions");
-        let (mut approved, mut denied) = (false, false);
-        for (i, condition) in conditions.enumerate() {
-            let path = path.index(i);
-            if condition.type_.is_empty() {
-                errors.required(&path.child("type"), "");
-            }
-            approved |= condition.type_ == "Approved";
-            denied |= condition.type_ == "Denied";
-            if matches!(condition.type_.as_str(), "Approved" | "Denied" | "Failed")
-                && condition.status != "True"
-            {
-                let status = condition.status.as_str();
-                one_of(errors, &path.child("status"), status, &["True"]);
+        validate_conditions(self, errors);
+    }
+
+    /// Those that are there already stay as they are.
+    fn validate_create(&self, errors: &mut FieldErrors) {
+        let path = Path::new("spec");
+        let usages: Vec<&String> = self.spec.usages.iter().flatten().collect();
+        for (i, usage) in usages.iter().enumerate() {
+            if usages.get(..i).is_some_and(|before| before.contains(usage)) {
+                errors.duplicate(&path.child("usages").index(i), usage.as_str());
             }
         }
-        if approved && denied {
-            let detail = "Approved and Denied conditions are mutually exclusive";
-            errors.invalid(&path, "Denied", detail);
+        if self.spec.signer_name == LEGACY_SIGNER {
+            let detail = "the legacy signerName is not allowed via this API version";
+            errors.invalid(&path.child("signerName"), LEGACY_SIGNER, detail);
+        }
+    }
+
+    fn validate_status(&self, old: &Self, errors: &mut FieldErrors) {
+        for type_ in ["Approved", "Denied"] {
+            if has_condition(self, type_) && !has_condition(old, type_) {
+                let detail = format!("updates may not add a condition of type \"{type_}\"");
+                errors.forbidden(&Path::new("status").child("conditions"), detail);
+            }
         }
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
         let path = Path::new("status");
+        let certificate = |request: &Self| {
+            let certificate = request.status.as_ref().and_then(|status| status.certificate.clone());
+            certificate.map(|certificate| certificate.0).unwrap_or_default()
+        };
+        let (before, after) = (certificate(old), certificate(self));
+        if before != after
+            && let Err(why) = check_certificate(&after)
+        {
+            errors.invalid(&path.child("certificate"), "<certificate data>", why);
+        }
         for type_ in ["Approved", "Denied", "Failed"] {
             if has_condition(old, type_) && !has_condition(self, type_) {
                 let detail = format!("updates may not remove a condition of type \"{type_}\"");
                 errors.forbidden(&path.child("conditions"), detail);
             }
         }
-        let certificate =
-            |request: &Self| request.status.as_ref().and_then(|status| status.certificate.clone());
-        if certificate(old).is_some() && certificate(self) != certificate(old) {
-            errors.forbidden(
-                &path.child("certificate"),
-                "updates may not set certificate content to a new value",
-            );
+        if before != after && !before.is_empty() {
+            errors
+                .forbidden(&path.child("certificate"), "updates may not modify existing certificate content");
         }
     }
 
@@ -181,8 +196,70 @@ pub fn is_approved(request: &CertificateSigningRequest) -> bool {
 
 /// Whether one of its conditions is there: they are only ever `True`.
 pub fn has_condition(request: &CertificateSigningRequest, name: &str) -> bool {
+    condition_of(request, name).is_some()
+}
+
+fn condition_of<'a>(
+    request: &'a CertificateSigningRequest,
+    name: &str,
+) -> Option<&'a CertificateSigningRequestCondition> {
+    let mut conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == name)
+}
+
+fn validate_conditions(request: &CertificateSigningRequest, errors: &mut FieldErrors) {
+    let path = Path::new("status").child("conditions");
     let conditions = request.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == name)
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, condition) in conditions.enumerate() {
+        let (path, type_) = (path.index(i), condition.type_.as_str());
+        if type_.is_empty() {
+            errors.required(&path.child("type"), "");
+        }
+        let known: &[&str] = match type_ {
+            "Approved" | "Denied" | "Failed" => &["True"],
+            _ => &["False", "True", "Unknown"],
+        };
+        if condition.status.is_empty() {
+            errors.required(&path.child("status"), "");
+        } else {
+            one_of(errors, &path.child("status"), &condition.status, known);
+        }
+        let other = if type_ == "Approved" { "Denied" } else { "Approved" };
+        if is_of_approval(type_) && seen.contains(&other) {
+            let detail = "Approved and Denied conditions are mutually exclusive";
+            errors.invalid(&path.child("type"), type_, detail);
+        }
+        if seen.contains(&type_) {
+            errors.duplicate(&path.child("type"), type_);
+        }
+        seen.push(type_);
+    }
+}
+
+/// That a text holds certificates in PEM and no other blocks, if it holds anything.
+fn check_certificate(text: &[u8]) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(text);
+    let mut blocks = text.split("-----BEGIN ").skip(1).peekable();
+    if blocks.peek().is_none() {
+        return Err("must contain at least one CERTIFICATE PEM block".to_owned());
+    }
+    blocks.try_for_each(|block| {
+        let (label, rest) = block.split_once("-----").unwrap_or((block, ""));
+        if label != "CERTIFICATE" {
+            return Err(format!("only CERTIFICATE PEM blocks are allowed, found {label:?}"));
+        }
+        let body = rest.split_once("-----END CERTIFICATE-----").map_or("", |(body, _)| body);
+        if body.contains(':') {
+            return Err("no PEM block headers are permitted".to_owned());
+        }
+        let bytes = STANDARD.decode(body.split_whitespace().collect::<String>()).unwrap_or_default();
+        // The tag of a sequence, which every certificate is.
+        if bytes.first() == Some(&0x30) { Ok(()) } else { Err("x509: malformed certificate".to_owned()) }
+    })
 }
 
 fn condition_text(request: &CertificateSigningRequest) -> String {
@@ -258,6 +335,45 @@ mod tests {
             let mut errors = FieldErrors::new();
             Kind::validate(&request(extra, json!({})), &mut errors);
             assert_eq!(errors.into_vec().into_iter().map(|e| e.field).collect::<Vec<_>>(), wanted);
+        }
+    }
+
+    #[test]
+    fn no_usage_stands_twice_and_signers_have_names() {
+        for (extra, wanted) in [
+            (json!({"usages": ["client auth", "signing", "client auth"]}), "spec.usages[2]"),
+            (json!({"signerName": LEGACY_SIGNER}), "spec.signerName"),
+        ] {
+            let mut errors = FieldErrors::new();
+            Kind::validate_create(&request(extra, json!({})), &mut errors);
+            assert_eq!(errors.into_vec()[0].field, wanted);
+        }
+    }
+
+    #[test]
+    fn a_status_holds_certificates_and_no_approval() {
+        let pem = |label: &str, body: &str| {
+            STANDARD.encode(format!("-----BEGIN {label}-----\n{body}\n-----END {label}-----\n"))
+        };
+        let said = |status: Value| {
+            let (mut errors, new) = (FieldErrors::new(), request(json!({}), status));
+            let old = request(json!({}), json!({}));
+            Kind::validate_status(&new, &old, &mut errors);
+            Kind::validate_update(&new, &old, &mut errors);
+            errors.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let approved = json!({"conditions": [{"type": "Approved", "status": "True"}]});
+        let not_added = "status.conditions: Forbidden: updates may not add a condition of type \"Approved\"";
+        assert_eq!(said(approved), [not_added]);
+        assert_eq!(said(json!({"certificate": pem("CERTIFICATE", "MAA=")})), [""; 0]);
+        for (certificate, why) in [
+            (STANDARD.encode("text"), "must contain at least one CERTIFICATE PEM block"),
+            (pem("KEY", "MAA="), "only CERTIFICATE PEM blocks are allowed, found \"KEY\""),
+            (pem("CERTIFICATE", "a: b\n\nMAA="), "no PEM block headers are permitted"),
+            (pem("CERTIFICATE", "AAAA"), "x509: malformed certificate"),
+        ] {
+            let wanted = format!("status.certificate: Invalid value: \"<certificate data>\": {why}");
+            assert_eq!(said(json!({"certificate": certificate})), [wanted]);
         }
     }
 

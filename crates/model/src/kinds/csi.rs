@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
-use k8s_openapi::api::storage::v1::{CSIDriver, CSINode};
+use k8s_openapi::api::storage::v1::{CSIDriver, CSINode, CSINodeDriver};
 
-use super::check::{default_to, one_of, subdomain};
+use super::check::{default_to, invalid_each, one_of, optional_non_negative, subdomain};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
+use crate::meta::qualified_name;
 use crate::table::{Cell, Column};
 
 const fn flag(name: &'static str) -> Column {
@@ -112,15 +113,32 @@ impl Kind for CSINode {
             if driver.node_id.is_empty() {
                 errors.required(&path.child("nodeID"), "");
             }
+            let count = driver.allocatable.as_ref().and_then(|allocatable| allocatable.count);
+            optional_non_negative(errors, &path.child("allocatable").child("count"), count);
             if !names.insert(driver.name.as_str()) {
                 errors.duplicate(&path.child("name"), driver.name.as_str());
             }
+            validate_topology_keys(driver, &path, errors);
         }
     }
 
     fn row(&self, now: Timestamp) -> Vec<Cell> {
         let drivers = i64::try_from(self.spec.drivers.len()).unwrap_or(i64::MAX);
         vec![Cell::name(self.metadata()), Cell::number(drivers), Cell::age(self.metadata(), now)]
+    }
+}
+
+/// What is wrong with a key is said of its driver.
+fn validate_topology_keys(driver: &CSINodeDriver, path: &Path, errors: &mut FieldErrors) {
+    let mut keys = HashSet::new();
+    for key in driver.topology_keys.iter().flatten() {
+        if key.is_empty() {
+            errors.required(path, "");
+        }
+        if !keys.insert(key) {
+            errors.duplicate(path, key.as_str());
+        }
+        invalid_each(errors, path, key, qualified_name(key));
     }
 }
 
@@ -146,11 +164,24 @@ mod tests {
     fn drivers_of_a_node_have_names_of_their_own() {
         let node: CSINode = serde_json::from_value(json!({
             "metadata": {"name": "n"},
-            "spec": {"drivers": [{"name": "a.b", "nodeID": "1"}, {"name": "a.b", "nodeID": ""}]},
+            "spec": {"drivers": [
+                {"name": "a.b", "nodeID": "1", "topologyKeys": ["zone", "zone", "a b"]},
+                {"name": "a.b", "nodeID": "", "allocatable": {"count": -1}},
+            ]},
         }))
         .unwrap();
         let mut errors = FieldErrors::new();
         Kind::validate(&node, &mut errors);
-        assert_eq!(errors.into_vec().len(), 2);
+        let fields: Vec<String> = errors.into_vec().into_iter().map(|error| error.field).collect();
+        assert_eq!(
+            fields,
+            [
+                "spec.drivers[0]",
+                "spec.drivers[0]",
+                "spec.drivers[1].nodeID",
+                "spec.drivers[1].allocatable.count",
+                "spec.drivers[1].name",
+            ]
+        );
     }
 }

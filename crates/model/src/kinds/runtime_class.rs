@@ -1,12 +1,16 @@
 //! RuntimeClass: which handler of a node's runtime runs a pod.
 //! Invariant: the handler never changes.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::api::node::v1::RuntimeClass;
 
-use super::check::label;
-use super::pod_spec::resources::{canonical_list, validate_amount};
+use super::check::{json, label};
+use super::pod_spec::resources::{self, canonical_list};
+use super::pod_spec::scheduling::validate_tolerations;
 use super::pod_spec::warnings::old_label;
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind};
@@ -35,12 +39,22 @@ impl Kind for RuntimeClass {
 
     fn validate(&self, errors: &mut FieldErrors) {
         label(errors, &Path::new("handler"), &self.handler);
-        let path = Path::new("overhead").child("podFixed");
-        for (name, amount) in self.overhead.iter().filter_map(|o| o.pod_fixed.as_ref()).flatten() {
-            validate_amount(amount, false, &path.key(name), errors);
+        // Looked at as the limits of a container, and named so.
+        let limits = self.overhead.as_ref().map(|overhead| overhead.pod_fixed.clone());
+        let limits = limits.map(|limits| ResourceRequirements { limits, ..ResourceRequirements::default() });
+        resources::validate(limits.as_ref(), &Path::new("overhead"), errors);
+        let Some(scheduling) = &self.scheduling else { return };
+        let path = Path::new("scheduling");
+        validate_labels(scheduling.node_selector.as_ref(), &path.child("nodeSelector"), errors);
+        let tolerations = scheduling.tolerations.as_deref().unwrap_or_default();
+        let path = path.child("tolerations");
+        validate_tolerations(tolerations, &path, errors);
+        let mut seen = HashSet::new();
+        for (i, one) in tolerations.iter().enumerate() {
+            if !seen.insert([&one.key, &one.operator, &one.value, &one.effect]) {
+                errors.duplicate(&path.index(i), json(one));
+            }
         }
-        let selector = self.scheduling.as_ref().and_then(|s| s.node_selector.as_ref());
-        validate_labels(selector, &Path::new("scheduling").child("nodeSelector"), errors);
     }
 
     fn validate_update(&self, old: &Self, errors: &mut FieldErrors) {
@@ -75,6 +89,26 @@ mod tests {
             Kind::validate(&class(handler), &mut errors);
             assert_eq!(errors.into_vec().len(), wrong, "{handler}");
         }
+        let mut odd = class("a");
+        odd.overhead =
+            serde_json::from_value(json!({"podFixed": {"cpu": "100m", "memory": "-1", "a b": "1"}})).unwrap();
+        let twice = json!({"key": "k", "operator": "Exists", "effect": "NoSchedule"});
+        odd.scheduling =
+            serde_json::from_value(json!({"tolerations": [{"key": "k", "operator": "In"}, twice, twice]}))
+                .unwrap();
+        let mut errors = FieldErrors::new();
+        Kind::validate(&odd, &mut errors);
+        let mut fields: Vec<String> = errors.into_vec().into_iter().map(|error| error.field).collect();
+        fields.dedup();
+        assert_eq!(
+            fields,
+            [
+                "overhead.limits[a b]",
+                "overhead.limits[memory]",
+                "scheduling.tolerations[0].operator",
+                "scheduling.tolerations[2]"
+            ]
+        );
         let mut errors = FieldErrors::new();
         Kind::validate_update(&class("a"), &class("b"), &mut errors);
         assert!(!errors.is_empty());

@@ -16,7 +16,10 @@ use crate::table::{Cell, Column};
 
 /// Type of secrets that hold a service account's token.
 pub const SERVICE_ACCOUNT_TOKEN: &str = "kubernetes.io/service-account-token";
-const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// Whose token that is.
+pub const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// And which of those that have had the name.
+pub const SERVICE_ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 
 impl Kind for Secret {
     const DESCRIPTOR: Descriptor = Descriptor {

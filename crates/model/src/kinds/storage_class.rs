@@ -1,7 +1,7 @@
 //! StorageClass: how volumes of a sort are made.
 //! Invariant: what volumes were made by never changes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
@@ -59,8 +59,14 @@ impl Kind for StorageClass {
         }
         validate_parameters(self, &Path::new("parameters"), errors);
         let path = Path::new("allowedTopologies");
+        let mut seen = Vec::new();
         for (i, term) in self.allowed_topologies.iter().flatten().enumerate() {
             validate_topology(term, &path.index(i), errors);
+            let says = what_it_says(term);
+            if seen.contains(&says) {
+                errors.duplicate(&path.index(i).child("matchLabelExpressions"), "");
+            }
+            seen.push(says);
         }
         if let Some(policy) = &self.reclaim_policy {
             one_of(errors, &Path::new("reclaimPolicy"), policy, &["Delete", "Retain"]);
@@ -132,6 +138,12 @@ fn validate_topology(term: &TopologySelectorTerm, path: &Path, errors: &mut Fiel
     }
 }
 
+/// The values that a term allows, in whatever order they are written.
+fn what_it_says(term: &TopologySelectorTerm) -> BTreeMap<&str, BTreeSet<&str>> {
+    let wanted = term.match_label_expressions.iter().flatten();
+    wanted.map(|w| (w.key.as_str(), w.values.iter().map(String::as_str).collect())).collect()
+}
+
 /// Whether claims that name no class get this one.
 pub fn is_default(class: &StorageClass) -> bool {
     let annotations = class.metadata.annotations.as_ref();
@@ -195,6 +207,11 @@ mod tests {
                 "allowedTopologies[0].matchLabelExpressions[1].values[1]",
                 "allowedTopologies[0].matchLabelExpressions[2].key",
             ]
+        );
+        let term = |values: [&str; 2]| json!({"matchLabelExpressions": [{"key": "zone", "values": values}]});
+        assert_eq!(
+            wrong(json!({"allowedTopologies": [term(["a", "b"]), term(["a", "c"]), term(["b", "a"])]})),
+            ["allowedTopologies[2].matchLabelExpressions"]
         );
         assert_eq!(wrong(json!({"parameters": {"": "a"}})), ["parameters"]);
         assert_eq!(wrong(json!({"parameters": {"a": "x".repeat(MAX_PARAMETER_BYTES)}})), ["parameters"]);

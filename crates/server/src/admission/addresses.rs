@@ -2,14 +2,14 @@
 //!
 //! Whoever loses that race is told so by [`is_address_collision`] and picks again.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::service;
-use balsa_model::{AnyObject, Failure, KindRef, Reason};
+use balsa_model::{AnyObject, Failure, KindRef, Object, Reason};
 use balsa_state::{Refusal, State};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
@@ -85,6 +85,52 @@ fn check_wanted(config: &AdmissionConfig, kind: &str, name: &str, spec: &Service
         )));
     }
     Failure::invalid(kind_of::<Service>().descriptor(), name, errors).map_or(Ok(()), Err)
+}
+
+/// The one family of the cluster's range is what services can have. What an object had before stays.
+pub(super) fn require_family(
+    config: &AdmissionConfig,
+    object: &dyn AnyObject,
+    old: Option<&Object>,
+) -> Result<(), Failure> {
+    let Some(service) = object.as_any().downcast_ref::<Service>() else { return Ok(()) };
+    let Some(spec) = &service.spec else { return Ok(()) };
+    let wanted = |spec: &ServiceSpec| (spec.ip_family_policy.clone(), spec.ip_families.clone());
+    let before = old.and_then(Object::typed::<Service>).and_then(|old| old.spec.as_ref().map(wanted));
+    // Who keeps the endpoints of a service by hand may have addresses of any family there.
+    let by_hand = service::is_headless(service) && spec.selector.as_ref().is_none_or(BTreeMap::is_empty);
+    if by_hand || service::type_of(service) == "ExternalName" || before == Some(wanted(spec)) {
+        return Ok(());
+    }
+    let errors = family_errors(config, spec);
+    let name = service.metadata.name.as_deref().unwrap_or_default();
+    Failure::invalid(kind_of::<Service>().descriptor(), name, errors).map_or(Ok(()), Err)
+}
+
+fn family_errors(config: &AdmissionConfig, spec: &ServiceSpec) -> FieldErrors {
+    let mut errors = FieldErrors::new();
+    let path = Path::new("spec");
+    let policy = spec.ip_family_policy.as_deref().unwrap_or_default();
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let policy_path = path.child("ipFamilyPolicy");
+    if policy == "SingleStack" && families.len() > 1 {
+        let detail =
+            "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified";
+        errors.invalid(&policy_path, policy, detail);
+        return errors;
+    }
+    if policy == "RequireDualStack" {
+        errors.invalid(&policy_path, policy, "this cluster is not configured for dual-stack services");
+    }
+    let ours = if config.service_cidr.addr().is_ipv6() { "IPv6" } else { "IPv4" };
+    for (i, family) in families.iter().enumerate().filter(|(_, family)| *family != ours) {
+        // Another word than the two is left to validation.
+        if matches!(family.as_str(), "IPv4" | "IPv6") {
+            let path = path.child("ipFamilies").index(i);
+            errors.invalid(&path, family.as_str(), "not configured on this cluster");
+        }
+    }
+    errors
 }
 
 fn services(state: &State) -> Vec<Arc<Service>> {
@@ -174,6 +220,32 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn there_is_one_family() {
+        let config =
+            AdmissionConfig { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: (30000, 32767) };
+        let multiple = "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or \
+            'PreferDualStack' when multiple IP families are specified";
+        let unknown = "Invalid value: \"IPv6\": not configured on this cluster";
+        let dual = "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": this cluster is not configured for \
+            dual-stack services";
+        for (policy, families, wanted) in [
+            ("SingleStack", vec!["IPv4"], vec![]),
+            ("PreferDualStack", vec!["IPv4"], vec![]),
+            ("SingleStack", vec!["IPv6"], vec![format!("spec.ipFamilies[0]: {unknown}")]),
+            ("SingleStack", vec!["IPv4", "IPv6"], vec![multiple.to_owned()]),
+            (
+                "RequireDualStack",
+                vec!["IPv4", "IPv6"],
+                vec![dual.to_owned(), format!("spec.ipFamilies[1]: {unknown}")],
+            ),
+        ] {
+            let spec = json!({"ipFamilyPolicy": policy, "ipFamilies": families});
+            let errors = family_errors(&config, &serde_json::from_value(spec).unwrap()).into_vec();
+            assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), wanted);
+        }
+    }
 
     #[test]
     fn ports_of_health_checks_are_taken_too() {

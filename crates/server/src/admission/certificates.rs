@@ -6,7 +6,8 @@ use balsa_model::{AnyObject, Failure, Object};
 use balsa_state::State;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 
-use crate::authorize::{Attributes, Authorized, Authorizer};
+use crate::authorize::{Attributes, Authorized, Authorizer, MASTERS};
+use crate::signer;
 
 pub(super) fn name_requestor(who: &Authorized, object: &mut dyn AnyObject) {
     let Some(request) = object.as_any_mut().downcast_mut::<CertificateSigningRequest>() else { return };
@@ -15,6 +16,19 @@ pub(super) fn name_requestor(who: &Authorized, object: &mut dyn AnyObject) {
     spec.groups = Some(user.groups().to_vec());
     spec.uid = None;
     spec.extra = None;
+}
+
+/// Nobody becomes one of those who may do everything by asking for a certificate. What cannot be read is left to
+/// validation.
+pub(super) fn restrict_subject(object: &dyn AnyObject) -> Result<(), Failure> {
+    let Some(request) = object.as_any().downcast_ref::<CertificateSigningRequest>() else { return Ok(()) };
+    let groups = signer::organizations(&request.spec.request.0);
+    if request.spec.signer_name != signer::CLIENT || !groups.iter().any(|group| group == MASTERS) {
+        return Ok(());
+    }
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    let why = format!("use of {} signer with {MASTERS} group is not allowed", signer::CLIENT);
+    Err(Failure::forbidden(object.kind().descriptor(), name, why))
 }
 
 /// Who allows or denies a request, or signs it, must be allowed to speak for its signer.

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod certificates;
+mod ingresses;
 mod limits;
 mod namespaces;
 mod nodes;
@@ -70,12 +71,15 @@ impl Admission {
         namespaces::require_active(&self.state, object)?;
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
+        certificates::restrict_subject(object)?;
         roles::require_held(&self.state, who, object, None)?;
         priorities::require_one_default(&self.state, object)?;
         pods::complete(&self.state, object)?;
         limits::apply(&self.state, object)?;
         volumes::default_class(&self.state, object);
+        ingresses::default_class(&self.state, object);
         volumes::protect(object);
+        addresses::require_family(&self.config, object, None)?;
         addresses::allocate(&self.state, &self.config, object)?;
         pod_security::judge_new(&self.state, object)
     }
@@ -96,6 +100,7 @@ impl Admission {
         priorities::require_one_default(&self.state, object)?;
         pods::keep_tolerating(object);
         volumes::require_expandable(&self.state, object, old)?;
+        addresses::require_family(&self.config, object, Some(old))?;
         addresses::allocate(&self.state, &self.config, object)?;
         match part {
             Part::Main | Part::Sub(Subresource::EphemeralContainers) => {

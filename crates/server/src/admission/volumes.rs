@@ -1,9 +1,11 @@
 //! A claim that names no storage class gets the default one, and grows where its class lets it; claims and
 //! volumes stay while they are used.
 
+use std::cmp::Reverse;
+
 use balsa_model::kind::kind_of;
 use balsa_model::kinds::{persistent_volume, persistent_volume_claim};
-use balsa_model::{AnyObject, Failure, Key, Object};
+use balsa_model::{AnyObject, Failure, Key, KindRef, Object};
 use balsa_state::State;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -13,14 +15,20 @@ const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
     let Some(claim) = object.as_any_mut().downcast_mut::<PersistentVolumeClaim>() else { return };
     let Some(spec) = claim.spec.as_mut().filter(|spec| spec.storage_class_name.is_none()) else { return };
-    let view = state.view(kind_of::<StorageClass>());
+    spec.storage_class_name = marked(state, kind_of::<StorageClass>(), DEFAULT_CLASS);
+}
+
+/// The name of the object of a kind that an annotation marks as the default one: of several the newest, then the
+/// first by name.
+pub(super) fn marked(state: &State, kind: KindRef, annotation: &str) -> Option<String> {
+    let view = state.view(kind);
     let marked = view.iter().filter(|class| {
         let annotations = class.meta().annotations.as_ref();
-        annotations.and_then(|a| a.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
+        annotations.and_then(|a| a.get(annotation)).is_some_and(|value| value == "true")
     });
-    // The newest of several, as Kubernetes decides it.
-    let newest = marked.max_by_key(|class| class.meta().creation_timestamp.as_ref().map(|t| t.0));
-    spec.storage_class_name = newest.map(|class| class.key().name.to_string());
+    let age = |object: &Object| object.meta().creation_timestamp.as_ref().map(|t| t.0);
+    let first = marked.min_by_key(|class| (Reverse(age(class)), class.key().name.clone()))?;
+    Some(first.key().name.to_string())
 }
 
 /// Refuses that a bound claim asks for more than its class lets it. What else may not change is left to the

@@ -5,6 +5,7 @@ mod authority;
 mod bootstrap_token;
 mod certificates;
 mod request;
+mod secret_token;
 mod server_id;
 mod service_account;
 

@@ -2,7 +2,7 @@
 //! a node.
 //!
 //! A token is good while its signature is, its time has not passed, and the account (and what it is bound to)
-//! still exist with the same UID.
+//! still exist with the same UID. Those in Secrets are told apart by their issuer: `secret_token`.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use k8s_openapi::api::core::v1::{Node, Pod, Secret, ServiceAccount};
 use rcgen::{KeyPair, PublicKeyData as _};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -60,7 +61,7 @@ pub(crate) fn bindable(kind: &str) -> Option<KindRef> {
     kinds.into_iter().find(|one| one.descriptor().kind == kind)
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Claims {
     iss: String,
     sub: String,
@@ -73,7 +74,7 @@ struct Claims {
     kubernetes: KubernetesClaims,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct KubernetesClaims {
     namespace: String,
     serviceaccount: Named,
@@ -217,9 +218,22 @@ impl ServiceAccountTokens {
                 node: request.bound_to(kind_of::<Node>()),
             },
         };
+        Ok((self.sign(&claims)?, expires))
+    }
+
+    pub(super) fn sign(&self, claims: &impl Serialize) -> Result<String, Failure> {
         let header = Header { kid: self.published.common.key_id.clone(), ..Header::new(Algorithm::ES256) };
-        let token = jsonwebtoken::encode(&header, &claims, &self.encoding).map_err(Failure::internal)?;
-        Ok((token, expires))
+        jsonwebtoken::encode(&header, claims, &self.encoding).map_err(Failure::internal)
+    }
+
+    /// What a token says, if it is signed with the cluster's key.
+    pub(super) fn read<C: DeserializeOwned + Clone>(
+        &self,
+        token: &str,
+        validation: &Validation,
+    ) -> Result<C, NotGood> {
+        let read = jsonwebtoken::decode::<C>(token, &self.decoding, validation);
+        read.map(|token| token.claims).map_err(|_| NotGood::Token)
     }
 
     /// The account of a token that is good, and may be shown to one of `audiences`.
@@ -236,9 +250,9 @@ impl ServiceAccountTokens {
         validation.set_issuer(&[&self.issuer]);
         // Our own clock decides, below.
         validation.validate_exp = false;
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation)
-            .map_err(|_| NotGood::Token)?
-            .claims;
+        let Ok(claims) = self.read::<Claims>(token, &validation) else {
+            return self.verify_in_secret(token, audiences, state);
+        };
         if claims.exp <= now.as_second() || claims.nbf > now.as_second() + 60 {
             return Err(NotGood::Token);
         }

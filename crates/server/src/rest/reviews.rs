@@ -123,6 +123,7 @@ pub(super) async fn serve(
         call.front.authorize(&call.user, &attributes)?;
     }
     let mut value = read(question, &call, &path, body).await?;
+    check_metadata(question, &value)?;
     let status = answer(question, &call, &path, &value)?;
     if let Some(map) = value.as_object_mut() {
         map.insert("status".to_owned(), status);
@@ -206,6 +207,30 @@ fn token_review(call: &Call, token: &str, audiences: &[String]) -> Result<Value,
         }
         Err(why) => json!({"user": {}, "error": why.to_string()}),
     })
+}
+
+/// Questions about what somebody may do are nobody's objects: they have no names. What is wrong with the question
+/// itself is said first.
+fn check_metadata(question: Question, value: &Value) -> Result<(), Failure> {
+    let (may_be, detail): (&[&str], _) = match question {
+        Question::SelfSubjectAccessReview | Question::SubjectAccessReview => {
+            (&["managedFields"], "must be empty")
+        }
+        Question::LocalSubjectAccessReview => {
+            (&["managedFields", "namespace"], "must be empty except for namespace")
+        }
+        _ => return Ok(()),
+    };
+    let metadata = value.get("metadata").and_then(Value::as_object).into_iter().flatten();
+    let is_set = |value: &Value| !value.is_null() && *value != json!("");
+    let said = metadata.filter(|(name, value)| is_set(value) && !may_be.contains(&name.as_str()));
+    if said.count() == 0 {
+        return Ok(());
+    }
+    wanted(value)?;
+    let mut errors = FieldErrors::new();
+    errors.invalid(&Path::new("metadata"), value["metadata"].clone(), detail);
+    Err(invalid(errors))
 }
 
 /// The refusal of a question's field.
@@ -323,6 +348,21 @@ mod tests {
         for (question, ..) in QUESTIONS {
             assert!(schema::check(&question.message(), json!({})).is_ok(), "{question:?}");
         }
+    }
+
+    #[test]
+    fn a_question_has_no_name() {
+        let with = |metadata: Value| json!({"metadata": metadata, "spec": {"nonResourceAttributes": {}}});
+        let refused =
+            |question, metadata: Value| check_metadata(question, &with(metadata)).err().map(|e| e.message);
+        let own = Question::SelfSubjectAccessReview;
+        assert_eq!(refused(own, json!({"creationTimestamp": null, "name": ""})), None);
+        let why = refused(own, json!({"name": "x"})).unwrap_or_default();
+        assert!(why.ends_with("metadata: Invalid value: {\"name\":\"x\"}: must be empty"), "{why}");
+        let local = Question::LocalSubjectAccessReview;
+        assert_eq!(refused(local, json!({"namespace": "n"})), None);
+        assert!(refused(local, json!({"labels": {"a": "b"}})).is_some());
+        assert_eq!(refused(Question::TokenReview, json!({"name": "x"})), None);
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::identity::{Bound, TokenRequest, bindable};
 /// What refusals say a request for a token is.
 const TOKEN_REQUEST: Descriptor =
     Descriptor::namespaced("authentication.k8s.io", "v1", "TokenRequest", "", "", "");
+/// Seconds that a token may ask for at most.
+const LONGEST_LIFE: i64 = 1 << 32;
 /// Seconds that a token may ask for at least.
 const SHORTEST_LIFE: i64 = 600;
 
@@ -253,12 +255,17 @@ async fn token(call: ResourceCall, body: Body) -> Result<Response, Failure> {
     Ok(respond::value(StatusCode::CREATED, &value))
 }
 
-/// A token is good for ten minutes at least.
+/// A token is good for ten minutes at least, and not for ever.
 fn check_life(seconds: Option<i64>) -> Result<(), Failure> {
-    let Some(seconds) = seconds.filter(|seconds| *seconds < SHORTEST_LIFE) else { return Ok(()) };
+    let Some(seconds) = seconds else { return Ok(()) };
     let mut errors = FieldErrors::new();
     let path = Path::new("spec").child("expirationSeconds");
-    errors.invalid(&path, seconds, "may not specify a duration less than 10 minutes");
+    if seconds < SHORTEST_LIFE {
+        errors.invalid(&path, seconds, "may not specify a duration less than 10 minutes");
+    }
+    if seconds > LONGEST_LIFE {
+        errors.invalid(&path, seconds, "may not specify a duration larger than 2^32 seconds");
+    }
     Failure::invalid(&TOKEN_REQUEST, "", errors).map_or(Ok(()), Err)
 }
 

@@ -167,6 +167,12 @@ pub(super) fn validate_field(
         None => (text, None),
     };
     let field_path = path.child("fieldPath");
+    let mut unknown = |why: String| {
+        errors.invalid(&field_path, text, format!("error converting fieldPath: {why}"));
+    };
+    if let Some(version) = field.api_version.as_deref().filter(|version| *version != "v1") {
+        return unknown(format!("unsupported pod version: {version}"));
+    }
     match (name, subscript) {
         ("metadata.annotations", Some(key)) => {
             for wrong in qualified_name(&key.to_lowercase()) {
@@ -174,14 +180,9 @@ pub(super) fn validate_field(
             }
         }
         ("metadata.labels", Some(key)) => label_key(errors, path, key),
-        (name, Some(_)) if KNOWN_FIELDS.contains(&name) => {
-            errors.invalid(path, name, "does not support subscript");
-        }
+        (_, Some(_)) => unknown(format!("field label does not support subscript: {text}")),
         (name, None) if KNOWN_FIELDS.contains(&name) => one_of(errors, &field_path, name, allowed),
-        _ => {
-            let detail = format!("error converting fieldPath: field label not supported: {name}");
-            errors.invalid(&field_path, text, detail);
-        }
+        _ => unknown(format!("field label not supported: {name}")),
     }
 }
 

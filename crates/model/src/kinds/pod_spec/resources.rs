@@ -178,7 +178,11 @@ pub(crate) fn is_standard(name: &str) -> bool {
 }
 
 /// Checks what a container asks for and may use.
-pub(super) fn validate(resources: Option<&ResourceRequirements>, path: &Path, errors: &mut FieldErrors) {
+pub(in crate::kinds) fn validate(
+    resources: Option<&ResourceRequirements>,
+    path: &Path,
+    errors: &mut FieldErrors,
+) {
     let Some(resources) = resources else { return };
     let empty = ResourceList::new();
     let limits = resources.limits.as_ref().unwrap_or(&empty);
