@@ -26,7 +26,7 @@ impl VolumeBackend for EmptyDir {
         let memory = source.medium.as_deref() == Some("Memory");
         if memory && !is_mounted(&directory)? {
             let size = source.size_limit.as_ref().and_then(Quantity::of).map(Quantity::value);
-            mount_memory(&directory, size, false)?;
+            mount_memory(&directory, size)?;
         } else if !fresh {
             return Ok(directory);
         }

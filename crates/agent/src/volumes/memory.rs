@@ -1,5 +1,4 @@
-//! Memory as the ground of a volume: a tmpfs over its directory. What is there is gone when it is unmounted,
-//! and has never been on a disk.
+//! Memory as the ground of a volume: a tmpfs over its directory. What is there is gone when it is unmounted.
 
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -15,11 +14,20 @@ pub(super) fn is_mounted(directory: &Path) -> io::Result<bool> {
     Ok(directory.metadata()?.dev() != around.metadata()?.dev())
 }
 
-/// Mounts memory over a directory, open to everybody; `sticky`: what is in it is its owners' to remove.
-pub(super) fn mount_memory(directory: &Path, size: Option<i64>, sticky: bool) -> Result<(), VolumeError> {
-    let mode = if sticky { "mode=1777" } else { "mode=0777" };
-    let options = size.map_or_else(|| mode.to_owned(), |size| format!("{mode},size={size}"));
-    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+/// Mounts memory over a directory, open to everybody.
+pub(super) fn mount_memory(directory: &Path, size: Option<i64>) -> Result<(), VolumeError> {
+    let options = size.map_or_else(|| "mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
+    mount_tmpfs(directory, &options)
+}
+
+/// Mounts memory for what is secret: what is in it is its owners' to remove, and is not swapped out to a disk
+/// where the kernel can promise that (since 6.4).
+pub(super) fn mount_for_secrets(directory: &Path) -> Result<(), VolumeError> {
+    mount_tmpfs(directory, "mode=1777,noswap").or_else(|_| mount_tmpfs(directory, "mode=1777"))
+}
+
+fn mount_tmpfs(directory: &Path, options: &str) -> Result<(), VolumeError> {
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some(options))
         .map_err(|errno| VolumeError::Source(format!("cannot mount memory: {errno}")))
 }
 

@@ -87,7 +87,7 @@ impl Job<'_> {
         directory_of(&self.pod_dir).join(format!("kubernetes.io~{plugin}")).join(&self.volume.name)
     }
 
-    /// Publishes files in memory: what is secret never lies on the disk.
+    /// Publishes files in memory: what is secret is not for the disk.
     pub(crate) async fn publish_in_memory(&self, plugin: &str, files: Files) -> Result<PathBuf, VolumeError> {
         let directory = self.directory(plugin);
         std::fs::create_dir_all(&directory)?;
@@ -95,7 +95,7 @@ impl Job<'_> {
         let is_used = directory.join("..data").symlink_metadata().is_ok();
         if !self.shared.simulated && !is_used {
             if !memory::is_mounted(&directory)? {
-                memory::mount_memory(&directory, None, true)?;
+                memory::mount_for_secrets(&directory)?;
             }
             if let Some(group) = self.group() {
                 share_with(&directory, group)?;
