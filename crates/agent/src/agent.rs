@@ -108,6 +108,7 @@ impl Agent {
         let pulled = Arc::new(Pulled::open(garbage::list_in(&config.data_dir), self.clock.clone()));
         let node = Arc::new(NodeContext {
             engine: version.engine.clone(),
+            recursive_read_only: version.recursive_read_only,
             pause_image,
             network: self.network.clone(),
             network_ready: ready.clone(),
@@ -120,6 +121,7 @@ impl Agent {
                 objects,
                 tokens: Tokens::new(self.tokens),
                 clock: self.clock.clone(),
+                simulated: version.simulated,
             },
             images: Images::new(self.runtime.clone(), pulled.clone(), config.timing.pull_progress),
             board: StatusBoard::start(self.client.clone(), &scope),

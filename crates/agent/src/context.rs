@@ -27,6 +27,8 @@ pub(crate) struct NodeContext {
     pub runtime: Arc<dyn Runtime>,
     /// The scheme of container ids.
     pub engine: String,
+    /// The engine can make read-only mounts so all the way down.
+    pub recursive_read_only: bool,
     pub pause_image: String,
     pub network: NetworkSeam,
     /// Whether pods may be attached.

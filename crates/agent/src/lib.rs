@@ -38,7 +38,7 @@ pub use agent::{Agent, AgentHandle};
 pub use config::{AgentConfig, Timing};
 pub use error::AgentError;
 pub use http::router;
-pub use net::{CountedNetwork, KernelNetwork, KernelNetworkConfig, NetworkSeam, NodeNetwork};
+pub use net::{CountedNetwork, HealthCheck, KernelNetwork, KernelNetworkConfig, NetworkSeam, NodeNetwork};
 pub use node::register::PROXY_ANNOTATION;
 pub use pod::host_ports::HostPorts;
 pub use session::SessionEndpoint;

@@ -16,7 +16,7 @@ use balsa_net::{Netns, PodNetwork, ServiceProxy};
 use balsa_rt::Clock;
 use balsa_runtime::{ContainerId, DockerRuntime, ImageBuilder, Runtime};
 use common::{World, condition, first, waiting};
-use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::{Value, json};
 
@@ -119,6 +119,83 @@ async fn volumes_environment_and_probes() {
         std::fs::read_to_string(log).unwrap().contains(" stdout F said"),
         "the log outlives the container"
     );
+}
+
+/// What is mounted below the node's directory, and as what.
+fn mounted(world: &World) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let below = world.directory.path().display().to_string();
+    let lines = table.lines().filter(|line| line.contains(&below));
+    lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_lie_in_memory_and_stay_when_the_agent_starts_again() {
+    let mut world = world().await;
+    world.create::<Secret>(json!({"metadata": {"name": "s"}, "stringData": {"word": "moon"}})).await;
+    world.create::<ConfigMap>(json!({"metadata": {"name": "gift"}, "data": {"gift.txt": "goldie"}})).await;
+    let mount = |name: &str| json!({"name": name, "mountPath": format!("/{name}")});
+    world
+        .pod(
+            "p",
+            json!({
+                "securityContext": {"fsGroup": 77},
+                "volumes": [
+                    {"name": "secret", "secret": {"secretName": "s", "defaultMode": 0o400}},
+                    {"name": "all", "projected": {"sources": [{"secret": {"name": "s"}}, {"configMap": {"name": "gift"}}]}},
+                    {"name": "me", "downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
+                    {"name": "gift", "configMap": {"name": "gift"}},
+                ],
+                "containers": [{"name": "c", "image": IMAGE, "command": ["sleep", "1000"],
+                    "volumeMounts": (["secret", "all", "me", "gift"].map(mount))}],
+            }),
+        )
+        .await;
+    world.ready("p").await;
+    let shell = async |script: &str| run(&world, "p", &["sh", "-c", script]).await;
+    let kinds = "busybox grep -E ' /(secret|all|me|gift) ' /proc/mounts | busybox awk '{print $2, $3, substr($4,1,2)}' | busybox sort";
+    let kinds = shell(kinds).await.1;
+    let lines: Vec<&str> = kinds.lines().collect();
+    assert!(lines[1].starts_with("/gift ") && !lines[1].contains("tmpfs"), "{kinds}");
+    for (line, of) in [(0, "/all tmpfs ro"), (2, "/me tmpfs ro"), (3, "/secret tmpfs ro")] {
+        assert_eq!(lines[line], of, "{kinds}");
+    }
+    let shown = "cat /secret/word /all/word /all/gift.txt; busybox stat -L -c ' %a %g' /secret/word; busybox stat -c '%a %g' /secret";
+    assert_eq!(shell(shown).await.1, "moonmoongoldie 440 77\n3777 77");
+    assert_eq!(mounted(&world), ["tmpfs"; 3]);
+
+    world.stop().await;
+    world.start().await;
+    let key = balsa_model::Key::new("default", "s");
+    let change = |secret: &mut Secret| {
+        secret.data = Some([("word".to_owned(), k8s_openapi::ByteString(b"sun".to_vec()))].into());
+        true
+    };
+    world.client.api::<Secret>().modify(&key, balsa_model::strategy::Part::Main, change).await.unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while run(&world, "p", &["cat", "/secret/word", "/all/word"]).await.1 != "sunsun" {
+        assert!(Instant::now() < deadline, "a changed Secret reaches the container");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(mounted(&world), ["tmpfs"; 3], "nothing is mounted twice");
+    end(&world, &["p"]).await;
+    assert_eq!(mounted(&world), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_container_writes_counts_against_its_limit() {
+    let world = world().await;
+    let script = shell("busybox dd if=/dev/zero of=/tmp/big bs=1M count=3; exec sleep 1000");
+    let limit = |text: &str| {
+        json!({"containers": [{"name": "c", "image": IMAGE, "command": script,
+            "resources": {"limits": {"ephemeral-storage": text}}}]})
+    };
+    world.pod("modest", limit("8Mi")).await;
+    world.pod("greedy", limit("2Mi")).await;
+    let status = world.until("greedy", "put out", |status| status.phase.as_deref() == Some("Failed")).await;
+    assert_eq!(status.reason.as_deref(), Some("Evicted"));
+    world.ready("modest").await;
+    end(&world, &["modest", "greedy"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

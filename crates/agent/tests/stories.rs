@@ -211,6 +211,97 @@ async fn a_volume_that_outgrows_its_limit_ends_its_pod() {
 }
 
 #[tokio::test]
+async fn a_container_that_outgrows_its_limit_ends_its_pod() {
+    let runtime = SimulatedRuntime::builder().writing("greedy:1", 2 << 20).build();
+    let world = world(runtime).await;
+    let limited = |image: &str, limit: &str| {
+        json!({"name": image.split(':').next(), "image": image,
+        "resources": {"limits": {"ephemeral-storage": limit}}})
+    };
+    world.pod("modest", json!({"containers": [limited("greedy:1", "8Mi")]})).await;
+    world.pod("alone", json!({"containers": [limited("greedy:1", "1Mi")]})).await;
+    world.pod("two", json!({"containers": [limited("greedy:1", "1Mi"), limited("web:1", "8Mi")]})).await;
+    for (pod, why) in [
+        ("alone", "Pod ephemeral local storage usage exceeds the total limit of containers 1Mi. "),
+        ("two", "Container greedy exceeded its local ephemeral storage limit \"1Mi\". "),
+    ] {
+        let status = world.until(pod, "put out", |status| status.phase.as_deref() == Some("Failed")).await;
+        assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("Evicted"), Some(why)));
+        assert!(world.events().await.contains(&("Evicted".to_owned(), why.to_owned())));
+    }
+    world.ready("modest").await;
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_is_told_until_another_comes() {
+    let world = world(SimulatedRuntime::new()).await;
+    world.pod("p", json!({"containers": [{"name": "c", "image": "busyBOX:1"}]})).await;
+    world.until("p", "InvalidImageName", |status| waiting(status) == "InvalidImageName").await;
+    let why = "Failed to apply default image tag \"busyBOX:1\": couldn't parse image name \"busyBOX:1\": \
+        invalid reference format: repository name (library/busyBOX) must be lowercase";
+    // Long enough for another try.
+    tokio::time::sleep(world.config.timing.restart_first * 2).await;
+    let status = world.until("p", "still so", |status| waiting(status) == "InvalidImageName").await;
+    assert_eq!(first(&status).state.unwrap().waiting.unwrap().message.as_deref(), Some(why));
+    let events = world.events().await;
+    for event in [("InspectFailed", why), ("Failed", "Error: InvalidImageName")] {
+        assert!(events.contains(&(event.0.to_owned(), event.1.to_owned())), "{events:?}");
+    }
+    assert!(!events.iter().any(|(reason, _)| reason == "BackOff"), "nothing was pulled: {events:?}");
+    let rename = |pod: &mut Pod| {
+        pod.spec.as_mut().unwrap().containers[0].image = Some("busybox:1".to_owned());
+        true
+    };
+    let key = Key::new("default", "p");
+    world.client.api::<Pod>().modify(&key, balsa_model::strategy::Part::Main, rename).await.unwrap();
+    world.ready("p").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_takes_too_long_is_ended_and_keeps_no_volumes() {
+    let world = world(SimulatedRuntime::new()).await;
+    world
+        .pod(
+            "slow",
+            json!({
+                "activeDeadlineSeconds": 1, "volumes": [{"name": "scratch", "emptyDir": {}}],
+                "containers": [{"name": "c", "image": "web:1", "volumeMounts": [{"name": "scratch", "mountPath": "/s"}]}],
+            }),
+        )
+        .await;
+    let status = world.until("slow", "ended", |status| status.phase.as_deref() == Some("Failed")).await;
+    let why = "Pod was active on the node longer than the specified deadline";
+    assert_eq!((status.reason.as_deref(), status.message.as_deref()), (Some("DeadlineExceeded"), Some(why)));
+    let told = ("DeadlineExceeded".to_owned(), why.to_owned());
+    assert_eq!(world.events().await.iter().filter(|event| **event == told).count(), 1);
+    let uid = world.find("slow").await.unwrap().metadata.uid.unwrap();
+    let volumes = world.config.pod_dir(&uid).join("volumes");
+    while volumes.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.delete("slow").await;
+    world.gone("slow").await;
+}
+
+#[tokio::test]
+async fn what_the_engine_cannot_make_read_only_is_refused_where_it_must_be() {
+    let world = world(SimulatedRuntime::new()).await;
+    let spec = |mode: &str| {
+        let mount = json!({"name": "v", "mountPath": "/v", "readOnly": true, "recursiveReadOnly": mode});
+        json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c", "image": "web:1", "volumeMounts": [mount]}]})
+    };
+    world.pod("must", spec("Enabled")).await;
+    world.pod("may", spec("IfPossible")).await;
+    let refused = |status: &_| waiting(status) == "CreateContainerConfigError";
+    let status = world.until("must", "refused", refused).await;
+    let message = first(&status).state.unwrap().waiting.unwrap().message.unwrap();
+    let why = "volume \"v\" requested recursive read-only mode, but it is not supported by the runtime";
+    assert!(message.ends_with(why), "{message}");
+    let mounts = first(&world.ready("may").await).volume_mounts.unwrap();
+    assert_eq!(mounts[0].recursive_read_only.as_deref(), Some("Disabled"));
+}
+
+#[tokio::test]
 async fn an_ephemeral_container_joins_a_pod_that_runs_and_does_not_come_again() {
     let runtime = SimulatedRuntime::builder().exit_after("debug:1", Duration::from_millis(200), 0).build();
     let world = world(runtime).await;

@@ -178,6 +178,9 @@ pub enum MountKind {
         source: String,
         /// Which later mounts are seen.
         propagation: Propagation,
+        /// If it may not be written through, nor may what is mounted below it. Only with
+        /// [`Propagation::Private`], and where [`crate::Version::recursive_read_only`] says that it can be had.
+        recursive_read_only: bool,
     },
     /// Memory, empty at the start and gone at the end.
     Tmpfs {

@@ -137,7 +137,7 @@ fn is_host(part: &str) -> bool {
 }
 
 /// Whether a text can name an image: `[host[:port]/]path[:tag][@digest]`.
-pub fn is_reference(text: &str) -> bool {
+fn is_reference(text: &str) -> bool {
     let (named, digest) = text.split_once('@').map_or((text, None), |(named, digest)| (named, Some(digest)));
     let is_digest = |digest: &str| {
         digest.split_once(':').is_some_and(|(algorithm, hex)| {
@@ -150,6 +150,24 @@ pub fn is_reference(text: &str) -> bool {
         None => (named, None),
     };
     digest.is_none_or(is_digest) && tag.is_none_or(is_tag) && is_name(name)
+}
+
+/// Why a text can name no image, in the words of the library that all engines read names with.
+pub fn why_no_reference(text: &str) -> Option<String> {
+    if is_reference(text) {
+        return None;
+    }
+    let path = match text.split_once('/') {
+        Some((host, path)) if is_host(host) => path.to_owned(),
+        Some(_) => text.to_owned(),
+        None => format!("library/{text}"),
+    };
+    let name = path.split(':').next().unwrap_or_default();
+    Some(if name.chars().any(char::is_uppercase) {
+        format!("invalid reference format: repository name ({name}) must be lowercase")
+    } else {
+        "invalid reference format".to_owned()
+    })
 }
 
 fn is_tag(tag: &str) -> bool {
@@ -196,6 +214,19 @@ mod tests {
         {
             assert!(!is_reference(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn why_a_name_is_none() {
+        for (name, why) in [
+            ("busyBOX:1", "invalid reference format: repository name (library/busyBOX) must be lowercase"),
+            ("r.io/a/B:1", "invalid reference format: repository name (a/B) must be lowercase"),
+            ("a:TAG:1", "invalid reference format"),
+            (":tag", "invalid reference format"),
+        ] {
+            assert_eq!(why_no_reference(name).as_deref(), Some(why), "{name}");
+        }
+        assert_eq!(why_no_reference("r.io/a:TAG"), None);
     }
 
     #[test]

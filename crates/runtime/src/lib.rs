@@ -47,7 +47,7 @@ pub use container::{
 };
 pub use docker::{DEFAULT_HOST, DockerRuntime};
 pub use error::{Error, PullReason, Result};
-pub use image::{ImageInfo, ImageSummary, PullProgress, RegistryAuth, is_reference, with_default_tag};
+pub use image::{ImageInfo, ImageSummary, PullProgress, RegistryAuth, why_no_reference, with_default_tag};
 pub use network::{Network, NetworkConfig};
 pub use session::{
     AttachOptions, ExecConfig, ExecOutput, ExecSession, LogLine, LogOptions, LogStream, OutputStream,
@@ -75,6 +75,8 @@ pub struct Version {
     pub os_image: String,
     /// No process stands behind a container: nothing to plug, mount or probe.
     pub simulated: bool,
+    /// What is mounted below a read-only mount can be made read-only, too.
+    pub recursive_read_only: bool,
 }
 
 /// The containers and images of one machine.
@@ -169,6 +171,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// What a running container uses.
     async fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
+
+    /// Bytes of disk that a container has written beside its mounts. The engine looks at every file for that.
+    async fn written(&self, id: &ContainerId) -> Result<u64>;
 
     /// Makes a bridge network; [`Error::Conflict`] when the name or the subnet is taken.
     async fn create_network(&self, config: &NetworkConfig) -> Result<Network>;

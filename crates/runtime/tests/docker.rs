@@ -102,7 +102,11 @@ async fn what_cannot_run_says_why() {
         let mount = Mount {
             target: "/x".to_owned(),
             read_only: false,
-            kind: MountKind::Bind { source: "/no/such/path".to_owned(), propagation: Propagation::Private },
+            kind: MountKind::Bind {
+                source: "/no/such/path".to_owned(),
+                propagation: Propagation::Private,
+                recursive_read_only: false,
+            },
         };
         let config = ContainerConfig { mounts: vec![mount], ..fixture.config("mount", &["true"]) };
         let error = fixture.runtime.create_container(&config).await.unwrap_err();
@@ -122,6 +126,7 @@ async fn a_container_is_what_was_asked_for() {
             kind: MountKind::Bind {
                 source: directory.path().display().to_string(),
                 propagation: Propagation::Private,
+                recursive_read_only: false,
             },
         };
         let tmpfs = Mount {

@@ -8,6 +8,7 @@
 mod admission;
 mod certificates;
 mod containers;
+mod ends;
 mod images;
 mod logs;
 mod maintenance;
@@ -42,6 +43,7 @@ fn a_node_does_what_pods_say() {
     volumes::acts(&node);
     network::acts(&node);
     logs::acts(&node);
+    ends::acts(&node);
     operations::acts(&node);
     images::acts(&node);
     admission::acts(&node);

@@ -20,6 +20,7 @@ pub(crate) fn acts(node: &Node) {
     a_pod_reaches_itself(node);
     endpoints_may_be_written_by_hand(node);
     only_who_is_ready_is_asked(node);
+    load_balancers_are_told_where_pods_are(node);
     names_are_answered(node);
     its_resolver_is_configured_as_kubernetes_does(node);
     nodes_of_a_machine_share_its_ports(node);
@@ -83,6 +84,43 @@ fn only_who_is_ready_is_asked(node: &Node) {
     answers(node, "named", "itself/", 2, &["refused"]);
     answers(node, "named", "nobody/", 2, &["refused"]);
     node.shell("each-0", "touch /tmp/ready");
+    answers(node, "named", "many-ports/", 12, &["each-0", "each-1"]);
+}
+
+/// Whoever balances load asks each node whether it has pods of a Service that wants to be reached without a detour.
+fn load_balancers_are_told_where_pods_are(node: &Node) {
+    node.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: balanced, namespace: node}, spec: {type: LoadBalancer, \
+         externalTrafficPolicy: Local, selector: {app: each}, ports: [{port: 80, targetPort: http}]}}\n",
+    );
+    let service = node.get("services", "balanced").unwrap();
+    let port = u16::try_from(service["spec"]["healthCheckNodePort"].as_u64().unwrap()).unwrap();
+    let machine = text(&node.get("pods", "each-0").unwrap()["status"]["hostIP"]).to_owned();
+    let machine: SocketAddr = format!("{machine}:{port}").parse().unwrap();
+    let told = |what: &str, is_so: &dyn Fn(&Result<String, String>) -> bool| {
+        wait_until(what, PATIENCE, || {
+            let said = get(machine, "/");
+            if is_so(&said) { Ok(()) } else { Err(format!("{said:?}")) }
+        });
+    };
+    told("both pods are on this machine", &|said| {
+        let said: Value = said.as_ref().map_or(Value::Null, |body| serde_json::from_str(body).unwrap());
+        said == json!({"service": {"namespace": "node", "name": "balanced"}, "localEndpoints": 2, "serviceProxyHealthy": true})
+    });
+    for pod in ["each-0", "each-1"] {
+        node.shell(pod, "rm /tmp/ready");
+    }
+    told("none is ready", &|said| {
+        said.as_ref().is_err_and(|head| head.contains(" 503 ") && head.contains("-endpoint-weight: 0"))
+    });
+    for pod in ["each-0", "each-1"] {
+        node.shell(pod, "touch /tmp/ready");
+    }
+    told("they are again", &Result::is_ok);
+    node.delete("services", "balanced");
+    told("nobody answers for a Service that is gone", &|said| {
+        said.as_ref().is_err_and(|error| error.contains("refused"))
+    });
     answers(node, "named", "many-ports/", 12, &["each-0", "each-1"]);
 }
 

@@ -38,6 +38,9 @@ fn objects_and_their_changes(node: &Node) {
     let links = node.shell("mounted", "readlink /weather/today; readlink /weather/..data");
     let links: Vec<&str> = links.lines().collect();
     assert!(links[0] == "..data/today" && links[1].starts_with(".."), "{links:?}");
+    let kinds = node.shell("mounted", "grep -E ' /(present|all|myself|weather) ' /proc/mounts");
+    let in_memory = |line: &&str| line.starts_with("tmpfs ") && line.contains(" ro,");
+    assert_eq!(kinds.lines().filter(in_memory).count(), 3, "all but the ConfigMap, and read only: {kinds}");
     let labels = node.shell("mounted", "cat /myself/labels; echo; cat /myself/cpu");
     assert_eq!(labels, "mood=\"good\"\n250");
 

@@ -56,13 +56,14 @@ impl Logs {
         self.collections.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn container_dir(&self, name: &LogName) -> PathBuf {
+    /// Where the logs of all attempts of a container are.
+    pub(crate) fn directory(&self, name: &LogName) -> PathBuf {
         self.directory.join(format!("{}_{}_{}", name.namespace, name.pod, name.uid)).join(&name.container)
     }
 
     /// The file of one attempt.
     pub(crate) fn path(&self, name: &LogName, attempt: u32) -> PathBuf {
-        self.container_dir(name).join(format!("{attempt}.log"))
+        self.directory(name).join(format!("{attempt}.log"))
     }
 
     /// Collects what a container writes, from where an earlier collection ended. Asked again for the

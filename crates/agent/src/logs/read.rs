@@ -72,7 +72,7 @@ impl Logs {
     }
 
     fn attempts(&self, name: &LogName) -> Vec<u32> {
-        let entries = fs::read_dir(self.container_dir(name)).into_iter().flatten().flatten();
+        let entries = fs::read_dir(self.directory(name)).into_iter().flatten().flatten();
         entries.filter_map(|entry| entry.file_name().to_str()?.strip_suffix(".log")?.parse().ok()).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! The seam on balsa-net: bridge and veths, nftables or listeners, the resolver.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -14,6 +14,8 @@ use balsa_net::{
 };
 use ipnet::Ipv4Net;
 use tokio::sync::{Mutex, OnceCell};
+
+use super::health::{HealthCheck, HealthPorts};
 
 /// What the network of a node is made from.
 #[derive(Clone, Debug)]
@@ -61,6 +63,7 @@ pub struct KernelNetwork {
     view: Mutex<DnsView>,
     proxy: OnceCell<(ServiceProxy, String)>,
     host_ports: OnceCell<ServiceProxy>,
+    health: Mutex<HealthPorts>,
 }
 
 impl KernelNetwork {
@@ -72,6 +75,7 @@ impl KernelNetwork {
             view: Mutex::default(),
             proxy: OnceCell::new(),
             host_ports: OnceCell::new(),
+            health: Mutex::default(),
         }
     }
 
@@ -203,6 +207,11 @@ impl super::NodeNetwork for KernelNetwork {
         proxy.sync(input).await.map(drop)
     }
 
+    async fn sync_health(&self, checks: &BTreeMap<u16, HealthCheck>) -> Result<(), NetError> {
+        let lease = format!("health/{}", table_of(&self.config.cluster));
+        self.health.lock().await.sync(&lease, checks).await
+    }
+
     async fn sync_dns(&self, view: DnsView) {
         if let Some(dns) = self.started.lock().await.as_ref().and_then(|started| started.dns.as_ref()) {
             dns.update(view.clone());
@@ -215,6 +224,7 @@ impl super::NodeNetwork for KernelNetwork {
     }
 
     async fn stop(&self) {
+        self.health.lock().await.close();
         let dns = self.started.lock().await.as_mut().and_then(|started| started.dns.take());
         if let Some(dns) = dns {
             dns.shutdown().await;

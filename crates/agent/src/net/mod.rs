@@ -1,11 +1,12 @@
 //! The node's network as the agent sees it: a seam with an implementation on balsa-net and one that
 //! only counts addresses, for simulated nodes and tests.
 
+mod health;
 mod kernel;
 pub(crate) mod shown;
 pub(crate) mod wiring;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,6 +15,7 @@ use async_trait::async_trait;
 use balsa_net::{DnsView, Ipam, NetError, ProxyInput};
 use ipnet::Ipv4Net;
 
+pub use health::HealthCheck;
 pub use kernel::{KernelNetwork, KernelNetworkConfig};
 
 /// The network of a node.
@@ -37,6 +39,9 @@ pub trait NodeNetwork: Send + Sync {
 
     /// Makes the host ports of this node's pods true.
     async fn sync_host_ports(&self, input: &ProxyInput) -> Result<(), NetError>;
+
+    /// Answers those who ask at these ports whether there are pods of a service on this machine.
+    async fn sync_health(&self, checks: &BTreeMap<u16, HealthCheck>) -> Result<(), NetError>;
 
     /// What names lead to, from now on.
     async fn sync_dns(&self, view: DnsView);
@@ -100,6 +105,10 @@ impl NodeNetwork for CountedNetwork {
     }
 
     async fn sync_host_ports(&self, _input: &ProxyInput) -> Result<(), NetError> {
+        Ok(())
+    }
+
+    async fn sync_health(&self, _checks: &BTreeMap<u16, HealthCheck>) -> Result<(), NetError> {
         Ok(())
     }
 

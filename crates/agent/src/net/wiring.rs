@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use balsa_client::{Client, Informer};
+use balsa_model::kinds::service::wants_health_check;
 use balsa_model::selector::Filter;
 use balsa_model::{Key, Object};
 use balsa_net::dns::{DnsEndpoint, DnsPort, DnsService, DnsTarget};
@@ -16,8 +17,8 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServicePort};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::config::AgentConfig;
-use crate::net::NetworkSeam;
 use crate::net::shown::{Picture, Shown};
+use crate::net::{HealthCheck, NetworkSeam};
 use crate::pod::manager::Pods;
 use crate::pod::observed::app_containers;
 
@@ -77,7 +78,13 @@ impl Keeper {
             let services: Vec<Arc<Object>> = self.services.list();
             let services: Vec<Arc<Service>> = services.iter().filter_map(|object| object.typed()).collect();
             let input = self.proxy_input(&services, &slices);
-            match self.network.sync_services(&input).await {
+            let made = self.network.sync_services(&input).await;
+            if let Err(error) =
+                self.network.sync_health(&health_checks(&services, &input, made.is_ok())).await
+            {
+                tracing::warn!(%error, "health checks of services are not answered; will try again");
+            }
+            match made {
                 Ok(()) => self.shown.publish(Picture::of(&listed, &self.config.node_name, reached)),
                 Err(error) => tracing::warn!(%error, "services not made true; will try again"),
             }
@@ -227,6 +234,25 @@ fn proxy_service(
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
     })
+}
+
+/// What is said of services to load balancers that ask whether to send anything here, by port.
+fn health_checks(
+    services: &[Arc<Service>],
+    input: &ProxyInput,
+    proxy_is_well: bool,
+) -> BTreeMap<u16, HealthCheck> {
+    let mut checks = BTreeMap::new();
+    for service in services {
+        let spec = service.spec.as_ref().filter(|spec| wants_health_check(spec));
+        let port =
+            spec.and_then(|spec| spec.health_check_node_port).map(port_number).filter(|port| *port > 0);
+        let Some(port) = port else { continue };
+        let Key { namespace, name, .. } = key(service);
+        let made = input.services.iter().find(|made| *made.namespace == *namespace && *made.name == *name);
+        checks.extend(made.map(|made| (port, HealthCheck::new(made, proxy_is_well))));
+    }
+    checks
 }
 
 /// Where a port leads: the slices' endpoints at the port of the same name.
@@ -393,6 +419,25 @@ mod tests {
         let away = proxy_service(&service("10.96.0.7"), &[slice(false)], &|node| node == "n2").unwrap();
         assert!(!away.ports[0].endpoints[0].ready && !away.ports[0].endpoints[0].local);
         assert_eq!(proxy_service(&service("None"), &[slice(true)], &|_| true), None);
+    }
+
+    #[test]
+    fn load_balancers_may_ask_where_pods_are() {
+        let mut service = service("10.96.0.7");
+        let on_machine = |node: &str| node == "n1";
+        let input = ProxyInput {
+            services: proxy_service(&service, &[slice(true)], &on_machine).into_iter().collect(),
+            ..ProxyInput::default()
+        };
+        let spec = service.spec.as_mut().unwrap();
+        spec.health_check_node_port = Some(30_123);
+        assert!(health_checks(&[Arc::new(service.clone())], &input, true).is_empty(), "not of every service");
+        let spec = service.spec.as_mut().unwrap();
+        (spec.type_, spec.external_traffic_policy) = (Some("LoadBalancer".into()), Some("Local".into()));
+        let checks = health_checks(&[Arc::new(service)], &input, true);
+        let (namespace, name) = ("n".to_owned(), "web".to_owned());
+        let expected = HealthCheck { namespace, name, local: 1, proxy_is_well: true };
+        assert_eq!(checks, BTreeMap::from([(30_123, expected)]));
     }
 
     #[test]

@@ -14,8 +14,8 @@ use balsa_runtime::{Runtime, Version};
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec,
-    NodeStatus, NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use tokio::sync::watch;
@@ -175,6 +175,14 @@ impl Registrar {
                 system_uuid: self.machine.system_uuid.clone(),
                 swap: None,
             }),
+            // Of the one kind of container that there is, which has no name.
+            runtime_handlers: Some(vec![NodeRuntimeHandler {
+                name: Some(String::new()),
+                features: Some(NodeRuntimeHandlerFeatures {
+                    recursive_read_only_mounts: Some(self.version.recursive_read_only),
+                    user_namespaces: Some(false),
+                }),
+            }]),
             ..NodeStatus::default()
         }
     }

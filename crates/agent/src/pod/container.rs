@@ -15,6 +15,7 @@ use crate::node::facts::Machine;
 use crate::pod::expand::expand;
 use crate::pod::host_ports;
 use crate::pod::observed::{Role, spec_hash};
+use crate::pod::read_only;
 use crate::pod::resize;
 use crate::volumes;
 
@@ -38,6 +39,8 @@ pub(crate) struct Parts<'a> {
     pub volumes: &'a BTreeMap<String, PathBuf>,
     /// The node, for the order in which containers go when memory runs out.
     pub machine: &'a Machine,
+    /// Read-only mounts can be so all the way down.
+    pub recursive_read_only: bool,
 }
 
 fn spec(pod: &Pod) -> PodSpec {
@@ -307,9 +310,10 @@ pub(crate) fn message_file(pod_dir: &Path, container: &str, attempt: u32) -> Pat
     pod_dir.join("containers").join(container).join(format!("{attempt}.message"))
 }
 
-fn bind(source: &Path, target: &str, read_only: bool, propagation: Propagation) -> Mount {
+fn bind(source: &Path, target: &str) -> Mount {
     let source = source.to_string_lossy().into_owned();
-    Mount { target: target.to_owned(), read_only, kind: MountKind::Bind { source, propagation } }
+    let kind = MountKind::Bind { source, propagation: Propagation::Private, recursive_read_only: false };
+    Mount { target: target.to_owned(), read_only: false, kind }
 }
 
 fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, ConfigError> {
@@ -327,7 +331,7 @@ fn mounts(parts: &Parts<'_>) -> Result<Vec<Mount>, ConfigError> {
     ];
     for (source, target) in own {
         if !mounts.iter().any(|mount| mount.target == target) && source.exists() {
-            mounts.push(bind(&source, target, false, Propagation::Private));
+            mounts.push(bind(&source, target));
         }
     }
     Ok(mounts)
@@ -342,10 +346,12 @@ fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount) -> Result<Mount, ConfigE
     let source = volumes::sub_path(volume, &part).map_err(|error| {
         ConfigError(format!("failed to prepare subPath for volumeMount \"{}\": {error}", mount.name))
     })?;
-    let claims = parts.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-    let claim =
-        claims.filter(|volume| volume.name == mount.name).find_map(|v| v.persistent_volume_claim.as_ref());
-    let read_only = mount.read_only == Some(true) || claim.and_then(|claim| claim.read_only) == Some(true);
+    let mut all = parts.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let described = all.find(|volume| volume.name == mount.name);
+    let claim = described.and_then(|volume| volume.persistent_volume_claim.as_ref());
+    let read_only = mount.read_only == Some(true)
+        || claim.and_then(|claim| claim.read_only) == Some(true)
+        || described.is_some_and(volumes::is_read_only);
     let propagation = match mount.mount_propagation.as_deref() {
         Some("HostToContainer") => Propagation::HostToContainer,
         Some("Bidirectional") => Propagation::Bidirectional,
@@ -356,7 +362,11 @@ fn volume_mount(parts: &Parts<'_>, mount: &VolumeMount) -> Result<Mount, ConfigE
     } else {
         format!("/{}", mount.mount_path)
     };
-    Ok(bind(&source, &target, read_only, propagation))
+    let recursive_read_only =
+        read_only::is_recursive(mount, parts.recursive_read_only).map_err(ConfigError)?;
+    let source = source.to_string_lossy().into_owned();
+    let kind = MountKind::Bind { source, propagation, recursive_read_only };
+    Ok(Mount { target, read_only, kind })
 }
 
 #[cfg(test)]
@@ -374,7 +384,7 @@ mod tests {
         }))
         .unwrap();
         let sandbox = ContainerId::new("sandbox");
-        let volumes = BTreeMap::new();
+        let volumes = [("here".to_owned(), std::env::temp_dir())].into();
         container(Parts {
             config: &config,
             pod: &pod,
@@ -387,6 +397,7 @@ mod tests {
             env: vec![("WHO".into(), "moon".into())],
             volumes: &volumes,
             machine: &Machine { memory: 1 << 30, ..Machine::default() },
+            recursive_read_only: false,
         })
     }
 
@@ -431,6 +442,31 @@ mod tests {
             made(spec.clone(), &image("web")).unwrap_err().to_string().contains("non-numeric user (web)")
         );
         assert!(made(spec, &image("1000:1000")).is_ok());
+    }
+
+    #[test]
+    fn what_comes_from_objects_can_only_be_read() {
+        let mounts = |volume: Value, mount: Value| {
+            let mut described = json!({"name": "here"});
+            described.as_object_mut().unwrap().extend(volume.as_object().unwrap().clone());
+            let mut shown = json!({"name": "here", "mountPath": "/here"});
+            shown.as_object_mut().unwrap().extend(mount.as_object().unwrap().clone());
+            let spec = json!({"volumes": [described], "containers": [{"name": "c", "image": "i", "volumeMounts": [shown]}]});
+            made(spec, &ImageInfo::default()).map(|config| config.mounts[0].read_only)
+        };
+        for (volume, read_only) in [
+            (json!({"secret": {"secretName": "s"}}), true),
+            (json!({"configMap": {"name": "c"}}), true),
+            (json!({"projected": {}}), true),
+            (json!({"downwardAPI": {}}), true),
+            (json!({"emptyDir": {}}), false),
+            (json!({"persistentVolumeClaim": {"claimName": "c", "readOnly": true}}), true),
+        ] {
+            assert_eq!(mounts(volume.clone(), json!({})).unwrap(), read_only, "{volume}");
+        }
+        let recursive = json!({"readOnly": true, "recursiveReadOnly": "Enabled"});
+        let refused = mounts(json!({"emptyDir": {}}), recursive).unwrap_err().to_string();
+        assert!(refused.ends_with("not supported by the runtime"), "{refused}");
     }
 
     #[test]

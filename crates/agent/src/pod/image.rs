@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use balsa_runtime::{Error, ImageInfo, PullReason, RegistryAuth, Runtime, is_reference, with_default_tag};
+use balsa_runtime::{
+    Error, ImageInfo, PullReason, RegistryAuth, Runtime, why_no_reference, with_default_tag,
+};
 use base64::Engine as _;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde::Deserialize;
@@ -53,7 +55,7 @@ pub(crate) enum Ready {
 pub(crate) enum Missing {
     /// It may not be pulled.
     Never,
-    /// The name is none.
+    /// The name is none, and why not.
     BadName(String),
     /// The pull failed.
     Failed { reason: &'static str, message: String },
@@ -103,8 +105,7 @@ impl Images {
         pulling: impl Fn(&str) + Sync,
     ) -> Result<Ready, Missing> {
         let image = container.image.clone().unwrap_or_default();
-        if !is_reference(&image) {
-            let why = format!("couldn't parse image name \"{image}\": invalid reference format");
+        if let Some(why) = why_no_reference(&image) {
             return Err(Missing::BadName(why));
         }
         let policy = pull_policy(container);

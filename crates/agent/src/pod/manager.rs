@@ -94,6 +94,13 @@ impl Pods {
         wanted.map(|desired| desired.pod).collect()
     }
 
+    /// Every pod that is wanted here, and what runs of it.
+    pub(crate) fn all_running(&self) -> Vec<(Arc<Pod>, Running)> {
+        let all = self.lock();
+        let wanted = all.values().filter(|handle| !handle.desired().orphaned);
+        wanted.map(|handle| (handle.desired().pod, handle.running.borrow().clone())).collect()
+    }
+
     /// Puts a pod out for a reason that its status will tell; false when that is under way already.
     pub(crate) fn evict(&self, uid: &str, why: &str) -> bool {
         self.lock().get(uid).is_some_and(|handle| handle.put_out(PutOut::evicted(why)))

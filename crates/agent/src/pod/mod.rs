@@ -29,6 +29,7 @@ pub(crate) mod manager;
 pub(crate) mod observed;
 pub(crate) mod plan;
 mod progress;
+pub(crate) mod read_only;
 pub(crate) mod resize;
 pub(crate) mod sandbox;
 pub(crate) mod start;

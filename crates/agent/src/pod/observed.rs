@@ -160,6 +160,8 @@ pub(crate) struct ContainerMemory {
     pub restart: RestartBackoff,
     /// Image pulls.
     pub pull: PullBackoff,
+    /// The image that the tries to make it are about.
+    pub image: String,
     /// Why the last try to make it failed.
     pub waiting: Option<Waiting>,
     /// Not to be tried again before.
@@ -183,6 +185,18 @@ pub(crate) struct Memory {
     pub address: Option<IpAddr>,
     /// Why the node puts the pod out, or does not take it in, if so.
     pub put_out: Option<PutOut>,
+    /// That the pod took too long has been told.
+    pub told_late: bool,
+}
+
+impl ContainerMemory {
+    /// What went wrong with another image says nothing about this one.
+    pub(crate) fn wants(&mut self, image: &str) {
+        if self.image != image {
+            image.clone_into(&mut self.image);
+            (self.pull, self.waiting, self.retry_at) = (PullBackoff::default(), None, None);
+        }
+    }
 }
 
 /// Why a node does not want a pod: its status will tell.

@@ -35,13 +35,24 @@ pub(crate) struct StartJob<'a> {
 pub(crate) struct NotStarted {
     /// What its status shows.
     pub waiting: Waiting,
-    /// It is the image that is missing: tried again later each time.
-    pub image: bool,
+    /// When it is tried again.
+    pub again: Again,
+}
+
+/// When something is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// In a moment.
+    Soon,
+    /// After a while: only another name can help, and that is looked at when it comes.
+    Sometime,
+    /// Later each time: a registry is asked.
+    Pull,
 }
 
 impl NotStarted {
     fn new(reason: &str, message: impl Into<String>) -> Self {
-        Self { waiting: Waiting::new(reason, message), image: false }
+        Self { waiting: Waiting::new(reason, message), again: Again::Soon }
     }
 }
 
@@ -108,8 +119,10 @@ impl StartJob<'_> {
                 self.event("Warning", "ErrImageNeverPull", message.clone());
                 ("ErrImageNeverPull", message)
             }
-            Missing::BadName(message) => {
-                let message = format!("Failed to apply default image tag \"{image}\": {message}");
+            Missing::BadName(why) => {
+                let message = format!(
+                    "Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {why}"
+                );
                 self.event("Warning", "InspectFailed", message.clone());
                 ("InvalidImageName", message)
             }
@@ -119,9 +132,13 @@ impl StartJob<'_> {
             }
         };
         self.event("Warning", "Failed", format!("Error: {reason}"));
-        // Looking again for an image that may not be pulled costs nothing; pulling again does.
-        let again = pull_policy(self.container) == "Never";
-        Err(NotStarted { image: !again, ..NotStarted::new(reason, message) })
+        let again = match reason {
+            "InvalidImageName" => Again::Sometime,
+            // Looking again for an image that may not be pulled costs nothing.
+            _ if pull_policy(self.container) == "Never" => Again::Soon,
+            _ => Again::Pull,
+        };
+        Err(NotStarted { again, ..NotStarted::new(reason, message) })
     }
 
     async fn config(&self, image: &ImageInfo) -> Result<ContainerConfig, String> {
@@ -153,6 +170,7 @@ impl StartJob<'_> {
             env,
             volumes: self.volumes,
             machine: &node.machine,
+            recursive_read_only: node.recursive_read_only,
         })
         .map_err(|error| error.to_string())
     }

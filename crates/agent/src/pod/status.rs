@@ -14,6 +14,7 @@ use crate::pod::observed::{
     Found, Memory, Observed, Role, Waiting, app_containers, init_containers, members, restart_policy,
 };
 use crate::pod::plan::Plan;
+use crate::pod::read_only;
 use crate::pod::resize::{self, Pending};
 
 /// The version that nodes report: the API level, and that it is ours.
@@ -32,6 +33,8 @@ pub(crate) struct Facts<'a> {
     pub pending: Option<&'a Pending>,
     /// The scheme of container ids: `docker`.
     pub engine: &'a str,
+    /// The engine can make read-only mounts so all the way down.
+    pub recursive_read_only: bool,
     pub host_ip: &'a str,
     pub now: Timestamp,
     /// Set when the agent itself ends the pod: reason and message.
@@ -142,7 +145,7 @@ fn container_status(
         ready,
         started: Some(if role == Role::Init { false } else { started }),
         state: Some(state),
-        volume_mounts: mounts(container),
+        volume_mounts: mounts(container, facts.recursive_read_only),
         last_state: Some(last.or_else(|| old.and_then(|old| old.last_state.clone())).unwrap_or_default()),
         ..ContainerStatus::default()
     };
@@ -177,18 +180,18 @@ fn never_made(
         started: Some(false),
         state: Some(if facts.terminated && known.is_some() { lost() } else { waiting_state(waiting) }),
         last_state: Some(known.and_then(|old| old.last_state.clone()).unwrap_or_default()),
-        volume_mounts: mounts(container),
+        volume_mounts: mounts(container, facts.recursive_read_only),
         ..ContainerStatus::default()
     }
 }
 
-/// What the container has mounted. What is below a mount that is not to be written can be, if it is mounted itself.
-fn mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+/// What the container has mounted.
+fn mounts(container: &Container, recursive_read_only: bool) -> Option<Vec<VolumeMountStatus>> {
     let mounts = container.volume_mounts.as_ref()?.iter().map(|mount| VolumeMountStatus {
         name: mount.name.clone(),
         mount_path: mount.mount_path.clone(),
         read_only: mount.read_only,
-        recursive_read_only: (mount.read_only == Some(true)).then(|| "Disabled".to_owned()),
+        recursive_read_only: read_only::shown(mount, recursive_read_only),
     });
     Some(mounts.collect())
 }
@@ -350,6 +353,7 @@ mod tests {
             plan,
             pending: None,
             engine: "docker",
+            recursive_read_only: false,
             host_ip: "192.0.2.1",
             now: now(),
             verdict: None,

@@ -15,16 +15,18 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::context::NodeContext;
 use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
-use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member};
+use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member, members};
 use crate::pod::plan::{self, Plan, Situation};
 use crate::pod::resize::{self, Pending};
-use crate::pod::start::StartJob;
+use crate::pod::start::{Again, StartJob};
 use crate::pod::status::{Facts, pod_status};
 use crate::pod::{sandbox, terminate};
 use crate::volumes;
 
 /// Rounds of one piece of work; what is left then waits for the next.
 const ROUNDS: usize = 12;
+/// Why a pod ends that takes longer than it may.
+const LATE: &str = "Pod was active on the node longer than the specified deadline";
 /// How long the node's network is waited for.
 const NETWORK_WAIT: Duration = Duration::from_secs(5);
 
@@ -84,9 +86,14 @@ impl PodWork {
         let pod = self.known();
         let late =
             plan::past_deadline(&pod, self.node.clock.now()) && !plan::is_terminal(&self.pod) && !terminated;
-        let why = "Pod was active on the node longer than the specified deadline";
-        let late = late.then_some(("DeadlineExceeded", why));
-        let memory = lock(&self.memory).clone();
+        let late = late.then_some(("DeadlineExceeded", LATE));
+        let memory = {
+            let mut memory = lock(&self.memory);
+            if late.is_some() && !std::mem::replace(&mut memory.told_late, true) {
+                self.node.event(&self.pod, None, "Normal", "DeadlineExceeded", LATE);
+            }
+            memory.clone()
+        };
         let put_out = memory.put_out.as_ref().filter(|_| !plan::is_terminal(&self.pod) && !terminated);
         let put_out = put_out.map(|why| (why.reason.as_ref(), why.message()));
         let status = pod_status(&Facts {
@@ -96,6 +103,7 @@ impl PodWork {
             plan,
             pending: self.pending.as_ref(),
             engine: &self.node.engine,
+            recursive_read_only: self.node.recursive_read_only,
             host_ip: &self.node.config.node_ip.to_string(),
             now: self.node.clock.now_seconds(),
             refused: memory.put_out.as_ref().is_some_and(PutOut::is_refused),
@@ -160,7 +168,11 @@ impl PodWork {
         let pod = self.known();
         let situation =
             Situation { pod: &pod, observed, now: self.node.clock.now(), timing: &self.node.config.timing };
-        plan::plan(&situation, &mut lock(&self.memory))
+        let mut memory = lock(&self.memory);
+        for (_, container) in members(&pod) {
+            memory.of(&container.name).wants(container.image.as_deref().unwrap_or_default());
+        }
+        plan::plan(&situation, &mut memory)
     }
 
     /// Does what the plan says; true when something was done, so that another look is worth it.
@@ -184,6 +196,8 @@ impl PodWork {
                 let stopped = terminate::stop_sandbox(&self.node, &self.pod, observed).await;
                 stopped.map_err(|error| self.warn("sandbox not stopped", &error))?;
             }
+            let torn = terminate::remove_volumes(&self.node, &self.pod).await;
+            torn.map_err(|error| self.warn("volumes not removed", &error))?;
             return Ok(acted || observed.sandbox().is_some());
         }
         if let Some(attempt) = plan.sandbox {
@@ -308,10 +322,13 @@ impl PodWork {
                 true
             }
             Err(not_started) => {
-                if not_started.image {
+                if not_started.again == Again::Pull {
                     memory.pull.failed(now, &self.node.config.timing);
                 }
-                memory.retry_at = self.soon();
+                memory.retry_at = match not_started.again {
+                    Again::Sometime => now.checked_add(self.node.config.timing.restart_first).ok(),
+                    Again::Soon | Again::Pull => self.soon(),
+                };
                 memory.waiting = Some(not_started.waiting);
                 false
             }

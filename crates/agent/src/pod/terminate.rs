@@ -99,6 +99,18 @@ pub(crate) async fn stop_sandbox(node: &NodeContext, pod: &Pod, observed: &Obser
     node.network.detach(uid).await.map_err(|error| error.to_string())
 }
 
+/// Takes away the volumes of a pod in which nothing will run any more: it may be kept for long, and they take
+/// room, some of them in memory.
+pub(crate) async fn remove_volumes(node: &NodeContext, pod: &Pod) -> Result<(), String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let directory = volumes::directory_of(&node.config.pod_dir(uid));
+    if !directory.exists() {
+        return Ok(());
+    }
+    let torn = balsa_rt::spawn_blocking(move || volumes::tear_down(&directory)).await;
+    torn.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
 /// Takes away everything that was made for a pod whose containers have ended.
 pub(crate) async fn clean_up(node: &NodeContext, pod: &Pod, observed: &Observed) -> Result<(), String> {
     let text = |error: Error| error.to_string();

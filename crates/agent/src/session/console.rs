@@ -1,7 +1,7 @@
 //! Commands in containers, and containers' own streams.
 
 use balsa_proto::agent::{Channel as Lane, OpenAttach, OpenExec, StreamResponse, stream_response};
-use balsa_runtime::{AttachOptions, ContainerId, ExecConfig, ExecSession, OutputStream, StreamKind};
+use balsa_runtime::{AttachOptions, ContainerId, Error, ExecConfig, ExecSession, OutputStream, StreamKind};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::io::AsyncWriteExt as _;
@@ -11,10 +11,26 @@ use super::streams::{Out, Refusal, container_name};
 use crate::context::NodeContext;
 use crate::pod::actor::Running;
 
-fn running_id(pod: &Pod, running: &Running, named: &str) -> Result<ContainerId, Refusal> {
+/// The container's name, and its id if it was there a moment ago.
+fn running_id(pod: &Pod, running: &Running, named: &str) -> Result<(String, ContainerId), Refusal> {
     let name = container_name(pod, named)?;
-    let missing = || Refusal::bad_request(format!("container not found (\"{name}\")"));
-    running.ids.get(&name).cloned().ok_or_else(missing)
+    match running.ids.get(&name).cloned() {
+        Some(id) => Ok((name, id)),
+        None => Err(not_found(&name)),
+    }
+}
+
+/// Only who runs can be talked to.
+fn not_found(name: &str) -> Refusal {
+    Refusal::internal(format!("container not found (\"{name}\")"))
+}
+
+/// The engine has words of its own for a container that has ended.
+fn begun(name: &str, session: Result<ExecSession, Error>) -> Result<ExecSession, Refusal> {
+    session.map_err(|error| match error {
+        Error::Conflict { .. } | Error::NotFound { .. } => not_found(name),
+        other => other.into(),
+    })
 }
 
 /// Runs a command; its exit code.
@@ -26,7 +42,7 @@ pub(super) async fn exec(
     input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
-    let id = running_id(pod, running, &wanted.container)?;
+    let (name, id) = running_id(pod, running, &wanted.container)?;
     let config = ExecConfig {
         command: wanted.command,
         tty: wanted.tty,
@@ -35,7 +51,8 @@ pub(super) async fn exec(
         stderr: wanted.stderr && !wanted.tty,
         ..ExecConfig::default()
     };
-    let session = crate::metrics::operation("exec", node.runtime.exec(&id, &config)).await?;
+    let session = crate::metrics::operation("exec", node.runtime.exec(&id, &config)).await;
+    let session = begun(&name, session)?;
     let control = session.control.clone();
     if !converse(session, input, out).await? {
         return Ok(0);
@@ -56,10 +73,11 @@ pub(super) async fn attach(
     input: &mut Streaming<StreamResponse>,
     out: &Out,
 ) -> Result<i32, Refusal> {
-    let id = running_id(pod, running, &wanted.container)?;
+    let (name, id) = running_id(pod, running, &wanted.container)?;
     let options =
         AttachOptions { stdin: wanted.stdin, stdout: wanted.stdout, stderr: wanted.stderr && !wanted.tty };
-    let session = crate::metrics::operation("attach", node.runtime.attach(&id, &options)).await?;
+    let session = crate::metrics::operation("attach", node.runtime.attach(&id, &options)).await;
+    let session = begun(&name, session)?;
     converse(session, input, out).await?;
     Ok(0)
 }

@@ -36,7 +36,7 @@ impl Refusal {
         Self { reason: "BadRequest", message: message.into() }
     }
 
-    fn internal(message: impl Into<String>) -> Self {
+    pub(super) fn internal(message: impl Into<String>) -> Self {
         Self { reason: "InternalError", message: message.into() }
     }
 

@@ -21,7 +21,7 @@ impl VolumeBackend for DownwardApi {
     async fn set_up(&self, job: &Job<'_>) -> Result<PathBuf, VolumeError> {
         let source = job.volume.downward_api.clone().unwrap_or_default();
         let files = files(job, source.items.as_deref(), mode(source.default_mode, DEFAULT_MODE))?;
-        job.publish("downward-api", files).await
+        job.publish_in_memory("downward-api", files).await
     }
 }
 

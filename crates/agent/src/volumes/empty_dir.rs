@@ -1,14 +1,14 @@
 //! emptyDir: a directory of the pod, on disk or in memory.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use balsa_model::quantity::Quantity;
 use k8s_openapi::api::core::v1::Volume;
-use nix::mount::{MsFlags, mount};
 
-use super::{Job, VolumeBackend, VolumeError, mount_point, share_with};
+use super::memory::{is_mounted, mount_memory};
+use super::{Job, VolumeBackend, VolumeError, share_with};
 
 pub(super) struct EmptyDir;
 
@@ -36,15 +36,4 @@ impl VolumeBackend for EmptyDir {
         }
         Ok(directory)
     }
-}
-
-fn is_mounted(directory: &Path) -> std::io::Result<bool> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
-    Ok(table.lines().filter_map(mount_point).any(|point| point == directory))
-}
-
-fn mount_memory(directory: &Path, size: Option<i64>) -> Result<(), VolumeError> {
-    let options = size.map_or_else(|| "mode=0777".to_owned(), |size| format!("mode=0777,size={size}"));
-    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
-        .map_err(|errno| VolumeError::Source(format!("cannot mount memory: {errno}")))
 }

@@ -2,8 +2,9 @@
 //!
 //! `set_up` is idempotent and is called again at every look at the pod: that is how changed
 //! ConfigMaps, Secrets and tokens reach running containers. What a backend makes for one pod is under
-//! `<data_dir>/pods/<uid>/volumes/<plugin>/<name>` and goes with the pod; what outlives pods (hostPath,
-//! claims) is elsewhere and is never removed by [`tear_down`].
+//! `<data_dir>/pods/<uid>/volumes/<plugin>/<name>` and goes when nothing of the pod will run any more; what
+//! outlives pods (hostPath, claims) is elsewhere and is never removed by [`tear_down`]. Secrets, tokens and what
+//! is told of the pod lie in memory, ConfigMaps on the disk.
 
 mod claim;
 pub(crate) mod cleanup;
@@ -11,6 +12,7 @@ mod config_map;
 mod downward;
 mod empty_dir;
 mod host_path;
+mod memory;
 mod nfs;
 mod projected;
 mod secret;
@@ -55,6 +57,8 @@ pub(crate) struct Shared {
     pub objects: Arc<dyn ObjectSource>,
     pub tokens: Tokens,
     pub clock: Clock,
+    /// Nothing can be mounted, and no process would see it: what is to be in memory is on the disk.
+    pub simulated: bool,
 }
 
 /// One volume of one pod.
@@ -80,7 +84,24 @@ impl Job<'_> {
 
     /// Where a backend puts what goes with the pod.
     pub(crate) fn directory(&self, plugin: &str) -> PathBuf {
-        self.pod_dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&self.volume.name)
+        directory_of(&self.pod_dir).join(format!("kubernetes.io~{plugin}")).join(&self.volume.name)
+    }
+
+    /// Publishes files in memory: what is secret is not for the disk.
+    pub(crate) async fn publish_in_memory(&self, plugin: &str, files: Files) -> Result<PathBuf, VolumeError> {
+        let directory = self.directory(plugin);
+        std::fs::create_dir_all(&directory)?;
+        // Containers that were given one on the disk, by an earlier release, look there until their pod ends.
+        let is_used = directory.join("..data").symlink_metadata().is_ok();
+        if !self.shared.simulated && !is_used {
+            if !memory::is_mounted(&directory)? {
+                memory::mount_for_secrets(&directory)?;
+            }
+            if let Some(group) = self.group() {
+                share_with(&directory, group)?;
+            }
+        }
+        self.publish(plugin, files).await
     }
 
     /// Publishes files in the pod's own directory.
@@ -134,8 +155,13 @@ pub(crate) async fn set_up(
     Ok(places)
 }
 
-/// Unmounts what is mounted below a pod's directory and removes it. What cannot be unmounted stays:
-/// removing through a mount would remove somebody's data.
+/// Where a pod's own volumes are.
+pub(crate) fn directory_of(pod_dir: &Path) -> PathBuf {
+    pod_dir.join("volumes")
+}
+
+/// Unmounts what is mounted below a pod's directory, or that of its volumes, and removes it. What cannot be
+/// unmounted stays: removing through a mount would remove somebody's data.
 pub(crate) fn tear_down(pod_dir: &Path) -> io::Result<()> {
     let mounted = || -> io::Result<Vec<PathBuf>> {
         let table = std::fs::read_to_string("/proc/self/mountinfo")?;
@@ -190,6 +216,12 @@ pub(crate) fn sub_path(volume: &Path, sub_path: &str) -> Result<PathBuf, VolumeE
         }
     }
     Ok(path)
+}
+
+/// What comes from objects can only be read, whatever a mount says.
+pub(crate) fn is_read_only(volume: &Volume) -> bool {
+    let from_objects = volume.secret.is_some() || volume.config_map.is_some();
+    from_objects || volume.downward_api.is_some() || volume.projected.is_some()
 }
 
 /// The part of the volume that a mount shows, `$(VAR)` expanded.

@@ -23,7 +23,7 @@ impl VolumeBackend for Projected {
         for projection in source.sources.iter().flatten() {
             files.extend(project(job, projection, default_mode).await?);
         }
-        job.publish("projected", files).await
+        job.publish_in_memory("projected", files).await
     }
 }
 

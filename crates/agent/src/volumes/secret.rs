@@ -22,7 +22,7 @@ impl VolumeBackend for SecretVolume {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let mode = mode(source.default_mode, DEFAULT_MODE);
         let files = files(job, name, source.items.as_ref(), source.optional, mode).await?;
-        job.publish("secret", files).await
+        job.publish_in_memory("secret", files).await
     }
 }
 

@@ -197,6 +197,7 @@ mod tests {
             objects: Arc::new(NoObjects),
             tokens: Tokens::new(issuer.clone()),
             clock: time.clock(),
+            simulated: true,
         };
         let pod: k8s_openapi::api::core::v1::Pod = serde_json::from_value(serde_json::json!({
             "metadata": {"name": "p", "namespace": "zoo", "uid": "u"},

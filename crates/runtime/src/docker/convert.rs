@@ -13,17 +13,33 @@ use crate::{
     MountKind, NetworkMode, PidMode, Propagation, Result, Seccomp, Version,
 };
 
-pub(super) fn version(version: docker::SystemVersion, info: docker::SystemInfo) -> Version {
+/// The API since which read-only mounts can be so all the way down, and the kernel since which any can.
+const RECURSIVE_READ_ONLY: ((usize, usize), (u32, u32)) = ((1, 44), (5, 12));
+
+pub(super) fn version(
+    version: docker::SystemVersion,
+    info: docker::SystemInfo,
+    spoken: (usize, usize),
+) -> Version {
+    let kernel = version.kernel_version.unwrap_or_default();
+    let (api, since) = RECURSIVE_READ_ONLY;
     Version {
         engine: "docker".to_owned(),
         version: version.version.unwrap_or_default(),
         api_version: version.api_version.unwrap_or_default(),
         os: version.os.unwrap_or_default(),
         architecture: version.arch.unwrap_or_default(),
-        kernel: version.kernel_version.unwrap_or_default(),
+        recursive_read_only: spoken >= api && kernel_number(&kernel) >= since,
+        kernel,
         os_image: info.operating_system.unwrap_or_default(),
         simulated: false,
     }
+}
+
+/// `(6, 1)` of `6.1.0-18-amd64`.
+fn kernel_number(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|digits| digits.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
 /// The body of a create request.
@@ -174,17 +190,24 @@ fn mount(mount: &Mount) -> docker::Mount {
         ..Default::default()
     };
     match &mount.kind {
-        MountKind::Bind { source, propagation } => {
+        MountKind::Bind { source, propagation, recursive_read_only } => {
+            let recursive = *recursive_read_only && mount.read_only;
             made.typ = Some(docker::MountType::BIND);
             made.source = Some(source.clone());
             made.bind_options = Some(docker::MountBindOptions {
                 propagation: match propagation {
+                    Propagation::Private if recursive => {
+                        Some(docker::MountBindOptionsPropagationEnum::RPRIVATE)
+                    }
                     // The engine's own choice, which is another for what holds its own directory, like `/`:
                     // there it refuses to be told so.
                     Propagation::Private => None,
                     Propagation::HostToContainer => Some(docker::MountBindOptionsPropagationEnum::RSLAVE),
                     Propagation::Bidirectional => Some(docker::MountBindOptionsPropagationEnum::RSHARED),
                 },
+                // Left to itself, an engine that can does it to every mount.
+                read_only_non_recursive: (mount.read_only && !recursive).then_some(true),
+                read_only_force_recursive: recursive.then_some(true),
                 ..Default::default()
             });
         }
@@ -387,6 +410,25 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_is_read_only_as_far_down_as_it_is_asked_to() {
+        let made = |read_only, recursive_read_only| {
+            let kind = MountKind::Bind {
+                source: "/src".into(),
+                propagation: Propagation::Private,
+                recursive_read_only,
+            };
+            let options = mount(&Mount { target: "/gift".into(), read_only, kind }).bind_options.unwrap();
+            (options.read_only_force_recursive, options.read_only_non_recursive, options.propagation)
+        };
+        let private = Some(docker::MountBindOptionsPropagationEnum::RPRIVATE);
+        assert_eq!(made(true, true), (Some(true), None, private));
+        assert_eq!(made(true, false), (None, Some(true), None));
+        assert_eq!(made(false, false), (None, None, None));
+        assert_eq!(kernel_number("5.12.0-18-amd64"), (5, 12));
+        assert!(kernel_number("4.19") < (5, 12) && kernel_number("6.1+") > (5, 12));
+    }
+
+    #[test]
     fn what_is_asked_for_reaches_the_engine() {
         let config = ContainerConfig {
             name: "n".into(),
@@ -397,7 +439,11 @@ mod tests {
             mounts: vec![Mount {
                 target: "/gift".into(),
                 read_only: true,
-                kind: MountKind::Bind { source: "/src".into(), propagation: Propagation::HostToContainer },
+                kind: MountKind::Bind {
+                    source: "/src".into(),
+                    propagation: Propagation::HostToContainer,
+                    recursive_read_only: false,
+                },
             }],
             resources: crate::Resources { memory: Some(1 << 20), ..Default::default() },
             ..ContainerConfig::default()

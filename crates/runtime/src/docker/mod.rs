@@ -93,7 +93,8 @@ impl Runtime for DockerRuntime {
         observed("version", async {
             let version = self.docker.version().await.map_err(failed)?;
             let info = self.docker.info().await.map_err(failed)?;
-            Ok(convert::version(version, info))
+            let spoken = self.docker.client_version();
+            Ok(convert::version(version, info, (spoken.major_version, spoken.minor_version)))
         })
         .await
     }
@@ -264,6 +265,15 @@ impl Runtime for DockerRuntime {
             let reading = readings.next().await.ok_or_else(gone)?.map_err(failed)?;
             convert::stats(reading)
                 .ok_or_else(|| Error::Conflict { message: format!("container {id} is not running") })
+        })
+        .await
+    }
+
+    async fn written(&self, id: &ContainerId) -> Result<u64> {
+        observed("container_size", async {
+            let options = query::InspectContainerOptionsBuilder::default().size(true).build();
+            let found = self.patient.inspect_container(id.as_str(), Some(options)).await.map_err(failed)?;
+            Ok(found.size_rw.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or_default())
         })
         .await
     }

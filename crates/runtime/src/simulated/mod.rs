@@ -52,6 +52,7 @@ struct Behaviour {
     failing_pulls: BTreeMap<String, (PullReason, String)>,
     failing_starts: BTreeMap<String, String>,
     exits: BTreeMap<String, (Duration, i32)>,
+    written: BTreeMap<String, u64>,
 }
 
 /// Says how the machine behaves. Images are named as containers name them.
@@ -107,6 +108,12 @@ impl Builder {
     /// Containers of this image end by themselves after `delay`, whatever their command.
     pub fn exit_after(mut self, image: &str, delay: Duration, exit_code: i32) -> Self {
         self.behaviour.exits.insert(with_default_tag(image), (delay, exit_code));
+        self
+    }
+
+    /// Containers of this image have written so many bytes.
+    pub fn writing(mut self, image: &str, bytes: u64) -> Self {
+        self.behaviour.written.insert(with_default_tag(image), bytes);
         self
     }
 
@@ -203,6 +210,7 @@ impl Runtime for SimulatedRuntime {
             kernel: "simulated".to_owned(),
             os_image: "simulated".to_owned(),
             simulated: true,
+            recursive_read_only: false,
         })
     }
 
@@ -408,6 +416,11 @@ impl Runtime for SimulatedRuntime {
             pids: 1,
             ..ContainerStats::default()
         })
+    }
+
+    async fn written(&self, id: &ContainerId) -> Result<u64> {
+        let image = self.read(|machine| machine.get(id).map(|found| found.config.image.clone()))?;
+        Ok(self.0.behaviour.written.get(&with_default_tag(&image)).copied().unwrap_or_default())
     }
 
     async fn create_network(&self, config: &NetworkConfig) -> Result<Network> {
