@@ -4,4 +4,8 @@
 #[path = "../checks/model.rs"]
 mod checks;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::run("patch_merge", bytes));
+// Panics that are caught are none: libFuzzer sees those that come out.
+libfuzzer_sys::fuzz_target!(
+    init: std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))),
+    |bytes: &[u8]| checks::run("patch_merge", bytes)
+);

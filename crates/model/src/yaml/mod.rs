@@ -9,6 +9,7 @@ mod scalar;
 mod write;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use libyaml_safer::{Encoding, Error, ErrorKind, Event, EventData, Parser};
 use serde_json::{Map, Value};
@@ -83,7 +84,12 @@ impl<'a> Events<'a> {
         if self.ended {
             return Ok(Event::stream_end());
         }
-        self.parser.parse().map_err(|error| complaint(&error))
+        // libyaml-safer 0.3 panics at a tag with a comma behind it (`[!a,b]`); libyaml of Kubernetes refuses that.
+        let parsed = catch_unwind(AssertUnwindSafe(|| self.parser.parse()));
+        match parsed {
+            Ok(parsed) => parsed.map_err(|error| complaint(&error)),
+            Err(_panicked) => Err("yaml: did not find expected whitespace or line break".to_owned()),
+        }
     }
 }
 
@@ -277,6 +283,11 @@ mod tests {
         assert_eq!(value("\u{feff}a: 1\n"), json!({"a": 1}));
         let wide: Vec<u8> = "\u{feff}a: 1".encode_utf16().flat_map(u16::to_be_bytes).collect();
         assert!(documents(&wide).all(|document| document.is_err()));
+    }
+
+    #[test]
+    fn a_tag_with_a_comma_behind_it_is_refused() {
+        assert_eq!(one("[!a,b]").unwrap_err(), "yaml: did not find expected whitespace or line break");
     }
 
     #[test]
