@@ -14,7 +14,7 @@ use crate::logs::{LogName, Logs};
 use crate::net::NetworkSeam;
 use crate::net::shown::Shown;
 use crate::node::facts::Machine;
-use crate::objects::Objects;
+use crate::objects::{ObjectSource as _, Objects, runtime_class};
 use crate::pod::admission::Admission;
 use crate::pod::env::{is_told_of, service_variables};
 use crate::pod::fields::PodFacts;
@@ -72,6 +72,16 @@ impl NodeContext {
             format!("spec.{list}{{{name}}}")
         });
         self.recorder.event(&about, type_, reason, message);
+    }
+
+    /// The engine's runtime for a pod; `None` is its usual one. Words of the kubelet where there is none.
+    pub(crate) async fn handler(&self, pod: &Pod) -> Result<Option<String>, String> {
+        let Some(class) = runtime_class(pod) else { return Ok(None) };
+        match self.objects.handler(class).await {
+            Ok(Some(handler)) => Ok(Some(handler).filter(|handler| !handler.is_empty())),
+            Ok(None) => Err(format!("RuntimeClass \"{class}\" not found")),
+            Err(error) => Err(format!("failed to get RuntimeClass {class}: {error}")),
+        }
     }
 
     /// What a pod may learn of itself.

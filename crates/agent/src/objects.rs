@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that this node's pods name, and no others.
+//! The ConfigMaps, Secrets and RuntimeClasses that this node's pods name, and no others.
 //!
 //! One informer an object, with a filter on its name, for as long as a pod names it. A copy of each is
 //! kept on disk (0600), so that a container can be started again while no server answers. A change is
@@ -16,6 +16,7 @@ use balsa_model::selector::Filter;
 use balsa_model::{Key, Kind, Object};
 use balsa_rt::{CancellationToken, Scope, TaskKind};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio::sync::mpsc;
 
 use crate::files::write_private;
@@ -26,22 +27,25 @@ const FIRST_LOOK: Duration = Duration::from_secs(5);
 /// Keys and values.
 pub(crate) type Data = BTreeMap<String, Vec<u8>>;
 
-/// Where ConfigMaps and Secrets come from. `Ok(None)`: there is no such object.
+/// Where ConfigMaps, Secrets and RuntimeClasses come from. `Ok(None)`: there is no such object.
 #[async_trait]
 pub(crate) trait ObjectSource: Send + Sync {
     /// The data of a ConfigMap.
     async fn config_map(&self, namespace: &str, name: &str) -> Result<Option<Data>, String>;
     /// The data of a Secret.
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String>;
+    /// The handler of a RuntimeClass.
+    async fn handler(&self, class: &str) -> Result<Option<String>, String>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Which {
     ConfigMap,
     Secret,
+    RuntimeClass,
 }
 
-/// A ConfigMap or Secret by name.
+/// One of them by name; classes are in no namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Reference {
     which: Which,
@@ -111,11 +115,15 @@ impl Objects {
 
     fn watch(self: &Arc<Self>, reference: &Reference) -> Watched {
         let scope = Scope::under(&self.token);
-        let filter =
-            Filter { name: Some(reference.name.as_str().into()), ..Filter::namespaced(&reference.namespace) };
+        let name = Some(reference.name.as_str().into());
+        let filter = match reference.which {
+            Which::RuntimeClass => Filter { name, ..Filter::everything() },
+            Which::ConfigMap | Which::Secret => Filter { name, ..Filter::namespaced(&reference.namespace) },
+        };
         let informer = match reference.which {
             Which::ConfigMap => self.client.informer::<ConfigMap>(filter, &scope),
             Which::Secret => self.client.informer::<Secret>(filter, &scope),
+            Which::RuntimeClass => self.client.informer::<RuntimeClass>(filter, &scope),
         };
         let (mut changes, this, reference) = (informer.subscribe(), Arc::downgrade(self), reference.clone());
         scope.spawn(TaskKind::Agent, async move {
@@ -135,6 +143,7 @@ impl Objects {
         let which = match reference.which {
             Which::ConfigMap => "configmap",
             Which::Secret => "secret",
+            Which::RuntimeClass => "runtimeclass",
         };
         self.directory.join(format!("{which}_{}_{}.json", reference.namespace, reference.name))
     }
@@ -185,9 +194,16 @@ impl ObjectSource for Objects {
         let found: Option<Secret> = self.find(reference).await?;
         Ok(found.map(|object| object.data.into_iter().flatten().map(|(key, value)| (key, value.0)).collect()))
     }
+
+    async fn handler(&self, class: &str) -> Result<Option<String>, String> {
+        let reference =
+            Reference { which: Which::RuntimeClass, namespace: String::new(), name: class.to_owned() };
+        let found: Option<RuntimeClass> = self.find(reference).await?;
+        Ok(found.map(|class| class.handler))
+    }
 }
 
-/// Every ConfigMap and Secret that a pod names.
+/// Everything of the kind that a pod names.
 fn references(pod: &Pod) -> BTreeSet<Reference> {
     let mut found = BTreeSet::new();
     let Some(spec) = &pod.spec else { return found };
@@ -218,7 +234,16 @@ fn references(pod: &Pod) -> BTreeSet<Reference> {
         }
     }
     spec.image_pull_secrets.iter().flatten().for_each(|r| add(Which::Secret, &r.name));
+    if let Some(name) = runtime_class(pod) {
+        let (namespace, name) = (String::new(), name.to_owned());
+        found.insert(Reference { which: Which::RuntimeClass, namespace, name });
+    }
     found
+}
+
+/// The RuntimeClass that a pod names, if it names one.
+pub(crate) fn runtime_class(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.runtime_class_name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// Objects that do not change, for tests: by `namespace/name`.
@@ -238,5 +263,9 @@ impl ObjectSource for FixedObjects {
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Data>, String> {
         Ok(self.secrets.get(&format!("{namespace}/{name}")).cloned())
+    }
+
+    async fn handler(&self, _class: &str) -> Result<Option<String>, String> {
+        Ok(None)
     }
 }

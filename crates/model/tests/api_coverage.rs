@@ -50,6 +50,7 @@ const ACTORS: &[(&str, &str)] = &[
     ("resourcequotas", "enforced when objects are written; controller counts what is used"),
     ("rolebindings", "authorization"),
     ("roles", "authorization"),
+    ("runtimeclasses", "admission, scheduler, agents: a runtime of Docker's"),
     ("secrets", "agents mount them; controller: tokens of service accounts"),
     ("serviceaccounts", "controller: a default one in each namespace; tokens"),
     ("servicecidrs", "the range of the server's settings is shown"),

@@ -97,6 +97,8 @@ pub struct ContainerConfig {
     /// Which AppArmor profile confines it.
     pub apparmor: AppArmor,
 
+    /// One of the engine's runtimes ([`crate::Version::runtimes`]); else its usual one.
+    pub runtime: Option<String>,
     /// Shares and limits.
     pub resources: Resources,
     /// The cgroup that it is put under, in the form the engine's cgroup driver takes.

@@ -19,6 +19,7 @@
 //! is a Docker network ([`NetworkMode::Bridge`], [`Runtime::create_network`]) with a fixed address:
 //! for machines where the agent may talk to Docker and nothing else.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -77,6 +78,8 @@ pub struct Version {
     pub simulated: bool,
     /// What is mounted below a read-only mount can be made read-only, too.
     pub recursive_read_only: bool,
+    /// What containers can be run by, by name.
+    pub runtimes: BTreeSet<String>,
 }
 
 /// The containers and images of one machine.

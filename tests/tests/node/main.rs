@@ -7,6 +7,7 @@
 
 mod admission;
 mod certificates;
+mod classes;
 mod containers;
 mod ends;
 mod images;
@@ -44,6 +45,7 @@ fn a_node_does_what_pods_say() {
     network::acts(&node);
     logs::acts(&node);
     ends::acts(&node);
+    classes::act(&node);
     operations::acts(&node);
     images::acts(&node);
     admission::acts(&node);

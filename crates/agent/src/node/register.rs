@@ -175,16 +175,22 @@ impl Registrar {
                 system_uuid: self.machine.system_uuid.clone(),
                 swap: None,
             }),
-            // Of the one kind of container that there is, which has no name.
-            runtime_handlers: Some(vec![NodeRuntimeHandler {
-                name: Some(String::new()),
-                features: Some(NodeRuntimeHandlerFeatures {
-                    recursive_read_only_mounts: Some(self.version.recursive_read_only),
-                    user_namespaces: Some(false),
-                }),
-            }]),
+            runtime_handlers: Some(self.handlers()),
             ..NodeStatus::default()
         }
+    }
+
+    /// The usual runtime, which has no name, and all that have one.
+    fn handlers(&self) -> Vec<NodeRuntimeHandler> {
+        let names = std::iter::once(String::new()).chain(self.version.runtimes.iter().cloned());
+        let handler = |name| NodeRuntimeHandler {
+            name: Some(name),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(self.version.recursive_read_only),
+                user_namespaces: Some(false),
+            }),
+        };
+        names.map(handler).collect()
     }
 
     async fn images(&self) -> Vec<ContainerImage> {

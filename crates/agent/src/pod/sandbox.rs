@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use balsa_runtime::{ContainerState, Error};
+use balsa_runtime::{ContainerConfig, ContainerState, Error};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::NodeContext;
@@ -13,6 +13,7 @@ use crate::pod::{container, etc};
 /// Makes and starts the n-th sandbox of a pod and connects it. What an earlier try left is taken away.
 pub(crate) async fn create(node: &NodeContext, pod: &Pod, attempt: u32) -> Result<Option<IpAddr>, String> {
     let config = container::sandbox(&node.config, &node.machine, pod, &node.pause_image, attempt);
+    let config = ContainerConfig { runtime: node.handler(pod).await?, ..config };
     let name = balsa_runtime::ContainerId::new(config.name.clone());
     let created = match metrics::operation("run_podsandbox", node.runtime.create_container(&config)).await {
         Err(error) if error.is_conflict() => {

@@ -158,7 +158,8 @@ impl StartJob<'_> {
             }
             found => found.flatten().map(|found| &found.state.id),
         };
-        container::container(Parts {
+        let runtime = node.handler(self.pod).await?;
+        let config = container::container(Parts {
             config: &node.config,
             pod: self.pod,
             container: self.container,
@@ -171,8 +172,8 @@ impl StartJob<'_> {
             volumes: self.volumes,
             machine: &node.machine,
             recursive_read_only: node.recursive_read_only,
-        })
-        .map_err(|error| error.to_string())
+        });
+        config.map(|config| ContainerConfig { runtime, ..config }).map_err(|error| error.to_string())
     }
 
     /// An empty file, into which any user of the container may write.

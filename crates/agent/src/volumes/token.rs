@@ -173,6 +173,10 @@ mod tests {
 
     #[async_trait]
     impl crate::objects::ObjectSource for NoObjects {
+        async fn handler(&self, _class: &str) -> Result<Option<String>, String> {
+            Ok(None)
+        }
+
         async fn config_map(&self, _: &str, _: &str) -> Result<Option<crate::objects::Data>, String> {
             Ok(None)
         }

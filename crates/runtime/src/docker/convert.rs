@@ -31,6 +31,7 @@ pub(super) fn version(
         architecture: version.arch.unwrap_or_default(),
         recursive_read_only: spoken >= api && kernel_number(&kernel) >= since,
         kernel,
+        runtimes: info.runtimes.into_iter().flatten().map(|(name, _)| name).collect(),
         os_image: info.operating_system.unwrap_or_default(),
         simulated: false,
     }
@@ -117,6 +118,7 @@ fn host_config(config: &ContainerConfig, shares_network: bool) -> docker::HostCo
         pids_limit: resources.pids,
         oom_score_adj: resources.oom_score_adj.map(i64::from),
         cgroup_parent: config.cgroup_parent.clone(),
+        runtime: config.runtime.clone(),
         log_config: Some(log_config(&config.log_driver)),
         // Who restarts what is the agent's to decide.
         restart_policy: Some(docker::RestartPolicy {

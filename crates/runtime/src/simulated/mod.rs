@@ -211,6 +211,7 @@ impl Runtime for SimulatedRuntime {
             os_image: "simulated".to_owned(),
             simulated: true,
             recursive_read_only: false,
+            runtimes: ["runc".to_owned()].into(),
         })
     }
 

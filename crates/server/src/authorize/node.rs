@@ -17,6 +17,7 @@ pub(super) fn allows(state: &State, node: &str, wanted: &Attributes) -> bool {
     match (wanted.group.as_str(), wanted.resource.as_str()) {
         ("", "services" | "endpoints" | "namespaces" | "persistentvolumeclaims")
         | ("discovery.k8s.io", "endpointslices")
+        | ("node.k8s.io", "runtimeclasses")
         | ("storage.k8s.io", "storageclasses") => read,
         ("", "nodes") => read || is_own_node(node, wanted),
         ("", "pods") => pods(state, node, wanted, read),
