@@ -207,7 +207,7 @@ impl<'a> Parts<'a> {
         // Kubernetes counts with few digits as they are, and with many up to its largest number. A sum of two must
         // not overflow either.
         let is_long = self.whole.len() + self.fraction.len() > EXACT_DIGITS;
-        if nanos >= i128::MAX / 4 || (is_long && nanos > CAP) { CAP } else { nanos + i128::from(remainder) }
+        if nanos >= i128::MAX / 4 || (is_long && nanos >= CAP) { CAP } else { nanos + i128::from(remainder) }
     }
 }
 
