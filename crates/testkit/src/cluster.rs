@@ -14,7 +14,7 @@ use http::Method;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::footprint::{Footprint, need_docker};
+use crate::footprint::{self, Footprint, need_docker};
 use crate::kubectl::{Output, kubectl_program, run};
 use crate::lock::MachineLock;
 use crate::process::Process;
@@ -107,6 +107,9 @@ impl Cluster {
         let data_dir = cluster.data_dir();
         if let Some(machine) = &mut cluster.machine {
             machine.holds(&data_dir);
+        }
+        if cluster.options.apart && cluster.options.nodes > 0 {
+            cluster.options.server.extend(free_range(&cluster.options.server));
         }
         if !cluster.options.missing.is_empty() {
             link_programs(&cluster.programs(), &cluster.options.missing);
@@ -446,6 +449,19 @@ impl Drop for Cluster {
 pub(crate) fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
     listener.local_addr().unwrap().port()
+}
+
+/// `balsa up` looks for addresses that nobody uses, `balsa server` does not: where those of pods are taken, by a
+/// cluster that rests, say, the words that name others.
+fn free_range(given: &[String]) -> Vec<String> {
+    let taken = footprint::addresses();
+    let is_free = |second: &u8| !taken.iter().any(|address| address.starts_with(&format!("10.{second}.")));
+    let usual = 244;
+    if given.iter().any(|word| word == "--cluster-cidr") || is_free(&usual) {
+        return Vec::new();
+    }
+    let free = (200..usual).find(is_free).expect("no range of addresses is free");
+    vec!["--cluster-cidr".to_owned(), format!("10.{free}.0.0/16")]
 }
 
 /// Makes a folder of all programs in `PATH` but the missing ones.

@@ -114,6 +114,14 @@ pub fn rules(text: &str) -> Vec<String> {
     all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
 }
 
+/// The IPv4 addresses of this machine.
+pub(crate) fn addresses() -> Vec<String> {
+    let links = output_of("ip", &["-o", "-4", "addr", "show"]);
+    let address =
+        |row: &str| row.split_whitespace().skip_while(|word| *word != "inet").nth(1).map(str::to_owned);
+    links.lines().filter_map(address).collect()
+}
+
 /// What a program prints; nothing where there is no such program, because then it was not used either.
 fn output_of(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();

@@ -146,6 +146,8 @@ async fn answer(State(told): State<watch::Receiver<HealthCheck>>) -> Response {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
     use balsa_net::proxy::{ProxyEndpoint, ProxyPort};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -198,9 +200,12 @@ mod tests {
         one.sync(&lease, &with(0)).await.unwrap();
         assert!(asked(free).await.unwrap().starts_with("HTTP/1.1 503 "));
         one.close();
-        while asked(free).await.is_some() {
-            tokio::task::yield_now().await;
-        }
+        let closed = async {
+            while asked(free).await.is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap();
         other.sync(&lease, &with(7)).await.unwrap();
         assert!(asked(free).await.unwrap().contains("\"localEndpoints\": 7"), "another takes over");
     }

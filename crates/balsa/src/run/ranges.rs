@@ -91,7 +91,10 @@ impl Place {
                 continue;
             };
             let who = match &used.cluster {
-                Some(cluster) => format!("cluster {cluster} (bridge {})", used.link),
+                Some(cluster) => {
+                    let link = &used.link;
+                    format!("cluster {cluster} (bridge {link}; if that is no more: ip link delete {link})")
+                }
                 None => format!("a network of this machine ({} on {})", used.range, used.link),
             };
             return Some(format!("{range} is used by {who}; choose other addresses with {flag}"));
