@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use balsa_net::proxy::ProxyService;
 use balsa_net::{Lease, NetError, Netns};
 use balsa_rt::{Scope, TaskKind};
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -48,10 +49,9 @@ impl HealthCheck {
     }
 
     fn body(&self) -> String {
-        let Self { namespace, name, local, proxy_is_well } = self;
-        format!(
-            "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\t\"localEndpoints\": {local},\n\t\"serviceProxyHealthy\": {proxy_is_well}\n}}"
-        )
+        let service = json!({"namespace": self.namespace, "name": self.name});
+        json!({"service": service, "localEndpoints": self.local, "serviceProxyHealthy": self.proxy_is_well})
+            .to_string()
     }
 }
 

@@ -22,7 +22,7 @@ mod faces;
 pub mod flow_schema;
 mod horizontal_pod_autoscaler;
 mod horizontal_pod_autoscaler_face;
-mod ingress;
+pub mod ingress;
 pub mod ingress_class;
 mod ip_address;
 pub mod job;

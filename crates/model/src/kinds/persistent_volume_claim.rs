@@ -22,8 +22,10 @@ use crate::table::{Cell, Column};
 /// Holds a claim's deletion while a pod uses it.
 pub const PROTECTION_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// The old way to name a class.
-const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
-const DEPRECATED_ANNOTATION: &str = "deprecated since v1.8; use \"storageClassName\" attribute instead";
+pub(crate) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+/// What is to be told of it.
+pub(crate) const DEPRECATED_ANNOTATION: &str =
+    "deprecated since v1.8; use \"storageClassName\" attribute instead";
 /// How volumes may be mounted.
 pub(crate) const ACCESS_MODES: &[&str] =
     &["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];

@@ -8,12 +8,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::Violation;
 use super::subject::{Subject, containers, plural, quoted, quoted_set, setters, uses};
-
-/// Where profiles of containers were named before 1.30.
-const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
-/// Where profiles were named before 1.19.
-const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
-const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
+use crate::kinds::pod_spec::annotations::{APP_ARMOR, SECCOMP_OF_CONTAINER, SECCOMP_OF_POD};
 
 /// What Docker gives containers by itself.
 const CAPABILITIES: [&str; 13] = [
@@ -54,14 +49,14 @@ pub(super) fn apparmor(subject: &Subject<'_>) -> Option<Violation> {
         |profile: &AppArmorProfile| !matches!(profile.type_.as_str(), "RuntimeDefault" | "Localhost");
     let of_pod = subject.security().and_then(|s| s.app_armor_profile.as_ref()).filter(|p| is_bad(p));
     let names = subject.names(|security| security.app_armor_profile.as_ref().is_some_and(is_bad));
-    let of_containers = subject.containers.iter().filter_map(|c| c.security?.app_armor_profile.as_ref());
+    let of_containers = subject.containers.iter().filter_map(|c| c.context?.app_armor_profile.as_ref());
     let types: BTreeSet<_> =
         of_pod.into_iter().chain(of_containers.filter(|p| is_bad(p))).map(|p| p.type_.clone()).collect();
     let is_bad =
         |value: &str| !(value.is_empty() || value == "runtime/default" || value.starts_with("localhost/"));
     let annotations = subject.annotations.into_iter().flatten();
     let annotated: Vec<_> = annotations
-        .filter(|(key, value)| key.starts_with(APPARMOR) && is_bad(value))
+        .filter(|(key, value)| key.starts_with(APP_ARMOR) && is_bad(value))
         .map(|(key, value)| format!("{key}={value:?}"))
         .collect();
     let annotation = (!annotated.is_empty()).then(|| plural("annotation", annotated.len()));
@@ -82,7 +77,7 @@ pub(super) fn capabilities(subject: &Subject<'_>) -> Option<Violation> {
         let wanted = security.capabilities.iter().flat_map(|capabilities| capabilities.add.iter().flatten());
         wanted.clone().any(|capability| added(&capability))
     });
-    let wanted = subject.containers.iter().filter_map(|container| container.security?.capabilities.as_ref());
+    let wanted = subject.containers.iter().filter_map(|container| container.context?.capabilities.as_ref());
     let bad = wanted.flat_map(|capabilities| capabilities.add.iter().flatten()).filter(added);
     (!names.is_empty()).then(|| {
         let bad = quoted_set(bad.map(String::as_str));
@@ -137,7 +132,7 @@ pub(super) fn privileged(subject: &Subject<'_>) -> Option<Violation> {
 pub(super) fn proc_mount(subject: &Subject<'_>) -> Option<Violation> {
     let is_bad = |mount: &&String| mount.as_str() != "Default";
     let names = subject.names(|security| security.proc_mount.as_ref().is_some_and(|mount| is_bad(&mount)));
-    let mounts = subject.containers.iter().filter_map(|container| container.security?.proc_mount.as_ref());
+    let mounts = subject.containers.iter().filter_map(|container| container.context?.proc_mount.as_ref());
     (!names.is_empty()).then(|| {
         let bad = quoted_set(mounts.filter(is_bad).map(String::as_str));
         let detail = format!("{} must not set securityContext.procMount to {bad}", containers(&names));
@@ -156,7 +151,7 @@ pub(super) fn selinux(subject: &Subject<'_>) -> Option<Violation> {
     let of_pod = subject.security().and_then(|s| s.se_linux_options.as_ref()).filter(|o| is_bad(o));
     let names = subject.names(|security| security.se_linux_options.as_ref().is_some_and(is_bad));
     let setters = setters(of_pod.is_some(), &names)?;
-    let of_containers = subject.containers.iter().filter_map(|c| c.security?.se_linux_options.as_ref());
+    let of_containers = subject.containers.iter().filter_map(|c| c.context?.se_linux_options.as_ref());
     let bad: Vec<&SELinuxOptions> = of_pod.into_iter().chain(of_containers.filter(|o| is_bad(o))).collect();
     let types: BTreeSet<&str> =
         bad.iter().filter(|o| is_bad_type(o)).filter_map(|o| o.type_.as_deref()).collect();
@@ -187,7 +182,7 @@ pub(super) fn seccomp(subject: &Subject<'_>) -> Option<Violation> {
 /// That profiles are named which protect nobody.
 pub(super) fn unconfined(subject: &Subject<'_>, setters: &str) -> Violation {
     let of_pod = subject.security().and_then(|security| security.seccomp_profile.as_ref());
-    let of_containers = subject.containers.iter().filter_map(|c| c.security?.seccomp_profile.as_ref());
+    let of_containers = subject.containers.iter().filter_map(|c| c.context?.seccomp_profile.as_ref());
     let bad = of_pod.into_iter().chain(of_containers).filter(|profile| is_unconfined(profile));
     let types = quoted_set(bad.map(|profile| profile.type_.as_str()));
     let detail = format!("{setters} must not set securityContext.seccompProfile.type to {types}");

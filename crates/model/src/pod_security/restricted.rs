@@ -12,7 +12,7 @@ pub(super) fn privilege_escalation(subject: &Subject<'_>) -> Option<Violation> {
     let may = |security: Option<&SecurityContext>| {
         security.and_then(|security| security.allow_privilege_escalation) != Some(false)
     };
-    let names = subject.names_of(|container| may(container.security));
+    let names = subject.names_of(|container| may(container.context));
     (!subject.is_windows() && !names.is_empty()).then(|| {
         let detail =
             format!("{} must set securityContext.allowPrivilegeEscalation=false", containers(&names));
@@ -26,7 +26,7 @@ pub(super) fn capabilities(subject: &Subject<'_>) -> Option<Violation> {
     }
     let drops_all = |c: &Capabilities| c.drop.iter().flatten().any(|name| name == "ALL");
     let keeping = subject.names_of(|container| {
-        !container.security.and_then(|security| security.capabilities.as_ref()).is_some_and(drops_all)
+        !container.context.and_then(|security| security.capabilities.as_ref()).is_some_and(drops_all)
     });
     let is_bad = |name: &&String| name.as_str() != "NET_BIND_SERVICE";
     let adds = |c: &Capabilities| c.add.iter().flatten().any(|name| is_bad(&name));
@@ -34,8 +34,7 @@ pub(super) fn capabilities(subject: &Subject<'_>) -> Option<Violation> {
     let keeping = (!keeping.is_empty())
         .then(|| format!("{} must set securityContext.capabilities.drop=[\"ALL\"]", containers(&keeping)));
     let adding = (!adding.is_empty()).then(|| {
-        let wanted =
-            subject.containers.iter().filter_map(|c| c.security?.capabilities.as_ref()?.add.as_ref());
+        let wanted = subject.containers.iter().filter_map(|c| c.context?.capabilities.as_ref()?.add.as_ref());
         let bad = quoted_set(wanted.flatten().filter(is_bad).map(String::as_str));
         format!("{} must not include {bad} in securityContext.capabilities.add", containers(&adding))
     });
@@ -107,7 +106,7 @@ pub(super) fn run_as_non_root(subject: &Subject<'_>) -> Option<Violation> {
         let detail = format!("{setters} must not set securityContext.runAsNonRoot=false");
         return Some(Violation::new("runAsNonRoot != true", detail));
     }
-    let silent = subject.names_of(|container| container.security.and_then(|s| s.run_as_non_root).is_none());
+    let silent = subject.names_of(|container| container.context.and_then(|s| s.run_as_non_root).is_none());
     (of_pod != Some(true) && !silent.is_empty()).then(|| {
         let detail = format!("pod or {} must set securityContext.runAsNonRoot=true", containers(&silent));
         Violation::new("runAsNonRoot != true", detail)
@@ -130,7 +129,7 @@ pub(super) fn seccomp(subject: &Subject<'_>) -> Option<Violation> {
         return Some(unconfined(subject, &setters));
     }
     let silent =
-        subject.names_of(|container| container.security.and_then(|s| s.seccomp_profile.as_ref()).is_none());
+        subject.names_of(|container| container.context.and_then(|s| s.seccomp_profile.as_ref()).is_none());
     (of_pod.is_none() && !silent.is_empty()).then(|| {
         let detail = format!(
             "pod or {} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\"",

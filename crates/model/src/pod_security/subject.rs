@@ -2,42 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{ContainerPort, PodSecurityContext, PodSpec, SecurityContext};
+use k8s_openapi::api::core::v1::{PodSecurityContext, PodSpec, SecurityContext};
 
 use crate::kind::Pods;
-
-/// What all three sorts of containers have in common.
-pub(super) struct Container<'a> {
-    pub(super) name: &'a str,
-    pub(super) security: Option<&'a SecurityContext>,
-    pub(super) ports: &'a [ContainerPort],
-}
+use crate::kinds::pod_spec::members::{Member, members};
 
 /// What is checked.
 pub(super) struct Subject<'a> {
     pub(super) annotations: Option<&'a BTreeMap<String, String>>,
     pub(super) spec: &'a PodSpec,
-    pub(super) containers: Vec<Container<'a>>,
+    pub(super) containers: Vec<Member<'a>>,
     /// As of which minor version of Kubernetes.
     pub(super) minor: u32,
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn new(pods: &Pods<'a>, minor: u32) -> Self {
-        let spec = pods.spec;
-        let usual =
-            spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| Container {
-                name: &container.name,
-                security: container.security_context.as_ref(),
-                ports: container.ports.as_deref().unwrap_or_default(),
-            });
-        let guests = spec.ephemeral_containers.iter().flatten().map(|guest| Container {
-            name: &guest.name,
-            security: guest.security_context.as_ref(),
-            ports: guest.ports.as_deref().unwrap_or_default(),
-        });
         let annotations = pods.meta.and_then(|meta| meta.annotations.as_ref());
-        Self { annotations, spec, containers: usual.chain(guests).collect(), minor }
+        Self { annotations, spec: pods.spec, containers: members(pods.spec, &pods.path), minor }
     }
 
     /// What the pod says for all its containers.
@@ -52,11 +34,11 @@ impl<'a> Subject<'a> {
 
     /// The names of the containers whose security context is like that.
     pub(super) fn names(&self, is_so: impl Fn(&SecurityContext) -> bool) -> Vec<&'a str> {
-        self.names_of(|container| container.security.is_some_and(&is_so))
+        self.names_of(|container| container.context.is_some_and(&is_so))
     }
 
     /// The names of the containers that are like that.
-    pub(super) fn names_of(&self, is_so: impl Fn(&Container<'a>) -> bool) -> Vec<&'a str> {
+    pub(super) fn names_of(&self, is_so: impl Fn(&Member<'a>) -> bool) -> Vec<&'a str> {
         self.containers.iter().filter(|container| is_so(container)).map(|container| container.name).collect()
     }
 }

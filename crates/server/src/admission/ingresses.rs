@@ -2,14 +2,12 @@
 
 use balsa_model::AnyObject;
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::ingress::CLASS_ANNOTATION;
 use balsa_model::kinds::ingress_class::DEFAULT_ANNOTATION;
 use balsa_state::State;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 
 use super::volumes::marked;
-
-/// How ingresses named their class before there was a field for it.
-const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
     let Some(ingress) = object.as_any_mut().downcast_mut::<Ingress>() else { return };

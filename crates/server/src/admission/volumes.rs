@@ -4,18 +4,17 @@
 use std::cmp::Reverse;
 
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::storage_class::DEFAULT_ANNOTATION;
 use balsa_model::kinds::{persistent_volume, persistent_volume_claim};
 use balsa_model::{AnyObject, Failure, Key, KindRef, Object};
 use balsa_state::State;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
-
 pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
     let Some(claim) = object.as_any_mut().downcast_mut::<PersistentVolumeClaim>() else { return };
     let Some(spec) = claim.spec.as_mut().filter(|spec| spec.storage_class_name.is_none()) else { return };
-    spec.storage_class_name = marked(state, kind_of::<StorageClass>(), DEFAULT_CLASS);
+    spec.storage_class_name = marked(state, kind_of::<StorageClass>(), DEFAULT_ANNOTATION);
 }
 
 /// The name of the object of a kind that an annotation marks as the default one: of several the newest, then the

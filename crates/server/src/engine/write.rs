@@ -419,7 +419,8 @@ impl Engine {
         });
         let mut warnings = self.admission.admit_update(who, object.as_mut(), old, target.part)?;
         strategy::validate_update(served, object.as_ref(), old, target.part)?;
-        if target.part != Part::Status {
+        // The cluster's own parts do not read them.
+        if !matches!(target.part, Part::Status | Part::Whole) {
             warnings.extend(object.warnings());
         }
         let value = object.to_value();

@@ -4,14 +4,12 @@
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 
+use super::super::persistent_volume_claim::{CLASS_ANNOTATION, DEPRECATED_ANNOTATION};
 use super::super::pod_spec::warnings::old_labels;
 use crate::field::Path;
 
 const DEAD_ANNOTATIONS: [(&str, &str); 2] = [
-    (
-        "volume.beta.kubernetes.io/storage-class",
-        "deprecated since v1.8; use \"storageClassName\" attribute instead",
-    ),
+    (CLASS_ANNOTATION, DEPRECATED_ANNOTATION),
     (
         "volume.beta.kubernetes.io/mount-options",
         "deprecated since v1.31; use \"mountOptions\" attribute instead",

@@ -2,7 +2,7 @@
 //!
 //! - [`defaults`]: what the client left open;
 //! - `validation`: the spec as a whole; `containers`, `env`, `probes`, `volumes`, `shared`, `sources`, `projected`, `resources`, `security`,
-//!   `windows`, `scheduling`: its parts; `annotations`: profiles that are no fields; `update`: what a pod may still change; `resize`: what its
+//!   `windows`, `scheduling`: its parts; `annotations`: profiles that are no fields; `members`: its containers of all sorts; `update`: what a pod may still change; `resize`: what its
 //!   containers may use, changed while they run;
 //! - [`template`]: pod templates; `warnings`: what is taken of both, and likely not meant.
 //!
@@ -12,6 +12,7 @@ pub(crate) mod annotations;
 pub(crate) mod containers;
 pub mod defaults;
 mod env;
+pub(crate) mod members;
 mod probes;
 mod projected;
 pub(crate) mod resize;

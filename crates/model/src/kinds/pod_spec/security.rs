@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 
 use k8s_openapi::api::core::v1::{
-    AppArmorProfile, Container, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
+    AppArmorProfile, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
 };
 
 use super::containers::descending;
+use super::members::members;
 use super::windows;
 use crate::field::{FieldErrors, Path};
 use crate::kinds::check::{in_range, json, one_of};
@@ -169,34 +170,6 @@ fn validate_host_users(spec: &PodSpec, path: &Path, errors: &mut FieldErrors) {
             errors.forbidden(&path.child(field), "when `pod.Spec.HostUsers` is false");
         }
     }
-}
-
-/// A container of any sort, as far as its security goes.
-pub(super) struct Member<'a> {
-    pub(super) name: &'a str,
-    pub(super) context: Option<&'a SecurityContext>,
-    pub(super) path: Path,
-}
-
-/// All containers of a pod.
-pub(super) fn members<'a>(spec: &'a PodSpec, path: &Path) -> Vec<Member<'a>> {
-    let of = |containers: &'a [Container], field| {
-        let path = path.child(field);
-        containers.iter().enumerate().map(move |(i, container)| Member {
-            name: &container.name,
-            context: container.security_context.as_ref(),
-            path: path.index(i),
-        })
-    };
-    let init = of(spec.init_containers.as_deref().unwrap_or_default(), "initContainers");
-    let ephemeral_path = path.child("ephemeralContainers");
-    let ephemeral = spec.ephemeral_containers.iter().flatten().enumerate();
-    let ephemeral = ephemeral.map(|(i, container)| Member {
-        name: &container.name,
-        context: container.security_context.as_ref(),
-        path: ephemeral_path.index(i),
-    });
-    init.chain(of(&spec.containers, "containers")).chain(ephemeral).collect()
 }
 
 /// The security contexts of all containers, with their paths.

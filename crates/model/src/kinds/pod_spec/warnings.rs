@@ -9,11 +9,13 @@ mod ports;
 use std::collections::{BTreeMap, HashSet};
 
 use k8s_openapi::api::core::v1::{
-    Affinity, ContainerPort, EnvVar, NodeSelectorTerm, PersistentVolumeClaimSpec, PodAffinityTerm, PodSpec,
-    ResourceRequirements, SecurityContext, Volume, WeightedPodAffinityTerm,
+    Affinity, EnvVar, NodeSelectorTerm, PersistentVolumeClaimSpec, PodAffinityTerm, PodSpec, Volume,
+    WeightedPodAffinityTerm,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 
+use super::annotations::{APP_ARMOR, SECCOMP_OF_CONTAINER, SECCOMP_OF_POD};
+use super::members::members;
 use crate::field::Path;
 use crate::kind::Pods;
 use crate::meta::label_value;
@@ -56,9 +58,6 @@ const DEAD_ANNOTATIONS: [(&str, &str); 3] = [
         "non-functional in v1.11+; use the \"sysctls\" field instead",
     ),
 ];
-const SECCOMP_OF_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
-const SECCOMP_OF_CONTAINER: &str = "container.seccomp.security.alpha.kubernetes.io/";
-const APPARMOR: &str = "container.apparmor.security.beta.kubernetes.io/";
 const DEAD_SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
 
 /// What whoever makes these pods should be told.
@@ -74,7 +73,7 @@ pub(crate) fn of(pods: &Pods<'_>) -> Vec<String> {
     doubles(spec, &path, &mut told);
     fractions(spec.overhead.as_ref(), &path.child("overhead"), &mut told);
     let mut ports = Ports::default();
-    for container in containers(spec, &path) {
+    for container in members(spec, &path) {
         for (field, list) in [
             ("limits", container.resources.and_then(|resources| resources.limits.as_ref())),
             ("requests", container.resources.and_then(|resources| resources.requests.as_ref())),
@@ -93,43 +92,6 @@ pub(crate) fn of(pods: &Pods<'_>) -> Vec<String> {
         selects_nothing(affinity, &path.child("affinity"), &mut told);
     }
     told
-}
-
-/// What all three sorts of containers have in common.
-struct Common<'a> {
-    name: &'a str,
-    path: Path,
-    security: Option<&'a SecurityContext>,
-    resources: Option<&'a ResourceRequirements>,
-    env: &'a [EnvVar],
-    ports: &'a [ContainerPort],
-}
-
-fn containers<'a>(spec: &'a PodSpec, path: &Path) -> impl Iterator<Item = Common<'a>> {
-    let first = spec.init_containers.as_deref().unwrap_or_default();
-    let (first_path, usual_path) = (path.child("initContainers"), path.child("containers"));
-    let first = first.iter().enumerate().map(move |(i, container)| (container, first_path.index(i)));
-    let usual =
-        spec.containers.iter().enumerate().map(move |(i, container)| (container, usual_path.index(i)));
-    let usual = first.chain(usual).map(|(container, path)| Common {
-        name: &container.name,
-        path,
-        security: container.security_context.as_ref(),
-        resources: container.resources.as_ref(),
-        env: container.env.as_deref().unwrap_or_default(),
-        ports: container.ports.as_deref().unwrap_or_default(),
-    });
-    let path = path.child("ephemeralContainers");
-    let guests = spec.ephemeral_containers.as_deref().unwrap_or_default();
-    let guests = guests.iter().enumerate().map(move |(i, guest)| Common {
-        name: &guest.name,
-        path: path.index(i),
-        security: guest.security_context.as_ref(),
-        resources: guest.resources.as_ref(),
-        env: guest.env.as_deref().unwrap_or_default(),
-        ports: guest.ports.as_deref().unwrap_or_default(),
-    });
-    usual.chain(guests)
 }
 
 /// Why a label of nodes should not be used any more.
@@ -208,15 +170,15 @@ fn annotations(pods: &Pods<'_>, told: &mut Vec<String>) {
     // Of a pod itself the annotation becomes a field.
     let is_template = !pods.path.as_str().is_empty();
     let has_apparmor = of_pod.is_some_and(|security| security.app_armor_profile.is_some());
-    for container in containers(pods.spec, &pods.path) {
-        if container.security.is_none_or(|security| security.seccomp_profile.is_none()) {
+    for container in members(pods.spec, &pods.path) {
+        if container.context.is_none_or(|security| security.seccomp_profile.is_none()) {
             dead(&format!("{SECCOMP_OF_CONTAINER}{}", container.name), DEAD_SECCOMP);
         }
         let has_apparmor =
-            has_apparmor || container.security.is_some_and(|security| security.app_armor_profile.is_some());
+            has_apparmor || container.context.is_some_and(|security| security.app_armor_profile.is_some());
         if is_template && !has_apparmor {
             let why = "deprecated since v1.30; use the \"appArmorProfile\" field instead";
-            dead(&format!("{APPARMOR}{}", container.name), why);
+            dead(&format!("{APP_ARMOR}{}", container.name), why);
         }
     }
 }

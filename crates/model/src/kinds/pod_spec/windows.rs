@@ -3,7 +3,7 @@
 
 use k8s_openapi::api::core::v1::{PodSpec, WindowsSecurityContextOptions};
 
-use super::security::members;
+use super::members::members;
 use crate::field::{FieldErrors, Path};
 use crate::meta;
 
