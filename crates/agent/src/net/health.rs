@@ -207,6 +207,6 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(10), closed).await.unwrap();
         other.sync(&lease, &with(7)).await.unwrap();
-        assert!(asked(free).await.unwrap().contains("\"localEndpoints\": 7"), "another takes over");
+        assert!(asked(free).await.unwrap().contains("\"localEndpoints\":7"), "another takes over");
     }
 }
