@@ -1,5 +1,5 @@
-//! A plain client of the REST API: one HTTP/1.1 connection, one request at a time. As thin as can be,
-//! so that what is measured is the server.
+//! A plain client of the REST API: one HTTP/1.1 connection, one request at a time, or an HTTP/2 connection that many
+//! share. As thin as can be, so that what is measured is the server.
 
 use std::sync::Arc;
 
@@ -10,13 +10,14 @@ use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::kubeconfig::Kubeconfig;
 
@@ -27,6 +28,8 @@ pub(crate) struct Target {
     address: String,
     token: Option<HeaderValue>,
     connector: TlsConnector,
+    /// The same for HTTP/2.
+    sharing: TlsConnector,
 }
 
 impl Target {
@@ -50,30 +53,66 @@ impl Target {
             )?,
             None => tls.with_no_client_auth(),
         };
+        let mut sharing = tls.clone();
+        sharing.alpn_protocols = vec![b"h2".to_vec()];
         let token = config.token.as_ref().map(|token| format!("Bearer {token}").parse()).transpose()?;
         Ok(Self {
             host: config.host().to_owned(),
             address: config.address(),
             token,
             connector: TlsConnector::from(Arc::new(tls)),
+            sharing: TlsConnector::from(Arc::new(sharing)),
         })
     }
 
     /// A connection.
     pub(crate) async fn connect(&self) -> anyhow::Result<Connection> {
+        let stream = self.socket(&self.connector).await?;
+        let (sender, connection) = http1::handshake(stream).await?;
+        balsa_rt::spawn(TaskKind::Connection, connection);
+        Ok(Connection { sender, host: self.address.parse()?, token: self.token.clone() })
+    }
+
+    /// A connection for many requests at a time, as client-go makes one of all that a program asks.
+    pub(crate) async fn share(&self) -> anyhow::Result<Shared> {
+        let stream = self.socket(&self.sharing).await?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), stream).await?;
+        balsa_rt::spawn(TaskKind::Connection, connection);
+        Ok(Shared { sender, host: self.address.clone(), token: self.token.clone() })
+    }
+
+    async fn socket(&self, connector: &TlsConnector) -> anyhow::Result<TokioIo<TlsStream<TcpStream>>> {
         let socket = TcpStream::connect(&self.address).await?;
         socket.set_nodelay(true)?;
         let name = ServerName::try_from(self.host.clone())?;
-        let stream = self.connector.connect(name, socket).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        balsa_rt::spawn(TaskKind::Connection, connection);
-        Ok(Connection { sender, host: self.address.parse()?, token: self.token.clone() })
+        Ok(TokioIo::new(connector.connect(name, socket).await?))
+    }
+}
+
+/// A connection that many share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    sender: http2::SendRequest<Full<Bytes>>,
+    host: String,
+    token: Option<HeaderValue>,
+}
+
+impl Shared {
+    /// Asks for `path`; the body of the answer has still to be read.
+    pub(crate) async fn get(&mut self, path: &str) -> anyhow::Result<http::Response<Incoming>> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = format!("https://{}{path}", self.host).parse()?;
+        let headers = request.headers_mut();
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.extend(self.token.iter().map(|token| (AUTHORIZATION, token.clone())));
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
     }
 }
 
 /// A connection; one request at a time.
 pub(crate) struct Connection {
-    sender: SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     host: HeaderValue,
     token: Option<HeaderValue>,
 }

@@ -315,7 +315,11 @@ impl Bench<'_> {
 
     async fn reads(&mut self) -> anyhow::Result<()> {
         let balsa = Balsa::start(self.options, 0).await?;
-        self.measure(&balsa, Scenario::Watch(watch::Size { watchers: 1_000, writes: 100 })).await?;
+        self.measure(
+            &balsa,
+            Scenario::Watch(watch::Size { watchers: 1_000, writes: 100, connections: None }),
+        )
+        .await?;
         self.measure(&balsa, Scenario::List(list::Size { pods: 10_000, rounds: 20, pid: Some(balsa.pid) }))
             .await?;
         balsa.stop().await?;

@@ -1,4 +1,4 @@
-//! Watch fan-out: one writer, many watchers of one kind, each on a connection of its own.
+//! Watch fan-out: one writer, many watchers of one kind, each on a connection of its own or many on one.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::to_bytes;
-use crate::rest::Target;
+use crate::rest::{Shared, Target};
 use crate::summary::milliseconds;
 
 /// Connections that are opened at a time.
@@ -30,11 +30,14 @@ pub(crate) struct Size {
     /// How many writes are timed.
     #[arg(long, default_value_t = 100)]
     pub(crate) writes: usize,
+    /// HTTP/2 connections that the watchers share [default: one each, of HTTP/1.1].
+    #[arg(long)]
+    pub(crate) connections: Option<usize>,
 }
 
 /// Times `writes` writes, each until the last of `watchers` watchers has seen it.
 pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow::Result<Value> {
-    let Size { watchers, writes } = *size;
+    let Size { watchers, writes, connections } = *size;
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut connection = target.connect().await?;
     let (_, list) = connection.call(Method::GET, &path, Bytes::new()).await?;
@@ -43,7 +46,11 @@ pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow
     let scope = Scope::new();
     let (seen, mut sightings) = mpsc::unbounded_channel();
     let url = format!("{path}?watch=true&resourceVersion={version}");
-    let opening = (0..watchers).map(|_| open(target, &url, seen.clone(), &scope));
+    let shared = futures::future::try_join_all((0..connections.unwrap_or(0)).map(|_| target.share())).await?;
+    let opening = (0..watchers).map(|i| {
+        let shared = connections.map(|count| shared[i % count].clone());
+        open(target, shared, &url, seen.clone(), &scope)
+    });
     let mut opening = futures::stream::iter(opening).buffer_unordered(OPENING);
     while let Some(outcome) = opening.next().await {
         outcome?;
@@ -59,25 +66,34 @@ pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow
         }
         times.push(last - acknowledged);
     }
-    Ok(json!({"scenario": "watch", "watchers": watchers, "acknowledged_to_last_ms": milliseconds(times)}))
+    Ok(json!({
+        "scenario": "watch", "watchers": watchers, "connections": connections.unwrap_or(watchers),
+        "acknowledged_to_last_ms": milliseconds(times),
+    }))
 }
 
-/// Opens a watch and tells of each event when it came.
+/// Opens a watch, on a connection of its own if none is given, and tells of each event when it came.
 async fn open(
     target: &Target,
+    shared: Option<Shared>,
     url: &str,
     seen: mpsc::UnboundedSender<Instant>,
     scope: &Scope,
 ) -> anyhow::Result<()> {
-    let mut connection = target.connect().await?;
-    let response = connection.send(Method::GET, url, Bytes::new()).await?;
+    let (response, own) = match shared {
+        Some(mut shared) => (shared.get(url).await?, None),
+        None => {
+            let mut connection = target.connect().await?;
+            (connection.send(Method::GET, url, Bytes::new()).await?, Some(connection))
+        }
+    };
     if response.status() != StatusCode::OK {
         bail!("{url}: {}", response.status());
     }
     let mut body = response.into_body();
     scope.spawn(TaskKind::Helper, async move {
         // Kept, so that the connection stays.
-        let _connection = connection;
+        let _connection = own;
         while let Some(Ok(frame)) = body.frame().await {
             let lines = frame.data_ref().map_or(0, |data| data.iter().filter(|b| **b == b'\n').count());
             for _ in 0..lines {
