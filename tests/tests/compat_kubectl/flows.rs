@@ -108,6 +108,12 @@ fn a_secret_holds_a_token_of_its_account(hand: &Hand<'_>) {
     assert_eq!(review()["user"]["username"], user.as_str());
     let request = format!("--token={token} get --raw /api");
     hand.ok(&request);
+    let label = "get secret held -L kubernetes.io/legacy-token-last-used --no-headers";
+    wait_until("the secret tells the day of its use", PATIENCE, || {
+        let line = hand.ok(label);
+        let last = line.split_whitespace().last().unwrap_or_default();
+        if last.starts_with("20") && last.len() == "2026-11-29".len() { Ok(()) } else { Err(line) }
+    });
     hand.ok("delete secret held");
     assert_eq!(review()["authenticated"], Value::Null, "it is good while the secret is there");
     let refused = hand.run(&request);
