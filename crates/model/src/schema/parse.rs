@@ -269,6 +269,15 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_text_is_replaced() {
+        let (value, duplicates) =
+            parse_json(b"{\"a\": \"\xff\", \"b\": \"\\ud800\", \"a\": \"\xff\"}").unwrap();
+        assert_eq!(value, json!({"a": "\u{fffd}", "b": "\u{fffd}"}));
+        assert_eq!(duplicates.len(), 1);
+        assert!(parse_json(b"{\"a\": \xff}").is_err());
+    }
+
+    #[test]
     fn yaml_becomes_json() {
         let text =
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\ndata:\n  a: 'x'\n  8080: |\n    t\n";
