@@ -16,7 +16,7 @@ use crate::codec::pb;
 use crate::config::LogConfig;
 use crate::error::{LogError, ProposeError, ReadError};
 use crate::incoming::Incoming;
-use crate::leadership::{self, Leadership};
+use crate::leadership::{self, Heard, Leadership};
 use crate::log_store::LogStore;
 use crate::machine::{LogIndex, Machine, StateMachine, blocking};
 use crate::network::Network;
@@ -51,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) incoming: tokio::sync::Mutex<Incoming>,
     waiting: Waiting,
     leadership: watch::Receiver<Leadership>,
+    pub(crate) heard: Heard,
     applied: watch::Receiver<LogIndex>,
     readers: mpsc::UnboundedSender<Waiter>,
     /// Servers whose lag stands in the metrics.
@@ -106,6 +107,7 @@ impl Log {
             incoming: tokio::sync::Mutex::default(),
             waiting: Waiting::default(),
             leadership,
+            heard: Heard::default(),
             applied,
             readers,
             peers_told: Mutex::default(),

@@ -3,10 +3,14 @@
 //! A server counts as leader only once a quorum confirmed it and everything committed before its
 //! term is applied here: leader-only work that starts then sees all that its predecessors did.
 
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture};
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::machine::LogIndex;
 use crate::metrics;
@@ -21,6 +25,28 @@ pub struct Leadership {
     pub term: u64,
     /// Whether this server leads, is confirmed, and has applied what came before.
     pub is_leader: bool,
+}
+
+/// When another server was last heard of as leader, and in which term. Who leads stays known here after it has died, as long
+/// as nobody else is elected.
+#[derive(Default)]
+pub(crate) struct Heard(Mutex<Option<(u64, Instant)>>);
+
+impl Heard {
+    /// The leader of `term` says something now.
+    pub(crate) fn note(&self, term: u64) {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that was cut off, and does not know that its time is over, is none.
+        if last.is_none_or(|(known, _)| known <= term) {
+            *last = Some((term, Instant::now()));
+        }
+    }
+
+    /// Whether the leader of `term` has said something since then.
+    pub(crate) fn within(&self, limit: Duration, term: u64) -> bool {
+        let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|(known, at)| known == term && at.elapsed() < limit)
+    }
 }
 
 /// Follows openraft's own view until it stops.
@@ -55,7 +81,7 @@ pub(crate) async fn run(raft: Raft, announce: watch::Sender<Leadership>, applied
 /// Ends when a quorum confirmed this server and it applied what was committed by then.
 async fn confirm(raft: Raft, mut applied: watch::Receiver<LogIndex>) {
     while let Ok(false) = try_confirm(&raft, &mut applied).await {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -12,6 +12,15 @@ use crate::metrics;
 const READ_LIMIT: Duration = Duration::from_secs(1);
 
 impl Log {
+    /// Whether somebody leads, as far as this server can tell by itself: it does, or has heard of who does in the time in which
+    /// another one would have been elected, twice over.
+    pub fn is_led(&self) -> bool {
+        let now = *self.leadership().borrow();
+        let limit = self.shared.config.election.1 * 2;
+        let is_own = now.leader == Some(self.shared.config.node_id);
+        now.leader.is_some() && (is_own || self.shared.heard.within(limit, now.term))
+    }
+
     /// Whether this server could now serve a read that sees everything: somebody leads, a majority says so, and
     /// this server has come so far. A leader that was cut off does not know it otherwise.
     pub async fn is_readable(&self) -> bool {

@@ -53,9 +53,11 @@ impl PeerService {
 impl PeerService {
     fn read_append(&self, request: pb::AppendEntriesRequest) -> Result<AppendEntriesRequest<Types>, Status> {
         self.check_target(request.to)?;
+        let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
+        self.shared.heard.note(vote.leader_id.term);
         let entries = request.entries.into_iter().map(codec::read_entry).collect::<Result<Vec<_>, _>>();
         Ok(AppendEntriesRequest {
-            vote: codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?,
+            vote,
             prev_log_id: request.prev_log_id.as_ref().map(codec::read_log_id),
             entries: entries.map_err(|error| invalid(&error))?,
             leader_commit: request.leader_commit.as_ref().map(codec::read_log_id),
@@ -65,6 +67,7 @@ impl PeerService {
     /// Takes a piece of a snapshot; after the last one installs it, and what its sender is told then.
     async fn receive(&self, request: pb::InstallSnapshotRequest) -> Result<Option<Vote>, Status> {
         let vote = codec::require_vote(request.vote.as_ref()).map_err(|error| invalid(&error))?;
+        self.shared.heard.note(vote.leader_id.term);
         let mut incoming = self.shared.incoming.lock().await;
         if !request.chunk.is_empty() {
             return incoming.take(&self.shared.store.snapshots(), vote, &request).map(|()| None);

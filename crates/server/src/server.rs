@@ -22,8 +22,8 @@ use crate::engine::{Engine, LocalBackend};
 use crate::fairness::{Fairness, Limits};
 use crate::front::{Front, Parts};
 use crate::identity::{
-    Authenticator, Authority, Certificates, IdentityError, ServerId, ServiceAccountTokens, SharedSettings,
-    Wanted,
+    self, Authenticator, Authority, Certificates, IdentityError, LastUse, ServerId, ServiceAccountTokens,
+    SharedSettings, Wanted,
 };
 use crate::listener::Doors;
 use crate::members::{self, Members};
@@ -189,8 +189,9 @@ impl Server {
         let admission = Admission::new(state.clone(), admission_config);
         let engine = Engine::new(store, admission, config.storage_quota, clock.clone());
         let tokens = Arc::new(ServiceAccountTokens::new(&authority.named_key("sa")?, ISSUER)?);
+        let (last_use, uses) = LastUse::new();
         let front = Front::new(Parts {
-            authenticator: Authenticator::new(tokens.clone(), state.clone(), clock),
+            authenticator: Authenticator::new(tokens.clone(), last_use, state.clone(), clock),
             authorizer: Authorizer::new(state.clone()),
             engine,
             authority,
@@ -221,6 +222,9 @@ impl Server {
         });
         follower::start(&front, &config, &scope);
         let server = Self { scope, front, log, address, config };
+        let clock = server.front.engine.clock().clone();
+        let telling = identity::last_use::run(server.client("token-last-use"), clock, uses);
+        server.scope.spawn(TaskKind::Helper, telling);
         server.lead()?;
         Ok(server)
     }

@@ -24,6 +24,8 @@ use k8s_openapi::api::certificates::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::error::X509Error;
+use x509_parser::oid_registry::{OID_KEY_TYPE_EC_PUBLIC_KEY, OID_SIG_ED25519};
 use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, GeneralName, ParsedExtension};
 
 use crate::authorize::MASTERS;
@@ -74,15 +76,14 @@ struct Asked {
 impl Asked {
     fn read(pem: &[u8]) -> Result<Self, String> {
         let unreadable = |why: String| format!("unable to parse the request: {why}");
-        let (_, pem) = x509_parser::pem::parse_x509_pem(pem).map_err(|e| unreadable(e.to_string()))?;
-        let (_, request) =
-            X509CertificationRequest::from_der(&pem.contents).map_err(|e| unreadable(e.to_string()))?;
+        parsed(pem, Self::of).map_err(unreadable)
+    }
+
+    fn of(request: &X509CertificationRequest<'_>) -> Result<Self, String> {
         let subject = &request.certification_request_info.subject;
         let text = |part: &AttributeTypeAndValue<'_>| {
             // The certificate says what the request says: what cannot be read cannot be judged.
-            part.as_str()
-                .map(str::to_owned)
-                .map_err(|_| unreadable("a part of the subject is no text".to_owned()))
+            part.as_str().map(str::to_owned).map_err(|_| "a part of the subject is no text".to_owned())
         };
         let mut asked = Self {
             name: subject.iter_common_name().next().map(text).transpose()?.unwrap_or_default(),
@@ -102,9 +103,47 @@ impl Asked {
     }
 }
 
-/// The groups that a request asks for; none when it cannot be read.
-pub(crate) fn organizations(request: &[u8]) -> Vec<String> {
-    Asked::read(request).map(|asked| asked.groups).unwrap_or_default()
+/// What is said of a request that is not one in PEM.
+pub(crate) const NO_REQUEST: &str = "PEM block type must be CERTIFICATE REQUEST";
+
+/// What `read` makes of a request, or why it is none.
+fn parsed<T>(
+    pem: &[u8],
+    read: impl FnOnce(&X509CertificationRequest<'_>) -> Result<T, String>,
+) -> Result<T, String> {
+    let pem = x509_parser::pem::parse_x509_pem(pem).map(|(_, pem)| pem);
+    let pem = pem.ok().filter(|pem| pem.label == "CERTIFICATE REQUEST").ok_or(NO_REQUEST)?;
+    match X509CertificationRequest::from_der(&pem.contents) {
+        Ok(([], request)) => read(&request),
+        Ok(_) => Err("asn1: syntax error: trailing data".to_owned()),
+        Err(x509_parser::nom::Err::Incomplete(_)) => Err("asn1: syntax error: data truncated".to_owned()),
+        Err(error) => Err(format!("asn1: structure error: {error}")),
+    }
+}
+
+/// That something is a request, signed with the key that it is for. A kind of key that is not known here is somebody
+/// else's signer's to judge.
+pub(crate) fn check(request: &[u8]) -> Result<(), String> {
+    parsed(request, |request| match request.verify_signature() {
+        Err(X509Error::SignatureVerificationError) => Err(wrong_signature(request).to_owned()),
+        _ => Ok(()),
+    })
+}
+
+fn wrong_signature(request: &X509CertificationRequest<'_>) -> &'static str {
+    let key = &request.certification_request_info.subject_pki.algorithm.algorithm;
+    if *key == OID_KEY_TYPE_EC_PUBLIC_KEY {
+        "x509: ECDSA verification failure"
+    } else if *key == OID_SIG_ED25519 {
+        "x509: Ed25519 verification failure"
+    } else {
+        "crypto/rsa: verification error"
+    }
+}
+
+/// The groups that a request asks for.
+pub(crate) fn organizations(request: &[u8]) -> Result<Vec<String>, String> {
+    parsed(request, Asked::of).map(|asked| asked.groups)
 }
 
 /// Why a signer does not give what is asked for; `None`: it does.
@@ -210,6 +249,8 @@ impl Reconciler for Signers {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+
     use super::*;
 
     fn spec(usages: &[&str]) -> CertificateSigningRequestSpec {
@@ -260,6 +301,23 @@ mod tests {
         let request = params.serialize_request(&key).unwrap().pem().unwrap();
         assert_eq!(Asked::read(request.as_bytes()).unwrap(), asked("jane", &["developers", "admirals"], 1));
         assert!(Asked::read(b"no request").is_err());
+        assert_eq!(check(request.as_bytes()), Ok(()));
+        assert_eq!(check(b"no request"), Err(NO_REQUEST.to_owned()));
+        // The last byte of the signature is another one.
+        let (_, mut pem) = x509_parser::pem::parse_x509_pem(request.as_bytes()).unwrap();
+        *pem.contents.last_mut().unwrap() ^= 1;
+        let encoded = |der: &[u8]| {
+            let body = base64::engine::general_purpose::STANDARD.encode(der);
+            format!("-----BEGIN CERTIFICATE REQUEST-----\n{body}\n-----END CERTIFICATE REQUEST-----\n")
+        };
+        assert_eq!(
+            check(encoded(&pem.contents).as_bytes()),
+            Err("x509: ECDSA verification failure".to_owned())
+        );
+        for rubbish in [&b"rubbish"[..], &[0; 3], &pem.contents[..20]] {
+            let why = check(encoded(rubbish).as_bytes()).unwrap_err();
+            assert!(why.starts_with("asn1: "), "{why}");
+        }
         let pem = authority.sign_request(&request, false, Duration::from_secs(600)).unwrap();
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
         let certificate = pem.parse_x509().unwrap();

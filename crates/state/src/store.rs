@@ -20,6 +20,9 @@ use crate::state::State;
 /// How long a read waits for a leader that can confirm it.
 const READ_PATIENCE: Duration = Duration::from_secs(8);
 
+/// How long a server rests that nobody tells how far the cluster is, before it asks again.
+const BEHIND_PAUSE: Duration = Duration::from_secs(1);
+
 /// Writes and linearizable reads.
 #[derive(Clone)]
 pub struct Store {
@@ -100,5 +103,35 @@ impl Store {
         self.outage.is_over();
         self.state.wait_for_index(index.0).await;
         Ok(index)
+    }
+
+    /// Waits until the state shows `revision`, which somebody says to have been told: `true`. `false`: this cluster has
+    /// never come so far, so another one told it, or this one before it was restored. What was told to anybody was
+    /// committed by then, and a read index that is fixed afterwards covers it: one that does not reach it is the proof.
+    /// A server that is behind cannot know; it waits, for ever if it must: set a time limit.
+    ///
+    /// # Errors
+    /// When this server will not come any further.
+    pub async fn reaches(&self, revision: Revision) -> Result<bool, ReadError> {
+        if self.state.revision() >= revision {
+            return Ok(true);
+        }
+        tokio::select! {
+            biased;
+            () = self.state.wait_for(revision) => Ok(true),
+            known = self.read_barrier_at_last() => known.map(|_| self.state.revision() >= revision),
+        }
+    }
+
+    /// A read barrier that waits for a leader as long as it takes.
+    async fn read_barrier_at_last(&self) -> Result<LogIndex, ReadError> {
+        loop {
+            match self.read_barrier().await {
+                Err(ReadError::NotLeader { .. } | ReadError::Unavailable) => {
+                    tokio::time::sleep(BEHIND_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
     }
 }

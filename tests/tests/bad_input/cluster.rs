@@ -14,6 +14,7 @@ pub(crate) fn refusals() -> Vec<Bad> {
     let mut all = services();
     all.extend(certificates());
     all.extend(tokens());
+    all.extend(events());
     all.extend(what_stays());
     all
 }
@@ -56,6 +57,10 @@ fn request(spec: &Value) -> Value {
     request
 }
 
+/// Three bytes in PEM.
+const RUBBISH: &str =
+    "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KQUFBQQotLS0tLUVORCBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0K";
+
 fn certificates() -> Vec<Bad> {
     let create = |what, spec: Value| Bad::create(what, REQUESTS, &request(&spec));
     let status = |what, status: &Value| {
@@ -72,6 +77,17 @@ fn certificates() -> Vec<Bad> {
             "spec.signerName: Invalid value: \"kubernetes.io/legacy-unknown\": the legacy signerName is not allowed via \
              this API version",
             &["spec.signerName"],
+        ),
+        create("rubbish in PEM", json!({"signerName": "example.com/nobody", "request": RUBBISH}))
+            .invalid(&format!("spec.request: Invalid value: \"{RUBBISH}\": asn1: "), &["spec.request"]),
+        create(
+            "rubbish for the cluster's own signer",
+            json!({"signerName": "kubernetes.io/kube-apiserver-client", "request": RUBBISH}),
+        )
+        .refused(
+            403,
+            "Forbidden",
+            "certificatesigningrequests.certificates.k8s.io \"r\" is forbidden: failed to parse CSR: asn1: ",
         ),
         create(
             "a use twice",
@@ -112,6 +128,17 @@ fn tokens() -> Vec<Bad> {
             &named,
         )
         .invalid("metadata: Invalid value: {\"name\":\"me\"}: must be empty", &["metadata"]),
+    ]
+}
+
+fn events() -> Vec<Bad> {
+    let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e", "namespace": "zoo"},
+        "eventTime": "2026-11-29T00:00:00.000000Z", "reportingController": "example.com/c", "reportingInstance": "i",
+        "action": "Testing", "reason": "Tested", "type": "Normal", "series": {"count": 1},
+        "regarding": {"kind": "Pod", "name": "p", "namespace": "zoo"}});
+    vec![
+        Bad::create("a series without its time", "/apis/events.k8s.io/v1/namespaces/zoo/events", &event)
+            .invalid("series.lastObservedTime: Required value", &["series.count", "series.lastObservedTime"]),
     ]
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
     a_token_ends_with_what_it_is_bound_to(&hand);
     a_secret_holds_a_token_of_its_account(&hand);
     an_ingress_gets_the_default_class(&hand);
+    a_claim_that_names_its_class_as_of_old_gets_no_other(&hand);
     hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
 }
 
@@ -108,10 +109,28 @@ fn a_secret_holds_a_token_of_its_account(hand: &Hand<'_>) {
     assert_eq!(review()["user"]["username"], user.as_str());
     let request = format!("--token={token} get --raw /api");
     hand.ok(&request);
+    let label = "get secret held -L kubernetes.io/legacy-token-last-used --no-headers";
+    wait_until("the secret tells the day of its use", PATIENCE, || {
+        let line = hand.ok(label);
+        let last = line.split_whitespace().last().unwrap_or_default();
+        if last.starts_with("20") && last.len() == "2026-11-29".len() { Ok(()) } else { Err(line) }
+    });
     hand.ok("delete secret held");
     assert_eq!(review()["authenticated"], Value::Null, "it is good while the secret is there");
     let refused = hand.run(&request);
     assert!(refused.stderr.contains("You must be logged in to the server"), "{refused:?}");
+}
+
+fn a_claim_that_names_its_class_as_of_old_gets_no_other(hand: &Hand<'_>) {
+    let path = format!("/api/v1/namespaces/{}/persistentvolumeclaims?dryRun=All", hand.namespace);
+    let class_of = |annotations: Value| {
+        let claim = json!({"metadata": {"name": "c", "annotations": annotations}, "spec": {
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}});
+        let rest = hand.cluster.rest();
+        rest.call_now(Method::POST, &path, &claim).unwrap().body["spec"]["storageClassName"].clone()
+    };
+    assert_eq!(class_of(json!({})), "local-path");
+    assert_eq!(class_of(json!({"volume.beta.kubernetes.io/storage-class": "mine"})), Value::Null);
 }
 
 fn an_ingress_gets_the_default_class(hand: &Hand<'_>) {

@@ -1,7 +1,7 @@
 //! The history ends somewhere: whoever wants to go on from before is told so, by every way in, and clients
 //! that follow list again.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use balsa_testkit::{Cluster, Options, Watch};
 use futures::TryStreamExt as _;
@@ -27,6 +27,7 @@ fn what_is_no_longer_known_is_told_and_clients_list_again() {
     let mut cluster = Cluster::start(Options::nodes(0).with(HISTORY));
     let runtime = Runtime::new().unwrap();
     create(&cluster, &["first", "second"]);
+    runtime.block_on(what_never_was_is_told_at_once(&cluster));
     let all = cluster.read(OURS).unwrap();
     let start = all["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
     // Of another revision: a list that is read in pages is remembered.
@@ -72,6 +73,21 @@ async fn first_event(cluster: &Cluster, revision: &str) -> Value {
     let path = format!("{OURS}&watch=1&resourceVersion={revision}");
     let mut watch: Watch = cluster.rest().watch(&path).await.unwrap();
     tokio::time::timeout(PATIENCE, watch.next()).await.unwrap().unwrap().unwrap()
+}
+
+/// A revision of another cluster, or of before a restore: nobody waits until as much has happened here.
+async fn what_never_was_is_told_at_once(cluster: &Cluster) {
+    let begun = Instant::now();
+    let event = first_event(cluster, "987654321").await;
+    is_gone(&event["object"], "Too large resource version: 987654321, current: ");
+    for path in [OURS.to_owned(), format!("{MAPS}/first?"), format!("{OURS}&limit=1")] {
+        let answer = cluster.request(Method::GET, &format!("{path}&resourceVersion=987654321"), &Value::Null);
+        let answer = answer.unwrap();
+        let details = &answer.body["details"];
+        let said = (answer.code, &details["causes"][0]["reason"], &details["retryAfterSeconds"]);
+        assert_eq!(said, (504, &json!("ResourceVersionTooLarge"), &Value::Null), "{}", answer.body);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[track_caller]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use balsa_client::events::reference_to;
 use balsa_client::{Client, Next, Reconciler, Recorder};
 use balsa_model::claims::claims_of;
-use balsa_model::kinds::node;
+use balsa_model::kinds::{node, persistent_volume_claim};
 use balsa_model::strategy::Part;
 use balsa_model::{Failure, Key, Reason};
 use k8s_openapi::api::core::v1::{
@@ -81,8 +81,9 @@ impl Claims {
         if !finalizers.iter().any(|finalizer| finalizer == CLAIM_PROTECTION) {
             finalizers.push(CLAIM_PROTECTION.to_owned());
         }
+        let is_classless = persistent_volume_claim::class_name(claim).is_none();
         let spec = changed.spec.get_or_insert_default();
-        if spec.storage_class_name.is_none() && spec.volume_name.is_none() {
+        if is_classless && spec.volume_name.is_none() {
             let classes = self.caches.storage_classes.list();
             let classes: Vec<Arc<StorageClass>> = classes.iter().filter_map(|o| o.typed()).collect();
             spec.storage_class_name =
@@ -212,8 +213,8 @@ impl Claims {
     }
 
     async fn find(&self, claim: &PersistentVolumeClaim) -> Result<(), Failure> {
-        let name = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()).unwrap_or_default();
-        let class = self.caches.storage_classes.get(&Key::new("", name.as_str()));
+        let name = persistent_volume_claim::class_name(claim).unwrap_or_default();
+        let class = self.caches.storage_classes.get(&Key::new("", name));
         let class = class.and_then(|object| object.typed::<StorageClass>());
         let waits =
             class.as_ref().and_then(|c| c.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");

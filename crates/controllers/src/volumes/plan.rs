@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use balsa_model::Key;
+use balsa_model::kinds::{persistent_volume, persistent_volume_claim};
 use balsa_model::node_selector;
 use balsa_model::quantity::Quantity;
 use balsa_model::selector::LabelSelector;
@@ -89,7 +90,6 @@ pub(super) fn best<'a>(
 
 fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&Node>) -> bool {
     let (Some(wanted), Some(spec)) = (&claim.spec, &volume.spec) else { return false };
-    let class = |name: &Option<String>| name.clone().unwrap_or_default();
     let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
     let modes = spec.access_modes.as_deref().unwrap_or_default();
     let selected = wanted.selector.as_ref().is_none_or(|selector| {
@@ -101,7 +101,8 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume, node: Option<&
         _ => true,
     };
     spec.claim_ref.is_none()
-        && class(&spec.storage_class_name) == class(&wanted.storage_class_name)
+        && persistent_volume::class_name(volume)
+            == persistent_volume_claim::class_name(claim).unwrap_or_default()
         && mode(&spec.volume_mode) == mode(&wanted.volume_mode)
         && storage(spec.capacity.as_ref()) >= asked(wanted)
         && wanted.access_modes.iter().flatten().all(|mode| modes.contains(mode))
@@ -180,6 +181,7 @@ pub(super) fn provisioned(
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use balsa_model::kinds::persistent_volume_claim::CLASS_ANNOTATION;
     use serde_json::{Value, json};
 
     use super::*;
@@ -211,6 +213,19 @@ mod tests {
         assert_eq!(best(claim("2Gi", "ReadWriteOnce")), Some("medium"));
         assert_eq!(best(claim("20Gi", "ReadWriteOnce")), None);
         assert_eq!(best(claim("1Gi", "ReadWriteMany")), None);
+    }
+
+    #[test]
+    fn a_class_may_be_named_by_annotation() {
+        let annotated = |name: &str| Some([(CLASS_ANNOTATION.to_owned(), name.to_owned())].into());
+        let volumes =
+            [volume("slow", "5Gi", "slow", Value::Null), volume("fast", "5Gi", "fast", Value::Null)];
+        let [slow, mut other] = volumes;
+        let mut claim = claim("1Gi", "ReadWriteOnce");
+        claim.metadata.annotations = annotated("fast");
+        assert!(!fits(&claim, &slow, None) && fits(&claim, &other, None));
+        other.metadata.annotations = annotated("older");
+        assert!(!fits(&claim, &other, None));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod kill;
+mod missed;
 mod recovery;
 mod simulation;
 mod single;

@@ -282,10 +282,8 @@ fn condition_text(request: &CertificateSigningRequest) -> String {
 fn is_request(pem: &[u8]) -> bool {
     let text = String::from_utf8_lossy(pem);
     let text = text.trim();
-    ["CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST"].iter().any(|label| {
-        text.starts_with(&format!("-----BEGIN {label}-----"))
-            && text.ends_with(&format!("-----END {label}-----"))
-    })
+    text.contains("-----BEGIN CERTIFICATE REQUEST-----")
+        && text.ends_with("-----END CERTIFICATE REQUEST-----")
 }
 
 /// `domain/path`

@@ -23,6 +23,9 @@ const NAMES: &[(&str, &str)] = &[
     ("reportingController", "reportingComponent"),
 ];
 
+/// Go's time before all others: that of a series whose time nobody has told. The typed form must have one.
+const NO_TIME: &str = "0001-01-01T00:00:00Z";
+
 fn to_stored(value: Value) -> Value {
     renamed(value, NAMES)
 }
@@ -71,6 +74,13 @@ impl Kind for Event {
 
     const FACE: Option<Face> =
         Some(Face { stored: kind_of::<core::v1::Event>, to_stored, from_stored, label });
+
+    fn before_decode(value: &mut Value) {
+        let Some(series) = value.get_mut("series").and_then(Value::as_object_mut) else { return };
+        if series.get("lastObservedTime").is_none_or(Value::is_null) {
+            series.insert("lastObservedTime".to_owned(), NO_TIME.into());
+        }
+    }
 
     fn validate(&self, errors: &mut FieldErrors) {
         let Some(event) = behind::<_, core::v1::Event>(self) else { return };
@@ -127,8 +137,12 @@ impl Kind for Event {
 }
 
 fn validate_series(series: Option<&EventSeries>, errors: &mut FieldErrors) {
-    if series.is_some_and(|series| series.count < 2) {
+    let Some(series) = series else { return };
+    if series.count < 2 {
         errors.invalid(&Path::new("series.count"), "", "should be at least 2");
+    }
+    if NO_TIME.parse().is_ok_and(|none: Timestamp| none == series.last_observed_time.0) {
+        errors.required(&Path::new("series.lastObservedTime"), "");
     }
 }
 
@@ -185,6 +199,8 @@ mod tests {
                 json!({"count": 1, "lastObservedTime": "2024-01-01T00:00:00.000000Z"}),
                 "series.count",
             ),
+            ("series", json!({"count": 2}), "series.lastObservedTime"),
+            ("series", json!({"lastObservedTime": null}), "series.lastObservedTime"),
         ] {
             let mut event = whole.clone();
             event[field] = wrong;

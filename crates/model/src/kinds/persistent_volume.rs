@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cells::{self, or_empty};
 use super::check::{default_text, default_to, json, one_of, subdomain};
-use super::persistent_volume_claim::{validate_access_modes, validate_size};
+use super::persistent_volume_claim::{CLASS_ANNOTATION, validate_access_modes, validate_size};
 use super::pod_spec::defaults::set_azure_disk;
 use super::pod_spec::resources::canonical_list;
 use super::pod_spec::scheduling::validate_node_selector;
@@ -191,6 +191,13 @@ fn sources(spec: &Value) -> Vec<(&String, &Value)> {
 /// `Pending`, `Available`, `Bound`, `Released` or `Failed`.
 pub fn phase(volume: &PersistentVolume) -> &str {
     volume.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()
+}
+
+/// The name of its class; empty: none.
+pub fn class_name(volume: &PersistentVolume) -> &str {
+    let annotated = volume.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION));
+    let named = || volume.spec.as_ref()?.storage_class_name.as_ref();
+    annotated.or_else(named).map_or("", String::as_str)
 }
 
 #[cfg(test)]

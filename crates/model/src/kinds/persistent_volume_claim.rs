@@ -22,7 +22,7 @@ use crate::table::{Cell, Column};
 /// Holds a claim's deletion while a pod uses it.
 pub const PROTECTION_FINALIZER: &str = "kubernetes.io/pvc-protection";
 /// The old way to name a class.
-pub(crate) const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
+pub const CLASS_ANNOTATION: &str = "volume.beta.kubernetes.io/storage-class";
 /// What is to be told of it.
 pub(crate) const DEPRECATED_ANNOTATION: &str =
     "deprecated since v1.8; use \"storageClassName\" attribute instead";

@@ -4,6 +4,8 @@
 //! stays as long as the service has one at all. Admission picks them, and the fold refuses what somebody
 //! else has taken in the meantime.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::Metadata as _;
 use k8s_openapi::api::core::v1::{
@@ -184,11 +186,22 @@ fn set_addresses(spec: &mut ServiceSpec) {
         (None, Some(ips)) => spec.cluster_ip = ips.first().cloned(),
         _ => {}
     }
-    // One family is what this cluster has; a second one would have to be allocated from a second range.
-    default_text(&mut spec.ip_family_policy, "SingleStack");
-    if spec.ip_families.as_ref().is_none_or(Vec::is_empty) {
-        let is_six = spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
-        spec.ip_families = Some(vec![if is_six { "IPv6" } else { "IPv4" }.to_owned()]);
+    // One family is what this cluster has; a second one would have to be allocated from a second range. Whoever keeps
+    // the endpoints by hand may have them of both.
+    let is_headless = spec.cluster_ip.as_deref() == Some(HEADLESS);
+    let is_by_hand = is_headless && spec.selector.as_ref().is_none_or(BTreeMap::is_empty);
+    default_text(&mut spec.ip_family_policy, if is_by_hand { "RequireDualStack" } else { "SingleStack" });
+    let is_six = spec.cluster_ip.as_deref().is_some_and(|ip| ip.contains(':'));
+    let families = spec.ip_families.get_or_insert_default();
+    if families.is_empty() {
+        families.push(if is_six { "IPv6" } else { "IPv4" }.to_owned());
+    }
+    let has_both = is_by_hand && spec.ip_family_policy.as_deref() != Some("SingleStack");
+    if let [one] = families.as_slice()
+        && has_both
+    {
+        let other = if one == "IPv4" { "IPv6" } else { "IPv4" };
+        families.push(other.to_owned());
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod check;
 pub(crate) mod list;
+mod mend;
 mod parse;
 pub(crate) mod scalar;
 pub(crate) mod table;

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::mend::mend;
 use crate::status::Failure;
 use crate::yaml;
 
@@ -14,20 +15,28 @@ use crate::yaml;
 /// # Errors
 /// `BadRequest` when it is no JSON object. The caller puts in front which kind it expected.
 pub fn parse_json(bytes: &[u8]) -> Result<(Value, Vec<String>), Failure> {
-    let mut log = Log::default();
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = Tree { log: &mut log }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| go_json_error(&error, bytes))
-        .and_then(expect_object);
-    match parsed {
-        Ok(value) => Ok((value, log.duplicates)),
+    let mut parsed = read_json(bytes);
+    if parsed.is_err()
+        && let Some(mended) = mend(bytes)
+    {
+        parsed = read_json(&mended);
+    }
+    let parsed = parsed.map_err(|error| go_json_error(&error, bytes));
+    match parsed.and_then(|(value, duplicates)| Ok((expect_object(value)?, duplicates))) {
+        Ok(read) => Ok(read),
         Err(why) => Err(Failure::bad_request(format!(
             "couldn't get version/kind; json parse error: {why} ({})",
             excerpt(bytes)
         ))),
     }
+}
+
+fn read_json(bytes: &[u8]) -> serde_json::Result<(Value, Vec<String>)> {
+    let mut log = Log::default();
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = Tree { log: &mut log }.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok((value, log.duplicates))
 }
 
 /// The fields that stand twice in a JSON text of any form; of what cannot be read, as far as it can.
@@ -257,6 +266,15 @@ mod tests {
         assert!(error("{\"a\" 1}").contains("invalid character '1' after object key"));
         assert!(parse_json(&[b'['; 100_000]).is_err());
         assert_eq!(parse_json(b"null").unwrap().0, json!({}));
+    }
+
+    #[test]
+    fn what_is_no_text_is_replaced() {
+        let (value, duplicates) =
+            parse_json(b"{\"a\": \"\xff\", \"b\": \"\\ud800\", \"a\": \"\xff\"}").unwrap();
+        assert_eq!(value, json!({"a": "\u{fffd}", "b": "\u{fffd}"}));
+        assert_eq!(duplicates.len(), 1);
+        assert!(parse_json(b"{\"a\": \xff}").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! where the pod goes.
 
 use balsa_model::Key;
+use balsa_model::kinds::{persistent_volume, persistent_volume_claim};
 use balsa_model::node_selector;
 use balsa_model::quantity::Quantity;
 use k8s_openapi::api::core::v1::{NodeSelector, PersistentVolume, PersistentVolumeClaim};
@@ -55,7 +56,7 @@ impl Volumes {
             self.bound.extend(affinity(volume));
             return Ok(());
         }
-        let class = spec.storage_class_name.as_deref().and_then(|name| view.classes.get(name));
+        let class = persistent_volume_claim::class_name(claim).and_then(|name| view.classes.get(name));
         let waits =
             class.and_then(|class| class.volume_binding_mode.as_deref()) == Some("WaitForFirstConsumer");
         if !waits || spec.volume_name.as_deref().is_some_and(|name| !name.is_empty()) {
@@ -102,7 +103,8 @@ fn fits(claim: &PersistentVolumeClaim, volume: &PersistentVolume) -> bool {
     let asked = storage(wanted.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
     let modes = spec.access_modes.as_deref().unwrap_or_default();
     spec.claim_ref.is_none()
-        && spec.storage_class_name == wanted.storage_class_name
+        && persistent_volume::class_name(volume)
+            == persistent_volume_claim::class_name(claim).unwrap_or_default()
         && storage(spec.capacity.as_ref()) >= asked
         && wanted.access_modes.iter().flatten().all(|mode| modes.contains(mode))
 }

@@ -1,10 +1,15 @@
 //! Who asks for a certificate is who sent the request, whatever the request says; who allows or signs one
 //! may speak for its signer.
 
+use balsa_model::field::{FieldErrors, Path};
 use balsa_model::kinds::certificate_signing_request::has_condition;
 use balsa_model::{AnyObject, Failure, Object};
 use balsa_state::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::authorize::{Attributes, Authorized, Authorizer, MASTERS};
 use crate::signer;
@@ -18,17 +23,53 @@ pub(super) fn name_requestor(who: &Authorized, object: &mut dyn AnyObject) {
     spec.extra = None;
 }
 
-/// Nobody becomes one of those who may do everything by asking for a certificate. What cannot be read is left to
-/// validation.
+/// Nobody becomes one of those who may do everything by asking for a certificate.
 pub(super) fn restrict_subject(object: &dyn AnyObject) -> Result<(), Failure> {
     let Some(request) = object.as_any().downcast_ref::<CertificateSigningRequest>() else { return Ok(()) };
-    let groups = signer::organizations(&request.spec.request.0);
-    if request.spec.signer_name != signer::CLIENT || !groups.iter().any(|group| group == MASTERS) {
+    if request.spec.signer_name != signer::CLIENT {
         return Ok(());
     }
+    let why = match signer::organizations(&request.spec.request.0) {
+        Err(why) => format!("failed to parse CSR: {why}"),
+        Ok(groups) if groups.iter().any(|group| group == MASTERS) => {
+            format!("use of {} signer with {MASTERS} group is not allowed", signer::CLIENT)
+        }
+        Ok(_) => return Ok(()),
+    };
     let name = object.meta().name.as_deref().unwrap_or_default();
-    let why = format!("use of {} signer with {MASTERS} group is not allowed", signer::CLIENT);
     Err(Failure::forbidden(object.kind().descriptor(), name, why))
+}
+
+/// Refuses what is no request, or is not signed with the key that it asks for. What is no PEM is left to validation,
+/// which has more to say then.
+pub(super) fn require_request(object: &dyn AnyObject) -> Result<(), Failure> {
+    let Some(request) = object.as_any().downcast_ref::<CertificateSigningRequest>() else { return Ok(()) };
+    let asked = &request.spec.request.0;
+    let why = match signer::check(asked) {
+        Err(why) if why != signer::NO_REQUEST => why,
+        _ => return Ok(()),
+    };
+    let mut errors = FieldErrors::new();
+    errors.invalid(&Path::new("spec").child("request"), STANDARD.encode(asked), why);
+    let name = object.meta().name.as_deref().unwrap_or_default();
+    Failure::invalid(object.kind().descriptor(), name, errors).map_or(Ok(()), Err)
+}
+
+/// Says of conditions when they came, where who writes them does not.
+pub(super) fn date_conditions(object: &mut dyn AnyObject, old: &Object, now: Timestamp) {
+    let Some(request) = object.as_any_mut().downcast_mut::<CertificateSigningRequest>() else { return };
+    let old = old.typed::<CertificateSigningRequest>();
+    let before: Vec<_> = old
+        .iter()
+        .flat_map(|old| &old.status)
+        .flat_map(|status| status.conditions.iter().flatten())
+        .collect();
+    for condition in request.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten()) {
+        condition.last_update_time.get_or_insert(Time(now));
+        let same = before.iter().find(|old| old.type_ == condition.type_ && old.status == condition.status);
+        let since = same.and_then(|old| old.last_transition_time.clone());
+        condition.last_transition_time.get_or_insert(since.unwrap_or(Time(now)));
+    }
 }
 
 /// Who allows or denies a request, or signs it, must be allowed to speak for its signer.

@@ -21,6 +21,7 @@ use balsa_model::strategy::Part;
 use balsa_model::{AnyObject, Failure, Mutation, Object, Subresource};
 use balsa_state::State;
 use ipnet::IpNet;
+use jiff::Timestamp;
 
 use crate::authorize::Authorized;
 
@@ -72,6 +73,7 @@ impl Admission {
         nodes::require_own(who, object)?;
         certificates::name_requestor(who, object);
         certificates::restrict_subject(object)?;
+        certificates::require_request(object)?;
         roles::require_held(&self.state, who, object, None)?;
         priorities::require_one_default(&self.state, object)?;
         pods::complete(&self.state, object)?;
@@ -94,7 +96,9 @@ impl Admission {
         object: &mut dyn AnyObject,
         old: &Object,
         part: Part,
+        now: Timestamp,
     ) -> Result<Vec<String>, Failure> {
+        certificates::date_conditions(object, old, now);
         roles::require_held(&self.state, who, object, Some(old))?;
         certificates::require_signer(&self.state, who, object, old)?;
         priorities::require_one_default(&self.state, object)?;

@@ -13,7 +13,11 @@ use k8s_openapi::api::storage::v1::StorageClass;
 
 pub(super) fn default_class(state: &State, object: &mut dyn AnyObject) {
     let Some(claim) = object.as_any_mut().downcast_mut::<PersistentVolumeClaim>() else { return };
-    let Some(spec) = claim.spec.as_mut().filter(|spec| spec.storage_class_name.is_none()) else { return };
+    // Also by the annotation that was the field once.
+    if persistent_volume_claim::class_name(claim).is_some() {
+        return;
+    }
+    let Some(spec) = claim.spec.as_mut() else { return };
     spec.storage_class_name = marked(state, kind_of::<StorageClass>(), DEFAULT_ANNOTATION);
 }
 

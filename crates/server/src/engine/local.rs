@@ -18,7 +18,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
-use super::read::{Page, Wanted, watch_failed};
+use super::read::{Begin, Page, Wanted, watch_failed};
 use super::{ATTEMPTS, Engine, check_precondition, read_failed, refused};
 use crate::admission::Admitted;
 use crate::authorize::Authorized;
@@ -99,7 +99,7 @@ impl Backend for LocalBackend {
             Start::Initial => balsa_state::Start::Initial,
             Start::After(revision) => balsa_state::Start::After(revision),
         };
-        let watch = self.engine.watch(&self.who, kind, filter.clone(), start, Some(BOOKMARKS)).await?;
+        let watch = self.engine.watch(&self.who, kind, filter.clone(), Begin::at(start, BOOKMARKS)).await?;
         Ok(stream(watch))
     }
 

@@ -35,7 +35,7 @@ pub(crate) use apply::Configuration;
 pub(crate) use local::Binding;
 pub use local::LocalBackend;
 pub(crate) use read::watch_failed;
-pub(crate) use read::{Listed, Page, ResourceVersionMatch, Wanted};
+pub(crate) use read::{Begin, Listed, Page, ResourceVersionMatch, Wanted};
 #[cfg(any(test, fuzzing))]
 pub(crate) use read::{decode_token, encode_token};
 pub(crate) use scale::{SCALE, scale_of};

@@ -46,6 +46,27 @@ pub struct Page {
     pub continue_token: String,
 }
 
+/// From where, and how, changes are told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begin {
+    /// The first of them.
+    pub(crate) start: Start,
+    /// How fresh the beginning must be.
+    pub(crate) at_least: Revision,
+    /// How long a server is waited for that is behind; `None`: for ever.
+    pub(crate) patience: Option<Duration>,
+    /// How often to tell how far the watch has come.
+    pub(crate) bookmarks: Option<Duration>,
+}
+
+impl Begin {
+    /// For programs that may ask another server.
+    pub(crate) fn at(start: Start, bookmarks: Duration) -> Self {
+        let patience = Some(TOO_NEW_PATIENCE);
+        Self { start, at_least: Revision(0), patience, bookmarks: Some(bookmarks) }
+    }
+}
+
 /// What a list shows.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
@@ -122,23 +143,27 @@ impl Engine {
         Ok(listed)
     }
 
-    /// Changes.
+    /// Changes. Who asks for them from a revision waits for a server that is behind, as long as `patience` has it.
     ///
     /// # Errors
-    /// `Expired` when the start is kept no longer; `Timeout` when it is not reached in time.
-    pub async fn watch(
+    /// `Expired` when the start is kept no longer, or never was; `Timeout` when it is not reached in time.
+    pub(crate) async fn watch(
         &self,
         _who: &Authorized,
         kind: KindRef,
         filter: Filter,
-        start: Start,
-        bookmarks: Option<Duration>,
+        begin: Begin,
     ) -> Result<Watch, Failure> {
         self.in_service()?;
+        let Begin { start, at_least, patience, bookmarks } = begin;
         match start {
-            Start::After(revision) => self.reach(revision).await?,
+            Start::After(revision) => self.reach_to_watch(revision.max(at_least), patience).await?,
             Start::Initial => {
                 self.store.read_barrier().await.map_err(|error| read_failed(&error))?;
+                // All is here that there is: what is not will not come.
+                if self.state().revision() < at_least {
+                    return Err(self.too_large(at_least));
+                }
             }
             Start::Now => {}
         }
@@ -168,19 +193,52 @@ impl Engine {
         Ok(self.state().view(kind.stored()))
     }
 
-    /// Waits until this server is as far as `revision`.
+    /// Waits until this server is as far as `revision`, to show what is there then.
+    ///
+    /// Clients list without a revision when they hear that theirs is too large; client-go asks the same ten times
+    /// before, though, wherever it is told when to try again. So that is told only where it may help.
     ///
     /// # Errors
-    /// `Timeout` when that takes too long.
-    pub(crate) async fn reach(&self, revision: Revision) -> Result<(), Failure> {
-        if tokio::time::timeout(TOO_NEW_PATIENCE, self.state().wait_for(revision)).await.is_ok() {
-            return Ok(());
+    /// `Timeout`, at once when this cluster has never come so far.
+    async fn reach(&self, revision: Revision) -> Result<(), Failure> {
+        match tokio::time::timeout(TOO_NEW_PATIENCE, self.store.reaches(revision)).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(self.too_large(revision)),
+            Ok(Err(error)) => Err(read_failed(&error)),
+            Err(_) => Err(self.too_large(revision).retry_after(1)),
         }
-        let message =
-            format!("Timeout: Too large resource version: {revision}, current: {}", self.state().revision());
-        Err(Failure::new(Reason::Timeout, message)
-            .cause("ResourceVersionTooLarge", "Too large resource version", "")
-            .retry_after(1))
+    }
+
+    /// Waits until this server is as far as `revision`, to tell what comes after it.
+    ///
+    /// Kubernetes waits for ever, also for a revision of another cluster, or of this one before it was restored, and
+    /// what happens until as much has happened again is never told. `Expired` is what every client lists again for:
+    /// most would come back with the same revision after any other refusal.
+    async fn reach_to_watch(&self, revision: Revision, patience: Option<Duration>) -> Result<(), Failure> {
+        let reaching = self.store.reaches(revision);
+        let reached = match patience {
+            Some(patience) => tokio::time::timeout(patience, reaching).await,
+            None => Ok(reaching.await),
+        };
+        match reached {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => {
+                let current = self.state().revision();
+                Err(Failure::expired(format!("Too large resource version: {revision}, current: {current}")))
+            }
+            Ok(Err(error)) => Err(read_failed(&error)),
+            Err(_) => Err(self.too_large(revision).retry_after(1)),
+        }
+    }
+
+    fn too_large(&self, revision: Revision) -> Failure {
+        let current = self.state().revision();
+        let message = format!("Timeout: Too large resource version: {revision}, current: {current}");
+        Failure::new(Reason::Timeout, message).cause(
+            "ResourceVersionTooLarge",
+            "Too large resource version",
+            "",
+        )
     }
 }
 

@@ -417,7 +417,8 @@ impl Engine {
             let live = other_form.as_ref().unwrap_or(&before);
             fields::update(Some(live), &new, old.managed_fields(), said, &writer)
         });
-        let mut warnings = self.admission.admit_update(who, object.as_mut(), old, target.part)?;
+        let now = self.clock.now_seconds();
+        let mut warnings = self.admission.admit_update(who, object.as_mut(), old, target.part, now)?;
         strategy::validate_update(served, object.as_ref(), old, target.part)?;
         // The cluster's own parts do not read them.
         if !matches!(target.part, Part::Status | Part::Whole) {

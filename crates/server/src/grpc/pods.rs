@@ -48,7 +48,11 @@ impl PodService for Pods {
         let key = key_of(request.get_ref().pod.clone(), kind_of::<Pod>().descriptor())?;
         authorize(&self.0, &request, &pod_attributes("get", &key, "log"))?;
         let request = request.into_inner();
-        let target = self.0.container(&key, &request.container).map_err(failed)?;
+        // What has no node yet has said nothing: as REST answers.
+        let target = self.0.container_if_placed(&key, &request.container).map_err(failed)?;
+        let Some(target) = target else {
+            return Ok(Response::new(futures::stream::empty().boxed()));
+        };
         if !request.previous {
             target.require_started().map_err(failed)?;
         }

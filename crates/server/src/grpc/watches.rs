@@ -15,7 +15,7 @@ use super::objects::{Messages, Objects, filter_of};
 use super::sharing::share;
 use super::{kind_of, missing};
 use crate::authorize::{Attributes, Authorized};
-use crate::engine::watch_failed;
+use crate::engine::{Begin, watch_failed};
 use crate::rest;
 
 /// How often a quiet watch tells how far it is.
@@ -103,8 +103,8 @@ impl Objects {
             0 => Start::Initial,
             revision => Start::After(Revision(revision)),
         };
-        let watch =
-            self.front.engine.watch(who, kind, filter, start, Some(BOOKMARKS)).await.map_err(failed)?;
+        let begin = Begin::at(start, BOOKMARKS);
+        let watch = self.front.engine.watch(who, kind, filter, begin).await.map_err(failed)?;
         let counted = rest::Watching::begin(kind.descriptor().plural);
         Ok(watch_messages(watch, (watching, counted)))
     }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use balsa_model::{Failure, Reason};
 use balsa_state::State;
+use k8s_openapi::api::core::v1::Secret;
 
 use super::bootstrap_token;
+use super::last_use::LastUse;
 use super::service_account::{NotGood, ServiceAccountTokens};
 
 /// A user who is who they say. Only this module, and the server for its own parts, make one.
@@ -90,14 +92,20 @@ pub(crate) struct Credentials {
 #[derive(Clone)]
 pub(crate) struct Authenticator {
     tokens: Arc<ServiceAccountTokens>,
+    last_use: LastUse,
     state: State,
     clock: balsa_rt::Clock,
 }
 
 impl Authenticator {
     /// An authenticator that looks service accounts and bootstrap tokens up in `state`.
-    pub(crate) fn new(tokens: Arc<ServiceAccountTokens>, state: State, clock: balsa_rt::Clock) -> Self {
-        Self { tokens, state, clock }
+    pub(crate) fn new(
+        tokens: Arc<ServiceAccountTokens>,
+        last_use: LastUse,
+        state: State,
+        clock: balsa_rt::Clock,
+    ) -> Self {
+        Self { tokens, last_use, state, clock }
     }
 
     /// The user with these credentials; without any it is `system:anonymous`.
@@ -147,6 +155,11 @@ impl Authenticator {
             return Ok((Authenticated::known(&format!("system:bootstrap:{id}"), groups), api));
         }
         let claims = self.tokens.verify(token, audiences, &self.state, now)?;
+        if let Some(object) = &claims.secret
+            && let Some(secret) = object.typed::<Secret>()
+        {
+            self.last_use.note(object.key(), &secret, now);
+        }
         let groups =
             vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{}", claims.namespace)];
         let user = format!("system:serviceaccount:{}:{}", claims.namespace, claims.name);

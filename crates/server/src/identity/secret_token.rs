@@ -65,13 +65,14 @@ impl ServiceAccountTokens {
             let data = secret.data.as_ref().and_then(|data| data.get("token"));
             data.is_some_and(|held| held.0 == token.as_bytes())
         };
-        let held = secret.is_some_and(|secret| !secret.is_deleting() && secret.is(holds));
+        let held = secret.filter(|secret| !secret.is_deleting() && secret.is(holds));
         let account = state.get(kind_of::<ServiceAccount>(), &key(&claims.account));
         let there = account.is_some_and(|account| !account.is_deleting() && account.uid() == claims.uid);
-        if !held || !there {
+        let Some(held) = held.filter(|_| there) else {
             return Err(NotGood::Token);
-        }
+        };
         let Claims { namespace, account: name, uid, .. } = claims;
-        Ok(AccountClaims { namespace, name, uid, audiences: audiences.to_vec(), extra: BTreeMap::new() })
+        let (audiences, extra) = (audiences.to_vec(), BTreeMap::new());
+        Ok(AccountClaims { namespace, name, uid, audiences, extra, secret: Some(held) })
     }
 }

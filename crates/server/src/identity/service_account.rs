@@ -5,9 +5,10 @@
 //! still exist with the same UID. Those in Secrets are told apart by their issuer: `secret_token`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use balsa_model::kind::kind_of;
-use balsa_model::{Failure, Key, KindRef};
+use balsa_model::{Failure, Key, KindRef, Object};
 use balsa_state::State;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -109,6 +110,8 @@ pub(crate) struct AccountClaims {
     pub(crate) audiences: Vec<String>,
     /// What tells about the token itself, by the names that Kubernetes has for it.
     pub(crate) extra: BTreeMap<String, Vec<String>>,
+    /// The Secret that holds the token, if one does.
+    pub(crate) secret: Option<Arc<Object>>,
 }
 
 /// Why a token is none of an account.
@@ -274,7 +277,14 @@ impl ServiceAccountTokens {
         if bound.iter().any(|(kind, named)| named.as_ref().is_some_and(|named| !exists(*kind, named))) {
             return Err(NotGood::Token);
         }
-        Ok(AccountClaims { namespace, name: account.name, uid: account.uid, audiences: shared, extra })
+        Ok(AccountClaims {
+            namespace,
+            name: account.name,
+            uid: account.uid,
+            audiences: shared,
+            extra,
+            secret: None,
+        })
     }
 }
 

@@ -54,29 +54,27 @@ pub(super) fn negotiate(headers: &HeaderMap) -> Result<Accepted, Failure> {
 
 /// The same for a list, of which there is no single metadata.
 pub(super) fn negotiate_list(headers: &HeaderMap, kind: &Descriptor) -> Result<Accepted, Failure> {
-    let accepted = negotiate(headers)?;
-    if accepted.form != Form::Metadata {
-        return Ok(accepted);
-    }
-    let message = format!(
-        "you requested PartialObjectMetadata, but the requested object is a list (*{}.{}List)",
-        package(kind),
-        kind.kind
-    );
-    Err(Failure::new(Reason::NotAcceptable, message))
+    negotiate_but(Form::Metadata, headers, kind)
 }
 
 /// The same for one object, which is no list.
 pub(super) fn negotiate_object(headers: &HeaderMap, kind: &Descriptor) -> Result<Accepted, Failure> {
+    negotiate_but(Form::MetadataList, headers, kind)
+}
+
+/// The same for what has no such form: lists have no single metadata, objects no list of it.
+fn negotiate_but(none: Form, headers: &HeaderMap, kind: &Descriptor) -> Result<Accepted, Failure> {
     let accepted = negotiate(headers)?;
-    if accepted.form != Form::MetadataList {
+    if accepted.form != none {
         return Ok(accepted);
     }
-    let message = format!(
-        "you requested PartialObjectMetadataList, but the requested object is not a list (*{}.{})",
-        package(kind),
-        kind.kind
-    );
+    let (asked, found, list) = match none {
+        Form::Metadata => ("PartialObjectMetadata", "a list", "List"),
+        _ => ("PartialObjectMetadataList", "not a list", ""),
+    };
+    let (package, kind) = (package(kind), kind.kind);
+    let message =
+        format!("you requested {asked}, but the requested object is {found} (*{package}.{kind}{list})");
     Err(Failure::new(Reason::NotAcceptable, message))
 }
 
@@ -188,5 +186,8 @@ mod tests {
         let kind = Descriptor::cluster("", "v1", "Namespace", "namespaces", "namespace", "NamespaceList");
         let failure = negotiate_object(&list, &kind).unwrap_err();
         assert!(failure.message.ends_with("is not a list (*core.Namespace)"), "{}", failure.message);
+        let object = headers("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
+        let failure = negotiate_list(&object, &kind).unwrap_err();
+        assert!(failure.message.ends_with("is a list (*core.NamespaceList)"), "{}", failure.message);
     }
 }

@@ -42,7 +42,7 @@ async fn checks(call: &Call, probe: &str) -> Vec<Check> {
     let mut checks = vec![Check::new("ping", true)];
     if probe == "readyz" {
         let log = call.front.engine.store().log();
-        let leader = log.leadership().borrow().leader.is_some();
+        let leader = log.is_led();
         checks.push(Check::new("leader", leader));
         checks.push(Check::new("read", leader && log.is_readable().await));
         checks.push(Check::new("lag", log.lag() <= NEAR));

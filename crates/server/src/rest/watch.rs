@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::response::Response;
 use balsa_model::{Failure, KindRef, Reason};
 use balsa_rt::Clock;
-use balsa_state::{Event, Watch};
+use balsa_state::{Event, Start, Watch};
 use bytes::{Bytes, BytesMut};
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use rand::RngExt as _;
@@ -19,7 +19,7 @@ use super::accept::{self, Form};
 use super::query::WatchStart;
 use super::respond::Shown;
 use super::{ResourceCall, counted, respond};
-use crate::engine::watch_failed;
+use crate::engine::{Begin, watch_failed};
 use crate::fairness;
 
 /// How long a watch lasts when the client names no time, in seconds: the reference server's range.
@@ -39,36 +39,61 @@ pub(super) async fn serve(call: ResourceCall) -> Result<Response, Failure> {
         .timeout()?
         .unwrap_or_else(|| Duration::from_secs(balsa_rt::Random.random_range(DEFAULT_SECONDS)));
     let watching = call.call.front.fairness.watch(&call.call.user)?;
-    let engine = &call.call.front.engine;
-    let started = match engine.reach(at_least).await {
-        Ok(()) => engine.watch(&who, call.kind, filter, start, bookmarks.then_some(BOOKMARKS)).await,
-        Err(failure) => Err(failure),
-    };
-    let watch = match started {
-        Ok(watch) => watch,
-        // Clients expect these refusals inside the stream.
-        Err(failure) if matches!(failure.reason, Reason::Expired | Reason::Timeout) => {
-            return Ok(streaming(Body::from(error_line(&failure))));
-        }
-        Err(failure) => return Err(failure),
-    };
-    let lines = Lines {
+    let held = (watching, counted::Watching::begin(call.kind.descriptor().plural));
+    let engine = call.call.front.engine.clone();
+    let (kind, clock, deadline) = (call.kind, engine.clock().clone(), Instant::now() + timeout);
+    let lines = move |watch| Lines {
         watch,
-        kind: call.kind,
+        kind,
         shown,
-        clock: engine.clock().clone(),
+        clock,
         bookmarks,
         marks_initial,
         told_columns: false,
-        deadline: Instant::now() + timeout,
+        deadline,
         ended: false,
-        _held: (watching, counted::Watching::begin(call.kind.descriptor().plural)),
+        _held: held,
     };
-    Ok(streaming(Body::from_stream(lines.into_stream().map(Ok::<_, std::convert::Infallible>))))
+    let is_behind = matches!(start, Start::After(revision) if engine.state().revision() < revision);
+    let begin = Begin { start, at_least, patience: None, bookmarks: bookmarks.then_some(BOOKMARKS) };
+    let starting = async move { engine.watch(&who, kind, filter, begin).await.map(lines) };
+    if is_behind {
+        return Ok(late(deadline, starting));
+    }
+    match starting.await {
+        Ok(lines) => Ok(streaming(lines.into_stream())),
+        // Clients expect these refusals inside the stream.
+        Err(failure) if matches!(failure.reason, Reason::Expired | Reason::Timeout) => Ok(refused(&failure)),
+        Err(failure) => Err(failure),
+    }
 }
 
-fn streaming(body: Body) -> Response {
-    let mut response = Response::new(body);
+/// The watch of a server that is behind: it has begun, and is as silent as those that began before. What makes it end but that
+/// it never can begin is no news of its own: clients come back.
+fn late(
+    deadline: Instant,
+    starting: impl Future<Output = Result<Lines, Failure>> + Send + 'static,
+) -> Response {
+    let lines = async move {
+        match tokio::time::timeout_at(deadline, starting).await {
+            Ok(Ok(lines)) => lines.into_stream().boxed(),
+            Ok(Err(failure)) if failure.reason == Reason::Expired => once(error_line(&failure)).boxed(),
+            Ok(Err(_)) | Err(_) => futures::stream::empty().boxed(),
+        }
+    };
+    streaming(lines.flatten_stream())
+}
+
+fn refused(failure: &Failure) -> Response {
+    streaming(once(error_line(failure)))
+}
+
+fn once(line: Bytes) -> impl futures::Stream<Item = Bytes> + Send {
+    futures::stream::iter([line])
+}
+
+fn streaming(lines: impl futures::Stream<Item = Bytes> + Send + 'static) -> Response {
+    let mut response = Response::new(Body::from_stream(lines.map(Ok::<_, std::convert::Infallible>)));
     *response.status_mut() = StatusCode::OK;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

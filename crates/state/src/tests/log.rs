@@ -8,12 +8,21 @@ use crate::refusal::Refusal;
 use crate::{Machine, Store};
 
 async fn open(dir: &tempfile::TempDir) -> Store {
+    let store = open_leaderless(dir).await;
+    lead(&store).await;
+    store
+}
+
+async fn lead(store: &Store) {
+    store.log().initialize().await.unwrap();
+    store.log().leadership().wait_for(|now| now.is_leader).await.unwrap();
+}
+
+async fn open_leaderless(dir: &tempfile::TempDir) -> Store {
     let machine = Machine::new(&[gadgets(), config_maps()], StateConfig::default());
     let state = machine.state();
     let config = LogConfig::new(dir.path(), 1, "localhost:0");
     let log = Log::open(config, machine, TransportConfig::plain()).await.unwrap();
-    log.initialize().await.unwrap();
-    log.leadership().wait_for(|now| now.is_leader).await.unwrap();
     Store::new(log, state, Clock::system())
 }
 
@@ -66,6 +75,25 @@ async fn what_is_proposed_is_read_watched_and_found_again() {
     assert_eq!(replica.objects, list(state, &Filter::everything()));
     let versions = state.history(gadgets(), &key("g0")).await.unwrap();
     assert_eq!(versions.len(), 2);
+    store.log().shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_behind_waits_and_one_that_is_not_knows_what_never_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open_leaderless(&dir).await;
+    let waiting = store.reaches(Revision(3));
+    tokio::pin!(waiting);
+    let soon = Duration::from_millis(300);
+    let early = tokio::time::timeout(soon, waiting.as_mut()).await;
+    assert!(early.is_err(), "nobody leads: {early:?}");
+    lead(&store).await;
+    assert_eq!(waiting.await.ok(), Some(false), "now somebody can tell");
+    store.propose(vec![create("a", "n1"), create("b", "n1"), create("c", "n1")]).await.unwrap();
+    assert_eq!(store.reaches(Revision(3)).await.ok(), Some(true));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(store.reaches(Revision(4)).await.ok(), Some(false));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
     store.log().shutdown().await.unwrap();
 }
 

@@ -40,6 +40,20 @@ fn defaults_by_type() {
     );
     let headless = spec(json!({"clusterIP": "None", "selector": {"a": "b"}}));
     assert_eq!(headless["clusterIPs"], json!(["None"]));
+    assert_eq!(headless["ipFamilyPolicy"], "SingleStack");
+    let by_hand = |more: Value| {
+        let mut wanted = json!({"clusterIP": "None"});
+        wanted.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let spec = spec(wanted);
+        (spec["ipFamilyPolicy"].clone(), spec["ipFamilies"].clone())
+    };
+    assert_eq!(by_hand(json!({})), (json!("RequireDualStack"), json!(["IPv4", "IPv6"])));
+    assert_eq!(
+        by_hand(json!({"ipFamilies": ["IPv6"]})),
+        (json!("RequireDualStack"), json!(["IPv6", "IPv4"]))
+    );
+    let single = json!({"ipFamilyPolicy": "SingleStack"});
+    assert_eq!(by_hand(single), (json!("SingleStack"), json!(["IPv4"])));
     let balanced =
         spec(json!({"type": "LoadBalancer", "ports": [{"port": 80}], "sessionAffinity": "ClientIP"}));
     assert_eq!(balanced["allocateLoadBalancerNodePorts"], true);
