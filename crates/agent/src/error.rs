@@ -1,4 +1,4 @@
-//! What keeps an agent from starting or joining.
+//! What keeps an agent from starting or joining, and anybody from reaching an address.
 
 use std::path::PathBuf;
 
@@ -32,4 +32,11 @@ impl AgentError {
         let path = path.into();
         move |source| Self::File { path, source }
     }
+}
+
+/// Why there is no connection to an address, in the words that everybody knows.
+pub(crate) fn unreached(address: impl std::fmt::Display, error: &std::io::Error) -> String {
+    let told = error.to_string().to_lowercase();
+    let told = told.split(" (os error").next().unwrap_or_default();
+    format!("dial tcp {address}: connect: {told}")
 }

@@ -43,6 +43,8 @@ struct Identity {
     namespace: String,
     name: String,
     uid: String,
+    /// The part of the object: what two containers do is not the same.
+    part: String,
     type_: &'static str,
     reason: String,
     message: String,
@@ -91,6 +93,7 @@ impl Recorder {
             namespace: text(&about.namespace),
             name: text(&about.name),
             uid: text(&about.uid),
+            part: text(&about.field_path),
             type_,
             reason: reason.to_owned(),
             message: message.clone(),
@@ -287,24 +290,28 @@ mod tests {
     use crate::memory::MemoryBackend;
 
     #[tokio::test]
-    async fn equal_events_are_counted() {
+    async fn equal_events_are_counted_and_those_of_another_container_are_not_equal() {
         let client = Client::new(MemoryBackend::new(Clock::system()), "test");
         let recorder = Recorder::new(client.clone(), "tester", Clock::system());
-        let about = ObjectReference {
+        let about = |part: Option<&str>| ObjectReference {
             kind: Some("Pod".to_owned()),
             name: Some("web".to_owned()),
             namespace: Some("default".to_owned()),
             uid: Some("u".to_owned()),
+            field_path: part.map(str::to_owned),
             ..ObjectReference::default()
         };
         for _ in 0..3 {
-            recorder.event(&about, "Warning", "FailedScheduling", "no room");
+            recorder.event(&about(None), "Warning", "FailedScheduling", "no room");
+        }
+        for container in ["spec.containers{a}", "spec.containers{b}"] {
+            recorder.event(&about(Some(container)), "Normal", "Pulled", "it is there");
         }
         let counted = async {
             loop {
                 let events = client.api::<Event>().list(Filter::namespaced("default")).await.unwrap();
                 let counts: Vec<_> = events.iter().map(|e| e.typed::<Event>().unwrap().count).collect();
-                if counts == [Some(3)] {
+                if counts == [Some(3), Some(1), Some(1)] {
                     return;
                 }
                 tokio::task::yield_now().await;

@@ -80,6 +80,15 @@ pub(crate) fn start(
 }
 
 impl NodeLifecycle {
+    /// Tells of a node that this controller has not seen before.
+    fn greet(&self, key: &Key, node: &Node) {
+        if self.heard.lock().unwrap_or_else(std::sync::PoisonError::into_inner).contains_key(key) {
+            return;
+        }
+        let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
+        self.recorder.event(&reference_to(node), "Normal", "RegisteredNode", message);
+    }
+
     /// How long a node has been silent.
     fn silence(&self, key: &Key, node: &Node) -> Duration {
         let lease = self.caches.leases.get(&Key::new(LEASES, key.name.clone()));
@@ -147,6 +156,7 @@ impl Reconciler for NodeLifecycle {
             return Ok(Next::Wait);
         };
         let Some(mut node) = object.to_typed::<Node>() else { return Ok(Next::Wait) };
+        self.greet(key, &node);
         if self.silence(key, &node) >= self.grace
             && let Some(silent) = self.mark_silent(&node).await?
         {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use balsa_model::kind::kind_of;
+use balsa_model::kinds::pod::waiting_to_start;
 use balsa_model::{Failure, Key, Object};
 use balsa_proto::agent::{Open, PodRef, open};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodSpec};
@@ -126,11 +127,9 @@ impl Target {
     /// `BadRequest` while it waits for its first start.
     pub(crate) fn require_started(&self) -> Result<(), Failure> {
         match &self.waiting {
-            Some(reason) => Err(Failure::bad_request(format!(
-                "container \"{}\" in pod \"{}\" is waiting to start: {reason}",
-                self.container,
-                self.pod_name()
-            ))),
+            Some(reason) => {
+                Err(Failure::bad_request(waiting_to_start(self.pod_name(), &self.container, reason)))
+            }
             None => Ok(()),
         }
     }

@@ -13,6 +13,8 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use crate::error::unreached;
+
 /// So much of an answer is looked at.
 const ANSWER: usize = 10 << 10;
 
@@ -114,7 +116,7 @@ async fn exec(
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let stream = TcpStream::connect((host, port)).await;
-    stream.map_err(|error| format!("dial tcp {host}:{port}: {error}"))
+    stream.map_err(|error| unreached(format_args!("{host}:{port}"), &error))
 }
 
 /// An HTTP GET; anything from 200 to 399 is well. HTTPS certificates are not checked, as Kubernetes

@@ -20,9 +20,9 @@ fn running_id(pod: &Pod, running: &Running, named: &str) -> Result<(String, Cont
     }
 }
 
-/// Only who runs can be talked to.
+/// Only who runs can be talked to. To clients it is the connection that could not be had.
 fn not_found(name: &str) -> Refusal {
-    Refusal::internal(format!("container not found (\"{name}\")"))
+    Refusal::internal(format!("unable to upgrade connection: container not found (\"{name}\")"))
 }
 
 /// The engine has words of its own for a container that has ended.

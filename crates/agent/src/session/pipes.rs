@@ -1,6 +1,6 @@
 //! Connections: to ports of pods, and to the node's own HTTP endpoint.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use balsa_net::Netns;
 use balsa_proto::agent::{Channel as Lane, OpenPortForward, StreamResponse, stream_response};
@@ -15,6 +15,7 @@ use tonic::Streaming;
 
 use super::streams::{Out, Refusal};
 use crate::context::NodeContext;
+use crate::error::unreached;
 use crate::pod::actor::Running;
 use crate::pod::sandbox::is_host_network;
 
@@ -95,7 +96,10 @@ async fn connect(pod: &Pod, running: &Running, port: u16, by_address: bool) -> R
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     let uid = pod.metadata.uid.as_deref().unwrap_or_default();
     let refused = |error: &dyn std::fmt::Display| {
-        Refusal::bad_request(format!("error forwarding port {port} to pod {name}, uid {uid}: {error}"))
+        let to_whom = format!("error forwarding port {port} to pod {name}, uid {uid}: ");
+        // Who goes to an address does not forward; what it does, it says itself.
+        let to_whom = if by_address { String::new() } else { to_whom };
+        Refusal::bad_request(format!("{to_whom}{error}"))
     };
     let pid = running.sandbox_pid.ok_or_else(|| refused(&"the pod does not run"))?;
     let netns = if is_host_network(pod) { Netns::Current } else { Netns::of_pid(pid) };
@@ -113,10 +117,28 @@ async fn connect(pod: &Pod, running: &Running, port: u16, by_address: bool) -> R
     TcpStream::from_std(stream).map_err(|error| refused(&error))
 }
 
+fn dial(address: SocketAddr) -> std::io::Result<std::net::TcpStream> {
+    let connected = std::net::TcpStream::connect(address);
+    connected.map_err(|error| std::io::Error::new(error.kind(), unreached(address, &error)))
+}
+
 /// The first that answers; else the error of the first.
 fn first(addresses: &[IpAddr], port: u16) -> std::io::Result<std::net::TcpStream> {
-    let mut attempts = addresses.iter().map(|address| std::net::TcpStream::connect((*address, port)));
+    let mut attempts = addresses.iter().map(|address| dial(SocketAddr::new(*address, port)));
     let none = || Err(std::io::Error::other("the pod has no address"));
     let first = attempts.next().unwrap_or_else(none);
     first.or_else(|error| attempts.find_map(Result::ok).ok_or(error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nobody_listens() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let why = first(&[free.ip()], free.port()).unwrap_err().to_string();
+        assert_eq!(why, format!("dial tcp {free}: connect: connection refused"));
+    }
 }

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use balsa_model::kinds::pod::waiting_to_start;
 use balsa_proto::agent::agent_service_client::AgentServiceClient;
 use balsa_proto::agent::{
     Channel as Lane, Data, End, Open, OpenLogs, StreamRequest, StreamResponse, open, stream_request,
 };
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
@@ -163,9 +164,15 @@ async fn logs(
         timestamps: wanted.timestamps,
         limit: number(wanted.limit_bytes),
     };
-    let mut pieces = node.logs.read(&node.log_name(pod, &container), query).map_err(|none| {
-        Refusal::bad_request(why_no_log(pod, &container).filter(|_| !wanted.previous).unwrap_or(none.0))
-    })?;
+    let mut pieces = match node.logs.read(&node.log_name(pod, &container), query) {
+        Ok(pieces) => pieces,
+        // It was made and could not be started: that is an empty log.
+        Err(_) if !wanted.previous && has_ended(pod, &container) => return Ok(0),
+        Err(none) => {
+            let why = why_no_log(pod, &container).filter(|_| !wanted.previous);
+            return Err(Refusal::bad_request(why.unwrap_or(none.0)));
+        }
+    };
     loop {
         let piece = tokio::select! {
             piece = pieces.recv() => piece,
@@ -183,13 +190,49 @@ async fn logs(
     }
 }
 
-/// A container that has not started yet says so instead of showing nothing.
-fn why_no_log(pod: &Pod, container: &str) -> Option<String> {
+fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
     let lists =
         [&status.container_statuses, &status.init_container_statuses, &status.ephemeral_container_statuses];
-    let found = lists.into_iter().flatten().flatten().find(|status| status.name == container)?;
-    let reason = found.state.as_ref()?.waiting.as_ref()?.reason.clone()?;
+    lists.into_iter().flatten().flatten().find(|status| status.name == container)
+}
+
+/// Whether it has ended, though it may be about to be started again.
+fn has_ended(pod: &Pod, container: &str) -> bool {
+    let Some(status) = status_of(pod, container) else { return false };
+    [&status.state, &status.last_state].into_iter().flatten().any(|state| state.terminated.is_some())
+}
+
+/// A container that has not started yet says so instead of showing nothing.
+fn why_no_log(pod: &Pod, container: &str) -> Option<String> {
+    let reason = status_of(pod, container)?.state.as_ref()?.waiting.as_ref()?.reason.as_deref()?;
     let name = pod.metadata.name.as_deref().unwrap_or_default();
-    Some(format!("container \"{container}\" in pod \"{name}\" is waiting to start: {reason}"))
+    Some(waiting_to_start(name, container, reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn with(status: &serde_json::Value) -> Pod {
+        let status = json!({"containerStatuses": [status]});
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap_or_default()
+    }
+
+    #[test]
+    fn who_never_ran_says_why_or_nothing() {
+        let waiting = |reason: &str| with(&json!({"name": "c", "state": {"waiting": {"reason": reason}}}));
+        let why = |reason: &str| why_no_log(&waiting(reason), "c").unwrap_or_default();
+        let begin = "container \"c\" in pod \"p\" is waiting to start:";
+        assert_eq!(why("ErrImagePull"), format!("{begin} image can't be pulled"));
+        assert_eq!(why("ImagePullBackOff"), format!("{begin} trying and failing to pull image"));
+        assert_eq!(why("ContainerCreating"), format!("{begin} ContainerCreating"));
+        assert!(!has_ended(&waiting("ContainerCreating"), "c"));
+        let failed = json!({"terminated": {"exitCode": 128, "reason": "StartError"}});
+        assert!(has_ended(&with(&json!({"name": "c", "state": failed})), "c"));
+        let again = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert!(has_ended(&with(&json!({"name": "c", "state": again, "lastState": failed})), "c"));
+    }
 }

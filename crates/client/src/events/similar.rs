@@ -82,6 +82,7 @@ mod tests {
                 namespace: "n".to_owned(),
                 name: "web".to_owned(),
                 uid: "u".to_owned(),
+                part: String::new(),
                 type_: "Warning",
                 reason: "FailedCreate".to_owned(),
                 message: message.to_owned(),

@@ -8,7 +8,7 @@ use balsa_model::{Failure, Kind};
 use balsa_rt::{Clock, ManualClock};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
+    ConfigMap, Event, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
 };
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
@@ -71,6 +71,13 @@ async fn pods_leave_a_node_that_falls_silent() {
             ranges.sort();
             ranges == ["10.244.0.0/24", "10.244.1.0/24"]
                 && nodes.iter().all(|n| n.spec.as_ref().unwrap().taints.is_none())
+        })
+        .await;
+    cluster
+        .wait::<Event>("each was welcomed once", |events| {
+            let mut told: Vec<_> = events.iter().filter_map(|event| event.message.as_deref()).collect();
+            told.sort_unstable();
+            told == ["alive", "dead"].map(|n| format!("Node {n} event: Registered Node {n} in Controller"))
         })
         .await;
     let lease = json!({"metadata": {"name": "alive", "namespace": "kube-node-lease"}, "spec": {}});

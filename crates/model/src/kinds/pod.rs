@@ -210,6 +210,16 @@ fn agree_on_addresses(status: &mut PodStatus) {
     }
 }
 
+/// Why there is nothing to be had of a container that waits for its first start.
+pub fn waiting_to_start(pod: &str, container: &str, reason: &str) -> String {
+    let reason = match reason {
+        "ErrImagePull" => "image can't be pulled",
+        "ImagePullBackOff" => "trying and failing to pull image",
+        other => other,
+    };
+    format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {reason}")
+}
+
 /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`; empty before it is known.
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default()

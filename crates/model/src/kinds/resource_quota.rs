@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
     ResourceQuota, ResourceQuotaSpec, ResourceQuotaStatus, ScopedResourceSelectorRequirement,
 };
 
-use super::check::{invalid_each, json, one_of};
+use super::check::{invalid_each, json};
 use super::pod_spec::resources::{ResourceList, canonical_list, is_standard, validate_amount};
 use crate::field::{FieldErrors, Path};
 use crate::kind::{Descriptor, Kind, Subresource};
@@ -25,6 +25,9 @@ const COUNTED: &[&str] = &[
     "services.nodeports",
     "services.loadbalancers",
 ];
+/// Resources of pods that are not counted but measured.
+const COMPUTED: &[&str] =
+    &["cpu", "memory", "limits.cpu", "limits.memory", "requests.cpu", "requests.memory"];
 const SCOPES: &[&str] = &[
     "BestEffort",
     "CrossNamespacePodAffinity",
@@ -65,17 +68,15 @@ impl Kind for ResourceQuota {
         let spec = self.spec.as_ref().unwrap_or(&empty);
         validate_amounts(spec.hard.as_ref(), &path.child("hard"), errors);
         for scope in spec.scopes.iter().flatten() {
-            one_of(errors, &path.child("scopes"), scope, SCOPES);
-        }
-        let of_pods = |name: &str| {
-            matches!(name, "pods" | "cpu" | "memory" | "ephemeral-storage")
-                || name.starts_with("requests.")
-                || name.starts_with("limits.")
-        };
-        let has_scopes = spec.scopes.as_ref().is_some_and(|scopes| !scopes.is_empty());
-        if has_scopes && spec.hard.iter().flatten().any(|(name, _)| !of_pods(name)) {
-            let scopes = json(&spec.scopes);
-            errors.invalid(&path.child("scopes"), scopes, "unsupported scope applied to resource");
+            let refuse = |errors: &mut FieldErrors, why| {
+                errors.invalid(&path.child("scopes"), json(&spec.scopes), why);
+            };
+            if !SCOPES.contains(&scope.as_str()) {
+                refuse(errors, "unsupported scope");
+            }
+            for _ in spec.hard.iter().flatten().filter(|(name, _)| !can_limit(scope, name)) {
+                refuse(errors, "unsupported scope applied to resource");
+            }
         }
         let scopes: Vec<&str> = spec.scopes.iter().flatten().map(String::as_str).collect();
         refuse_conflicts(&scopes, &path.child("scopes"), errors);
@@ -83,6 +84,9 @@ impl Kind for ResourceQuota {
             let path = path.child("scopeSelector").child("matchExpressions");
             for term in selector.match_expressions.iter().flatten() {
                 validate_term(term, &path, errors);
+                for _ in spec.hard.iter().flatten().filter(|(name, _)| !can_limit(&term.scope_name, name)) {
+                    errors.invalid(&path, json(selector), "unsupported scope applied to resource");
+                }
             }
             let scopes = selector.match_expressions.iter().flatten().map(|term| term.scope_name.as_str());
             refuse_conflicts(&scopes.collect::<Vec<_>>(), &path, errors);
@@ -114,6 +118,13 @@ impl Kind for ResourceQuota {
             Cell::age(self.metadata(), now),
         ]
     }
+}
+
+/// Whether a quota can limit a resource for the pods in a scope. Of resources that not everybody knows, anything can.
+fn can_limit(scope: &str, resource: &str) -> bool {
+    // What needs nothing cannot need too much.
+    let computed = scope != "BestEffort" && COMPUTED.contains(&resource);
+    resource == "pods" || computed || !SCOPES.contains(&scope) || !is_standard(resource)
 }
 
 /// Refuses scopes of which no pod can be in both.
@@ -202,6 +213,34 @@ mod tests {
         assert_eq!(term("PriorityClass", "Exists", json!(["a"])), path("values"));
         assert_eq!(term("PriorityClass", "Gt", json!(null)), path("operator"));
         assert_eq!(term("Terminating", "In", json!(["a"])), path("operator"));
+    }
+
+    #[test]
+    fn a_scope_limits_what_its_pods_can_need() {
+        let wrong = |scope: &str, resource: &str| {
+            let spec = json!({"hard": {resource: "1"}, "scopes": [scope]});
+            let quota: ResourceQuota = serde_json::from_value(json!({"spec": spec})).unwrap();
+            let mut errors = FieldErrors::new();
+            Kind::validate(&quota, &mut errors);
+            errors.into_vec().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let refused =
+            |scope: &str, why: &str| vec![format!("spec.scopes: Invalid value: [\"{scope}\"]: {why}")];
+        let (scope, resource) = ("unsupported scope", "unsupported scope applied to resource");
+        assert_eq!(wrong("Mine", "pods"), refused("Mine", scope));
+        assert!(wrong("BestEffort", "pods").is_empty());
+        assert_eq!(wrong("BestEffort", "cpu"), refused("BestEffort", resource));
+        assert!(wrong("NotBestEffort", "limits.memory").is_empty());
+        assert_eq!(wrong("Terminating", "services"), refused("Terminating", resource));
+        assert_eq!(wrong("PriorityClass", "requests.storage"), refused("PriorityClass", resource));
+        assert!(wrong("PriorityClass", "example.com/dongle").is_empty());
+        let spec = json!({"hard": {"secrets": "1"}, "scopeSelector": {"matchExpressions": [
+            {"scopeName": "BestEffort", "operator": "Exists"}]}});
+        let quota: ResourceQuota = serde_json::from_value(json!({"spec": spec})).unwrap();
+        let mut errors = FieldErrors::new();
+        Kind::validate(&quota, &mut errors);
+        let fields: Vec<_> = errors.into_vec().into_iter().map(|error| error.field).collect();
+        assert_eq!(fields, ["spec.scopeSelector.matchExpressions"]);
     }
 
     #[test]

@@ -38,12 +38,13 @@ impl Engine {
         check_type(kind, &config.value)?;
         let precondition = precondition_of(&config.value)?;
         let mut last = Failure::internal("no attempt was made");
+        let mut charged = false;
         for _ in 0..ATTEMPTS {
             match self.apply_to_present(who, kind, key, part.into(), config, &precondition, dry_run).await {
                 Err(failure) if failure.reason == Reason::NotFound && part == Part::Main => {}
                 outcome => return outcome,
             }
-            match self.apply_to_nothing(who, kind, key, config, &precondition, dry_run).await {
+            match self.apply_to_nothing(who, kind, key, config, dry_run, &mut charged).await {
                 // Somebody was faster, or has the address that was picked.
                 Err((failure, again)) if again || failure.reason == Reason::AlreadyExists => last = failure,
                 outcome => return outcome.map_err(|(failure, _)| failure),
@@ -82,12 +83,12 @@ impl Engine {
         kind: KindRef,
         key: &Key,
         config: &Configuration,
-        precondition: &Precondition,
         dry_run: bool,
+        charged: &mut bool,
     ) -> Result<Written, (Failure, bool)> {
         let draft = || {
             config.may_create.clone()?;
-            if let Some(uid) = &precondition.uid {
+            if let Some(uid) = precondition_of(&config.value)?.uid {
                 let why = format!(
                     "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
                 );
@@ -109,7 +110,7 @@ impl Engine {
             Ok(Draft { value, managed: Some(applied.managed) })
         };
         let draft = draft().map_err(|failure| (failure, false))?;
-        self.create_once(who, kind, &key.namespace, draft, dry_run).await
+        self.create_once(who, kind, &key.namespace, draft, dry_run, charged).await
     }
 
     /// Applies a Scale: the manager owns the replicas of the object.

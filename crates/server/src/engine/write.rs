@@ -111,6 +111,7 @@ impl Engine {
         // Only what is picked here can be taken by somebody else in the meantime.
         let attempts = if base.is_some() || picks_addresses(kind) { ATTEMPTS } else { 1 };
         let mut last = Failure::internal("no attempt was made");
+        let mut charged = false;
         let mut body = value;
         for left in (0..attempts).rev() {
             let mut value = if left == 0 { std::mem::take(&mut body) } else { body.clone() };
@@ -119,7 +120,7 @@ impl Engine {
                 let name = format!("{}{}", base.get(..cut).unwrap_or(base), balsa_rt::random_suffix(SUFFIX));
                 value["metadata"]["name"] = name.into();
             }
-            match self.create_once(who, kind, namespace, value.into(), dry_run).await {
+            match self.create_once(who, kind, namespace, value.into(), dry_run, &mut charged).await {
                 // A generated name or a picked address was taken in the meantime.
                 Err((failure, true)) => last = failure,
                 Err((failure, false)) if failure.reason == Reason::AlreadyExists && base.is_some() => {
@@ -132,7 +133,8 @@ impl Engine {
         Err(last)
     }
 
-    /// One attempt; the flag says that another may pick differently.
+    /// One attempt; the flag says that another may pick differently. All attempts at one object are charged
+    /// to its quotas once: an address that nobody gets must not cost as often as it was asked for.
     pub(super) async fn create_once(
         &self,
         who: &Authorized,
@@ -140,6 +142,7 @@ impl Engine {
         namespace: &str,
         draft: Draft,
         dry_run: bool,
+        charged: &mut bool,
     ) -> Result<Written, (Failure, bool)> {
         let final_failure = |failure| (failure, false);
         let stamp = Stamp { now: self.clock.now_seconds(), uid: balsa_rt::new_uid() };
@@ -158,7 +161,9 @@ impl Engine {
         // What follows from what admission has set.
         object.set_defaults();
         strategy::validate_create(kind, object.as_ref()).map_err(final_failure)?;
-        self.charge(who, object.as_ref(), None, dry_run).await.map_err(final_failure)?;
+        if !std::mem::replace(charged, true) {
+            self.charge(who, object.as_ref(), None, dry_run).await.map_err(final_failure)?;
+        }
         warnings.extend(object.warnings_on_create());
         warnings.extend(object.warnings());
         let name = object.meta().name.clone().unwrap_or_default();

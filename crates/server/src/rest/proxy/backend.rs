@@ -2,7 +2,7 @@
 //! node's agent.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use balsa_model::kind::kind_of;
 use balsa_model::{Failure, Key, Reason};
@@ -33,7 +33,11 @@ pub(super) struct Backend {
     pub(super) io: Box<dyn Io>,
     pub(super) https: bool,
     pub(super) host: String,
+    pub(super) why: Why,
 }
+
+/// Why the far end gave a connection up, once it has: the connection itself only ends.
+pub(super) type Why = Arc<OnceLock<String>>;
 
 /// Bytes that are read at once.
 const PIECE: usize = 32 << 10;
@@ -74,11 +78,9 @@ async fn to_pod(front: &Front, key: &Key, port: u16, https: bool) -> Result<Back
     target.require_running().map_err(|failure| unreachable(failure.message))?;
     let what = OpenPortForward { port: port.into(), by_address: true };
     let stream = front.open_stream(&target, open::What::PortForward(what)).await?;
-    Ok(Backend {
-        io: secured(Box::new(piped(stream)), https).await?,
-        https,
-        host: format!("{}:{port}", key.name),
-    })
+    let (io, why) = piped(stream);
+    let io = secured(Box::new(io), https).await.map_err(|failure| why.get().map_or(failure, unreachable))?;
+    Ok(Backend { io, https, host: format!("{}:{port}", key.name), why })
 }
 
 /// To one of a service's endpoints that are ready.
@@ -146,7 +148,7 @@ async fn directly(ip: &str, port: u16, https: bool) -> Result<Backend, Failure> 
     let connected = tokio::time::timeout(CONNECT, TcpStream::connect((address, port))).await;
     let stream = connected.map_err(unreachable)?.map_err(unreachable)?;
     let host = std::net::SocketAddr::new(address, port).to_string();
-    Ok(Backend { io: secured(Box::new(stream), https).await?, https, host })
+    Ok(Backend { io: secured(Box::new(stream), https).await?, https, host, why: Why::default() })
 }
 
 fn may_reach(address: IpAddr) -> bool {
@@ -169,12 +171,15 @@ pub(super) async fn node(front: &Front, address: &Address) -> Result<Backend, Fa
     }
     let stream = front.open_stream(&Target::node(&address.name), open::What::Http(OpenHttp {})).await?;
     // Its bytes go through the agent's own connection, which has TLS already.
-    Ok(Backend { io: Box::new(piped(stream)), https: false, host: address.name.clone() })
+    let (io, why) = piped(stream);
+    Ok(Backend { io: Box::new(io), https: false, host: address.name.clone(), why })
 }
 
 /// A stream as a connection. When either end is dropped, so is the other.
-fn piped(stream: PodStream) -> DuplexStream {
+fn piped(stream: PodStream) -> (DuplexStream, Why) {
     let (ours, theirs) = tokio::io::duplex(2 * PIECE);
+    let why = Why::default();
+    let tell = why.clone();
     balsa_rt::spawn(TaskKind::Connection, async move {
         let PodStream { mut from_agent, to_agent } = stream;
         let (mut reader, mut writer) = tokio::io::split(theirs);
@@ -190,11 +195,18 @@ fn piped(stream: PodStream) -> DuplexStream {
             }
         };
         let downward = async {
-            while let Some(stream_request::Message::Data(data)) =
-                from_agent.recv().await.and_then(|request| request.message)
-            {
-                if writer.write_all(&data.bytes).await.is_err() {
-                    return;
+            loop {
+                match from_agent.recv().await.and_then(|request| request.message) {
+                    Some(stream_request::Message::Data(data)) => {
+                        if writer.write_all(&data.bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                    Some(stream_request::Message::End(end)) if !end.error.is_empty() => {
+                        let _ = tell.set(end.error);
+                        break;
+                    }
+                    _ => break,
                 }
             }
             let _ = writer.shutdown().await;
@@ -205,7 +217,7 @@ fn piped(stream: PodStream) -> DuplexStream {
             () = downward => {}
         }
     });
-    ours
+    (ours, why)
 }
 
 async fn secured(io: Box<dyn Io>, https: bool) -> Result<Box<dyn Io>, Failure> {

@@ -37,10 +37,11 @@ pub(super) async fn pass(
     body: Body,
     switch: Option<OnUpgrade>,
 ) -> Result<Response, Failure> {
+    let Backend { io, https, host, why } = backend;
     let failed = |error: hyper::Error| {
-        Failure::new(Reason::ServiceUnavailable, format!("error trying to reach service: {error}"))
+        let why = why.get().cloned().unwrap_or_else(|| error.to_string());
+        Failure::new(Reason::ServiceUnavailable, format!("error trying to reach service: {why}"))
     };
-    let Backend { io, https, host } = backend;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Body>(TokioIo::new(io)).await.map_err(failed)?;
     // Ends with the answer, or when whoever reads that goes.

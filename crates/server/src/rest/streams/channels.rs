@@ -3,7 +3,7 @@
 //! The first byte of a message is its channel: 0 standard input, 1 output, 2 error, 3 the end, 4 the
 //! terminal's size, and in v5 255, which closes a channel.
 
-use balsa_model::Failure;
+use balsa_model::{Failure, Reason};
 use balsa_proto::agent::{
     Channel, Data, End, StreamRequest, StreamResponse, stream_request, stream_response,
 };
@@ -87,7 +87,7 @@ async fn downstream(from_agent: &mut mpsc::Receiver<StreamRequest>, sink: &mut S
                 (channel, data.bytes)
             }
             Some(stream_request::Message::Open(_)) => continue,
-            Some(stream_request::Message::End(end)) => (STATUS, last_words(&end, form.status)),
+            Some(stream_request::Message::End(end)) => (STATUS, last_words(&end_of(end, form), form.status)),
             None => (STATUS, last_words(&broken_off(), form.status)),
         };
         let sent = bytes.is_empty() || sink.send(form.encode(channel, &bytes)).await.is_ok();
@@ -95,6 +95,14 @@ async fn downstream(from_agent: &mut mpsc::Receiver<StreamRequest>, sink: &mut S
             return sent;
         }
     }
+}
+
+/// The newest form is Kubernetes' own translation of what a node says: what went wrong there is its own error.
+fn end_of(mut end: End, form: Form) -> End {
+    if form.closes && !end.error.is_empty() && end.reason == Reason::InternalError.as_str() {
+        end.error.insert_str(0, "Internal error occurred: ");
+    }
+    end
 }
 
 /// How a stream ends whose agent has gone.
@@ -185,6 +193,19 @@ mod tests {
         assert_eq!(best(&["base64.channel.k8s.io"]).unwrap(), "base64.channel.k8s.io");
         assert_eq!(best(&[]).unwrap(), "");
         assert!(best(&["v9.channel.k8s.io"]).is_err());
+    }
+
+    #[test]
+    fn v5_says_that_an_internal_error_is_one() {
+        let [v5, v4, ..] = FORMS;
+        let end = |reason: &str, form| {
+            let end = End { exit_code: 0, error: "no such thing".to_owned(), reason: reason.to_owned() };
+            end_of(end, form).error
+        };
+        assert_eq!(end("InternalError", v5), "Internal error occurred: no such thing");
+        assert_eq!(end("InternalError", v4), "no such thing");
+        assert_eq!(end("BadRequest", v5), "no such thing");
+        assert_eq!(end_of(End::default(), v5), End::default());
     }
 
     #[test]
