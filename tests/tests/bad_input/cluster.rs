@@ -79,7 +79,7 @@ fn certificates() -> Vec<Bad> {
             &["spec.signerName"],
         ),
         create("rubbish in PEM", json!({"signerName": "example.com/nobody", "request": RUBBISH}))
-            .invalid(&format!("spec.request: Invalid value: \"{RUBBISH}\": asn1: "), &["spec.request"]),
+            .invalid(format!("spec.request: Invalid value: \"{RUBBISH}\": asn1: "), &["spec.request"]),
         create(
             "rubbish for the cluster's own signer",
             json!({"signerName": "kubernetes.io/kube-apiserver-client", "request": RUBBISH}),

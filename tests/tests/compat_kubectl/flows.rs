@@ -32,6 +32,7 @@ pub(crate) fn acts(cluster: &Cluster, version: &Version, folder: &Path) {
     a_secret_holds_a_token_of_its_account(&hand);
     an_ingress_gets_the_default_class(&hand);
     a_claim_that_names_its_class_as_of_old_gets_no_other(&hand);
+    a_refused_port_is_paid_once(&hand);
     hand.cluster.balsa_with(["delete", "-f", "-"], &hand.namespace()).ok();
 }
 
@@ -50,6 +51,16 @@ impl Hand<'_> {
     fn ok(&self, line: &str) -> String {
         self.run(line).ok()
     }
+}
+
+fn a_refused_port_is_paid_once(hand: &Hand<'_>) {
+    hand.ok("create service nodeport has --tcp=80");
+    let port = hand.ok("get service has -o jsonpath={.spec.ports[0].nodePort}");
+    hand.ok("create quota paid --hard=services=9");
+    let refused = hand.run(&format!("create service nodeport wants --tcp=80 --node-port={port}")).fails();
+    assert!(refused.contains("provided port is already allocated"), "{refused}");
+    let used = hand.ok("get quota paid -o jsonpath={.status.used.services}");
+    assert!(matches!(used.trim(), "1" | "2"), "{used} of 9");
 }
 
 fn a_change_is_watched(hand: &Hand<'_>) {

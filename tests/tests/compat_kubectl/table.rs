@@ -97,6 +97,10 @@ const OBJECTS: &[Row] = &[
     ),
     ok("create serviceaccount sa -n {ns}", &["serviceaccount/sa created"]),
     ok("create quota q --hard=pods=20 -n {ns}", &["resourcequota/q created"]),
+    fails(
+        "create quota never --hard=cpu=1 --scopes=BestEffort -n {ns}",
+        &["spec.scopes: Invalid value: [\"BestEffort\"]: unsupported scope applied to resource"],
+    ),
     ok("create service clusterip svc --tcp=80:8080 -n {ns}", &["service/svc created"]),
     ok("create service nodeport np --tcp=80 -n {ns}", &["service/np created"]),
     ok("create ingress i --rule=a.example.com/=svc:80 -n {ns}", &["ingress.networking.k8s.io/i created"]),
