@@ -1,13 +1,18 @@
 //! What a server does whether it leads or not: it lets itself be taken in, tells the others where it is
-//! and which nodes it has heard of, compares its state with theirs, and ends when the cluster has removed it.
+//! and which nodes it has heard of, compares its state with theirs, writes down which tokens are used, and ends when the
+//! cluster has removed it.
 
 use std::time::Duration;
 
+use balsa_client::Client;
 use balsa_proto::peer;
 use balsa_rt::{CancellationToken, Scope, TaskKind};
 use tonic::Code;
 
+use crate::authorize::Authorized;
+use crate::engine::LocalBackend;
 use crate::front::Front;
+use crate::identity::last_use::{self, Uses};
 use crate::leases;
 use crate::members::{self, Members};
 use crate::server::ServerConfig;
@@ -20,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const HOPE: Duration = Duration::from_secs(8);
 
 /// Starts it.
-pub(crate) fn start(front: &Front, config: &ServerConfig, scope: &Scope) {
+pub(crate) fn start(front: &Front, config: &ServerConfig, uses: Uses, scope: &Scope) {
     let members = front.members.clone();
     if members.id().entering {
         let entering = enter(members.clone(), config.clone());
@@ -30,6 +35,10 @@ pub(crate) fn start(front: &Front, config: &ServerConfig, scope: &Scope) {
     scope.spawn(TaskKind::Helper, until(scope.token(), introduced, ()));
     scope.spawn(TaskKind::Helper, until(scope.token(), report_nodes(front.clone()), ()));
     scope.spawn(TaskKind::Helper, until(scope.token(), front.certificates.clone().keep_fresh(), ()));
+    let writer = Authorized::server_part("system:token-last-use");
+    let client = Client::new(LocalBackend::new(front.engine.clone(), writer), "token-last-use");
+    let told = last_use::run(client, front.engine.clock().clone(), uses);
+    scope.spawn(TaskKind::Helper, until(scope.token(), told, ()));
     // An error ends the process: at its next start the server knows that its tables are damaged.
     let checked = members::check_replicas(members.clone());
     scope.spawn(TaskKind::Raft, until(scope.token(), checked, Ok(())));

@@ -22,7 +22,7 @@ use crate::engine::{Engine, LocalBackend};
 use crate::fairness::{Fairness, Limits};
 use crate::front::{Front, Parts};
 use crate::identity::{
-    self, Authenticator, Authority, Certificates, IdentityError, LastUse, ServerId, ServiceAccountTokens,
+    Authenticator, Authority, Certificates, IdentityError, LastUse, ServerId, ServiceAccountTokens,
     SharedSettings, Wanted,
 };
 use crate::listener::Doors;
@@ -220,11 +220,8 @@ impl Server {
                 reason = watched.stopped() => reason.map_or(Ok(()), Err),
             }
         });
-        follower::start(&front, &config, &scope);
+        follower::start(&front, &config, uses, &scope);
         let server = Self { scope, front, log, address, config };
-        let clock = server.front.engine.clock().clone();
-        let telling = identity::last_use::run(server.client("token-last-use"), clock, uses);
-        server.scope.spawn(TaskKind::Helper, telling);
         server.lead()?;
         Ok(server)
     }

@@ -11,7 +11,7 @@ use balsa_runtime::{ContainerState, ContainerStatus, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::pod::backoff::{PullBackoff, RestartBackoff};
+use crate::pod::backoff::{PullBackoff, RestartBackoff, Retries};
 
 /// A container of ours, as the runtime shows it.
 #[derive(Clone, Debug)]
@@ -187,6 +187,8 @@ pub(crate) struct Memory {
     pub put_out: Option<PutOut>,
     /// That the pod took too long has been told.
     pub told_late: bool,
+    /// How often its steps have failed one after the other.
+    pub retries: Retries,
 }
 
 impl ContainerMemory {

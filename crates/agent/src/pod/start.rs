@@ -42,7 +42,7 @@ pub(crate) struct NotStarted {
 /// When something is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
-    /// In a moment.
+    /// In a moment, then later each time.
     Soon,
     /// After a while: only another name can help, and that is looked at when it comes.
     Sometime,

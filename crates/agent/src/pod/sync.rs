@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::NodeContext;
+use crate::pod::backoff::{PullBackoff, Retries};
 use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
 use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member, members};
@@ -67,6 +68,11 @@ impl PodWork {
 
     fn soon(&self) -> Option<Timestamp> {
         self.node.clock.now().checked_add(self.node.config.timing.retry).ok()
+    }
+
+    /// When a step that fails now is tried again.
+    fn next_try(&self) -> Option<Timestamp> {
+        lock(&self.memory).retries.next(self.node.clock.now(), &self.node.config.timing)
     }
 
     fn address(&self) -> Option<IpAddr> {
@@ -131,8 +137,15 @@ impl PodWork {
             last = Outcome { observed: Some(observed), wake: plan.wake, gone: false };
             match done {
                 Ok(true) => {}
-                Ok(false) => return last,
-                Err(()) => return Outcome { wake: earlier(last.wake, self.soon()), ..last },
+                Ok(false) => {
+                    lock(&self.memory).retries = Retries::default();
+                    return last;
+                }
+                Err(()) => {
+                    let wake = earlier(last.wake, self.next_try());
+                    lock(&self.memory).retries.failed();
+                    return Outcome { wake, ..last };
+                }
             }
         }
         Outcome { wake: self.soon(), ..last }
@@ -313,12 +326,13 @@ impl PodWork {
             volumes,
         };
         let result = job.run().await;
+        let next_try = self.next_try();
         let mut memory = lock(&self.memory);
         let memory = memory.of(&start.name);
         match result {
             Ok(()) => {
                 (memory.waiting, memory.retry_at) = (None, None);
-                memory.pull = crate::pod::backoff::PullBackoff::default();
+                memory.pull = PullBackoff::default();
                 true
             }
             Err(not_started) => {
@@ -327,7 +341,7 @@ impl PodWork {
                 }
                 memory.retry_at = match not_started.again {
                     Again::Sometime => now.checked_add(self.node.config.timing.restart_first).ok(),
-                    Again::Soon | Again::Pull => self.soon(),
+                    Again::Soon | Again::Pull => next_try,
                 };
                 memory.waiting = Some(not_started.waiting);
                 false

@@ -193,19 +193,16 @@ impl Engine {
         Ok(self.state().view(kind.stored()))
     }
 
-    /// Waits until this server is as far as `revision`, to show what is there then.
-    ///
-    /// Clients list without a revision when they hear that theirs is too large; client-go asks the same ten times
-    /// before, though, wherever it is told when to try again. So that is told only where it may help.
+    /// Waits until this server is as far as `revision`, to show what is there then. Clients list without a revision
+    /// when they hear that theirs is too large.
     ///
     /// # Errors
     /// `Timeout`, at once when this cluster has never come so far.
     async fn reach(&self, revision: Revision) -> Result<(), Failure> {
         match tokio::time::timeout(TOO_NEW_PATIENCE, self.store.reaches(revision)).await {
             Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false)) => Err(self.too_large(revision)),
             Ok(Err(error)) => Err(read_failed(&error)),
-            Err(_) => Err(self.too_large(revision).retry_after(1)),
+            Ok(Ok(false)) | Err(_) => Err(self.too_large(revision)),
         }
     }
 
@@ -227,18 +224,16 @@ impl Engine {
                 Err(Failure::expired(format!("Too large resource version: {revision}, current: {current}")))
             }
             Ok(Err(error)) => Err(read_failed(&error)),
-            Err(_) => Err(self.too_large(revision).retry_after(1)),
+            Err(_) => Err(self.too_large(revision)),
         }
     }
 
     fn too_large(&self, revision: Revision) -> Failure {
         let current = self.state().revision();
         let message = format!("Timeout: Too large resource version: {revision}, current: {current}");
-        Failure::new(Reason::Timeout, message).cause(
-            "ResourceVersionTooLarge",
-            "Too large resource version",
-            "",
-        )
+        Failure::new(Reason::Timeout, message)
+            .cause("ResourceVersionTooLarge", "Too large resource version", "")
+            .retry_after(1)
     }
 }
 
