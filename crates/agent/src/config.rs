@@ -71,8 +71,10 @@ pub struct Timing {
     pub node_status: Duration,
     /// Between two looks at a pod when nothing happens.
     pub resync: Duration,
-    /// The wait after a step that failed.
+    /// The wait after a step that failed; it doubles.
     pub retry: Duration,
+    /// The longest wait after one.
+    pub retry_ceiling: Duration,
     /// The wait before the second restart of a container; it doubles.
     pub restart_first: Duration,
     /// The longest wait before a restart.
@@ -94,6 +96,7 @@ impl Default for Timing {
             node_status: Duration::from_secs(300),
             resync: Duration::from_secs(60),
             retry: Duration::from_secs(2),
+            retry_ceiling: Duration::from_secs(16),
             restart_first: Duration::from_secs(10),
             restart_ceiling: Duration::from_secs(300),
             restart_reset: Duration::from_secs(600),

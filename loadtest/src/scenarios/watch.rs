@@ -1,5 +1,6 @@
 //! Watch fan-out: one writer, many watchers of one kind, each on a connection of its own or many on one.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -32,12 +33,13 @@ pub(crate) struct Size {
     pub(crate) writes: usize,
     /// HTTP/2 connections that the watchers share [default: one each, of HTTP/1.1].
     #[arg(long)]
-    pub(crate) connections: Option<usize>,
+    pub(crate) connections: Option<NonZeroUsize>,
 }
 
 /// Times `writes` writes, each until the last of `watchers` watchers has seen it.
 pub(crate) async fn run(target: &Target, namespace: &str, size: &Size) -> anyhow::Result<Value> {
     let Size { watchers, writes, connections } = *size;
+    let connections = connections.map(NonZeroUsize::get);
     let path = format!("/api/v1/namespaces/{namespace}/configmaps");
     let mut connection = target.connect().await?;
     let (_, list) = connection.call(Method::GET, &path, Bytes::new()).await?;

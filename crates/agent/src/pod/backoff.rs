@@ -82,28 +82,6 @@ impl PullBackoff {
     }
 }
 
-/// Doublings of the wait after steps that fail: from 2 s to 16 s. What is missing often comes by itself, and nobody tells
-/// the node; but each try costs an event, and some would be made for ever.
-const DOUBLINGS: u32 = 3;
-
-/// Back-off of a pod's steps that fail: volumes, the sandbox, containers that cannot be made.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Retries {
-    failed: u32,
-}
-
-impl Retries {
-    /// When to try again what fails at `now`.
-    pub(crate) fn next(&self, now: Timestamp, timing: &Timing) -> Option<Timestamp> {
-        now.checked_add(timing.retry.saturating_mul(1 << self.failed.min(DOUBLINGS))).ok()
-    }
-
-    /// Counts a failure.
-    pub(crate) fn failed(&mut self) {
-        self.failed = self.failed.saturating_add(1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -148,17 +126,5 @@ mod tests {
         assert_eq!(backoff.waits_until(now), Timestamp::from_second(1010).ok());
         backoff.failed(now, &timing);
         assert_eq!(backoff.waits_until(now), Timestamp::from_second(1020).ok());
-    }
-
-    #[test]
-    fn what_fails_for_ever_is_tried_less_often() {
-        let (mut retries, timing) = (Retries::default(), Timing::default());
-        let now = Timestamp::from_second(1000).unwrap();
-        let waits = (0..6).map(|_| {
-            let next = retries.next(now, &timing).unwrap();
-            retries.failed();
-            next.as_second() - 1000
-        });
-        assert_eq!(waits.collect::<Vec<_>>(), [2, 4, 8, 16, 16, 16]);
     }
 }

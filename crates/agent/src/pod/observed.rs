@@ -7,11 +7,12 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use balsa_rt::Backoff;
 use balsa_runtime::{ContainerState, ContainerStatus, labels};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use crate::pod::backoff::{PullBackoff, RestartBackoff, Retries};
+use crate::pod::backoff::{PullBackoff, RestartBackoff};
 
 /// A container of ours, as the runtime shows it.
 #[derive(Clone, Debug)]
@@ -166,6 +167,8 @@ pub(crate) struct ContainerMemory {
     pub waiting: Option<Waiting>,
     /// Not to be tried again before.
     pub retry_at: Option<Timestamp>,
+    /// Of its starts that fail.
+    pub retries: Option<Backoff>,
     /// The container whose end was told to be waited for.
     pub told_back_off: String,
 }
@@ -187,8 +190,8 @@ pub(crate) struct Memory {
     pub put_out: Option<PutOut>,
     /// That the pod took too long has been told.
     pub told_late: bool,
-    /// How often its steps have failed one after the other.
-    pub retries: Retries,
+    /// Of steps that fail: volumes, the sandbox, containers that cannot be made.
+    pub retries: Option<Backoff>,
 }
 
 impl ContainerMemory {
@@ -196,7 +199,8 @@ impl ContainerMemory {
     pub(crate) fn wants(&mut self, image: &str) {
         if self.image != image {
             image.clone_into(&mut self.image);
-            (self.pull, self.waiting, self.retry_at) = (PullBackoff::default(), None, None);
+            (self.pull, self.waiting) = (PullBackoff::default(), None);
+            (self.retry_at, self.retries) = (None, None);
         }
     }
 }

@@ -8,12 +8,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use balsa_rt::Backoff;
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::context::NodeContext;
-use crate::pod::backoff::{PullBackoff, Retries};
+use crate::pod::backoff::PullBackoff;
 use crate::pod::ephemeral;
 use crate::pod::look::{key_of, look};
 use crate::pod::observed::{Memory, Observed, PutOut, Role, Waiting, member, members};
@@ -70,9 +71,12 @@ impl PodWork {
         self.node.clock.now().checked_add(self.node.config.timing.retry).ok()
     }
 
-    /// When a step that fails now is tried again.
-    fn next_try(&self) -> Option<Timestamp> {
-        lock(&self.memory).retries.next(self.node.clock.now(), &self.node.config.timing)
+    /// When what fails now is tried again: later each time. What is missing often comes by itself, and nobody tells the
+    /// node; but each try costs an event, and some would be made for ever.
+    fn later(&self, retries: &mut Option<Backoff>) -> Option<Timestamp> {
+        let timing = &self.node.config.timing;
+        let backoff = retries.get_or_insert_with(|| Backoff::new(timing.retry, timing.retry_ceiling));
+        self.node.clock.now().checked_add(backoff.next_delay()).ok()
     }
 
     fn address(&self) -> Option<IpAddr> {
@@ -136,15 +140,12 @@ impl PodWork {
             self.post(&observed, &plan, false, false);
             last = Outcome { observed: Some(observed), wake: plan.wake, gone: false };
             match done {
-                Ok(true) => {}
-                Ok(false) => {
-                    lock(&self.memory).retries = Retries::default();
-                    return last;
-                }
+                Ok(true) => lock(&self.memory).retries = None,
+                // Perhaps only because it is too early to try again: that is no success.
+                Ok(false) => return last,
                 Err(()) => {
-                    let wake = earlier(last.wake, self.next_try());
-                    lock(&self.memory).retries.failed();
-                    return Outcome { wake, ..last };
+                    let again = self.later(&mut lock(&self.memory).retries);
+                    return Outcome { wake: earlier(last.wake, again), ..last };
                 }
             }
         }
@@ -326,12 +327,11 @@ impl PodWork {
             volumes,
         };
         let result = job.run().await;
-        let next_try = self.next_try();
         let mut memory = lock(&self.memory);
         let memory = memory.of(&start.name);
         match result {
             Ok(()) => {
-                (memory.waiting, memory.retry_at) = (None, None);
+                (memory.waiting, memory.retry_at, memory.retries) = (None, None, None);
                 memory.pull = PullBackoff::default();
                 true
             }
@@ -341,7 +341,9 @@ impl PodWork {
                 }
                 memory.retry_at = match not_started.again {
                     Again::Sometime => now.checked_add(self.node.config.timing.restart_first).ok(),
-                    Again::Soon | Again::Pull => next_try,
+                    Again::Soon => self.later(&mut memory.retries),
+                    // Only to say that it waits: when it is asked for again is the pull's own affair.
+                    Again::Pull => self.soon(),
                 };
                 memory.waiting = Some(not_started.waiting);
                 false

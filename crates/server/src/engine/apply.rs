@@ -44,7 +44,7 @@ impl Engine {
                 Err(failure) if failure.reason == Reason::NotFound && part == Part::Main => {}
                 outcome => return outcome,
             }
-            match self.apply_to_nothing(who, kind, key, config, dry_run, &mut charged).await {
+            match self.apply_to_nothing(who, kind, key, config, &precondition, dry_run, &mut charged).await {
                 // Somebody was faster, or has the address that was picked.
                 Err((failure, again)) if again || failure.reason == Reason::AlreadyExists => last = failure,
                 outcome => return outcome.map_err(|(failure, _)| failure),
@@ -77,18 +77,20 @@ impl Engine {
     }
 
     /// The flag says that another attempt may pick differently.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one request")]
     async fn apply_to_nothing(
         &self,
         who: &Authorized,
         kind: KindRef,
         key: &Key,
         config: &Configuration,
+        precondition: &Precondition,
         dry_run: bool,
         charged: &mut bool,
     ) -> Result<Written, (Failure, bool)> {
         let draft = || {
             config.may_create.clone()?;
-            if let Some(uid) = precondition_of(&config.value)?.uid {
+            if let Some(uid) = &precondition.uid {
                 let why = format!(
                     "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
                 );
